@@ -1,0 +1,19 @@
+"""Arrays and streams of other libraries as numba's."""
+
+from numba import config, cuda
+
+THREADS = 128
+
+
+def as_device(array):
+    """A device array of any library, not copied. Raises TypeError for other arrays."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return cuda.as_cuda_array(array)
+    if config.ENABLE_CUDASIM:
+        return array
+    raise TypeError(f"expected an array on a CUDA device, got {type(array).__name__}")
+
+
+def as_stream(stream):
+    """A numba stream, or the stream of a handle (torch.cuda.Stream.cuda_stream); 0 is default."""
+    return cuda.external_stream(stream) if isinstance(stream, int) and stream else stream

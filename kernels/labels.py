@@ -1,0 +1,193 @@
+"""Pseudo-labels on the CPU: counting them, comparing them, gathering them.
+
+An assignment is an int32 or int64 array by sample index; -1 marks a sample without a cluster,
+which every count leaves out. Figures of quality are computed from counts, so they work on the
+counts of any device.
+"""
+
+import numba
+import numpy as np
+
+from ._jit import PARALLEL, njit
+
+
+@njit(nogil=True)
+def _count(assignment, counts):
+    """Add to counts; the position of the first value out of range, or -1."""
+    for i in range(assignment.size):
+        c = assignment[i]
+        if c < -1 or c >= counts.size:
+            return i
+        if c >= 0:
+            counts[c] += 1
+    return -1
+
+
+@njit(nogil=True)
+def _count_pairs(a, b, begin, end, table):
+    for i in range(begin, end):
+        row, column = a[i], b[i]
+        if row < -1 or row >= table.shape[0] or column < -1 or column >= table.shape[1]:
+            return i
+        if row >= 0 and column >= 0:
+            table[row, column] += 1
+    return -1
+
+
+@njit(parallel=True)
+def _contingency(a, b, tables, bad):
+    parts = tables.shape[0]
+    for part in numba.prange(parts):
+        begin, end = part * a.size // parts, (part + 1) * a.size // parts
+        bad[part] = _count_pairs(a, b, begin, end, tables[part])
+
+
+@njit(nogil=True)
+def _gather(assignment, index, out):
+    for i in range(index.size):
+        if index[i] < 0 or index[i] >= assignment.size:
+            return i
+        out[i] = assignment[index[i]]
+    return -1
+
+
+def check_integers(name: str, array) -> None:
+    """Raise ValueError unless the array is int32 or int64 of one dimension."""
+    if array.dtype not in (np.int32, np.int64) or len(array.shape) != 1:
+        raise ValueError(
+            f"{name} must be int32 or int64 of one dimension, "
+            f"got {array.dtype} {tuple(array.shape)}"
+        )
+
+
+def check_pair(a, b) -> None:
+    """Raise ValueError unless two assignments are of the same samples."""
+    check_integers("a", a)
+    check_integers("b", b)
+    if a.shape != b.shape:
+        raise ValueError(f"assignments of {a.shape[0]} and {b.shape[0]} samples")
+
+
+def range_error(name: str, position: int, value: int, k: int) -> ValueError:
+    """What is wrong with the value of an assignment."""
+    return ValueError(f"{name}[{position}] is {value}, outside -1 to {k - 1}")
+
+
+def pair_error(position: int, a: int, b: int, ka: int, kb: int) -> ValueError:
+    """What is wrong with the first of two values that is out of range."""
+    if not -1 <= a < ka:
+        return range_error("a", position, a, ka)
+    return range_error("b", position, b, kb)
+
+
+def index_error(position: int, value: int, samples: int) -> IndexError:
+    """What is wrong with a sample index."""
+    return IndexError(f"index[{position}] is {value}, outside 0 to {samples - 1}")
+
+
+def cluster_sizes(assignment: np.ndarray, k: int) -> np.ndarray:
+    """Samples in each of k clusters, int64 (k,). Raises ValueError for a value not -1 to k - 1."""
+    check_integers("assignment", assignment)
+    counts = np.zeros(k, np.int64)
+    bad = _count(assignment, counts)
+    if bad >= 0:
+        raise range_error("assignment", bad, assignment[bad], k)
+    return counts
+
+
+def contingency(a: np.ndarray, b: np.ndarray, ka: int, kb: int) -> np.ndarray:
+    """Samples in cluster i of `a` and j of `b`, int64 (ka, kb).
+
+    Samples without a cluster on either side are left out. Raises ValueError for assignments of
+    different length or values out of range.
+    """
+    check_pair(a, b)
+    with PARALLEL:
+        # A table of its own per thread, where there are samples enough to pay for adding it up.
+        parts = min(numba.get_num_threads(), 1 + a.size // max(1, ka * kb))
+        tables, bad = np.zeros((parts, ka, kb), np.int64), np.empty(parts, np.int64)
+        _contingency(a, b, tables, bad)
+    for i in bad[bad >= 0][:1]:
+        raise pair_error(i, a[i], b[i], ka, kb)
+    return tables.sum(axis=0)
+
+
+def gather_labels(
+    assignment: np.ndarray, index: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Labels of the samples of a batch, -1 included; int64 like class targets unless `out` is given.
+
+    Raises IndexError for an index outside the assignment, ValueError for an `out` that does
+    not fit.
+    """
+    check_integers("assignment", assignment)
+    check_integers("index", index)
+    if out is None:
+        out = np.empty(index.shape, np.int64)
+    check_integers("out", out)
+    if out.shape != index.shape:
+        raise ValueError(f"out holds {out.shape[0]} labels for an index of {index.shape[0]}")
+    bad = _gather(assignment, index, out)
+    if bad >= 0:
+        raise index_error(bad, index[bad], assignment.size)
+    return out
+
+
+def purity(table: np.ndarray) -> tuple[np.ndarray, float]:
+    """Share of each cluster's commonest class, from a contingency table (clusters, classes).
+
+    Returns float64 (clusters,), NaN for an empty cluster, and the mean weighted by cluster size
+    (NaN where all are empty).
+    """
+    sizes, top = table.sum(axis=1), table.max(axis=1)
+    each = np.divide(top, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
+    return each, float(top.sum() / sizes.sum()) if sizes.any() else float("nan")
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of a distribution given by counts; 0 without counts."""
+    counts = counts[counts > 0]
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum()) + 0.0  # + 0.0: no minus zero
+
+
+def effective_clusters(counts: np.ndarray) -> float:
+    """Number of equal clusters of the same entropy, exp(entropy); 0 without counts."""
+    return float(np.exp(entropy(counts))) if counts.any() else 0.0
+
+
+def nmi(table: np.ndarray) -> float:
+    """Normalised mutual information of a contingency table, by the mean of both entropies.
+
+    As scikit-learn's normalized_mutual_info_score: 1 where both sides have one cluster or none.
+    """
+    rows, columns = table.sum(axis=1), table.sum(axis=0)
+    if (rows > 0).sum() <= 1 and (columns > 0).sum() <= 1:
+        return 1.0
+    i, j = np.nonzero(table)
+    share = table[i, j] / rows.sum()
+    expected = (rows[i] / rows.sum()) * (columns[j] / rows.sum())
+    information = float((share * np.log(share / expected)).sum())
+    return max(0.0, information) / ((entropy(rows) + entropy(columns)) / 2)
+
+
+def ari(table: np.ndarray) -> float:
+    """Adjusted Rand index of a contingency table (Hubert and Arabie 1985).
+
+    As scikit-learn's adjusted_rand_score: 1 where the two partitions are the same, also the
+    trivial ones.
+    """
+    # Python integers: the products of pair counts outgrow 64 bits.
+    pairs = int((table**2).sum())
+    rows = int((table.sum(axis=1) ** 2).sum())
+    columns = int((table.sum(axis=0) ** 2).sum())
+    n = int(table.sum())
+    together, apart = pairs - n, n * n - rows - columns + pairs
+    only_a, only_b = rows - pairs, columns - pairs
+    if only_a == only_b == 0:
+        return 1.0
+    return (
+        2
+        * (together * apart - only_a * only_b)
+        / ((together + only_a) * (only_a + apart) + (together + only_b) * (only_b + apart))
+    )

@@ -1,0 +1,49 @@
+"""Packaging: `kernels/` and `tools/` are installed under `xdc_fast`, the one top-level import."""
+
+from setuptools import setup
+
+SUBPACKAGES = ("shards", "clips", "encoders", "clusters", "pretrain", "evaluate", "report")
+
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "ruff==0.14.*", "soundfile>=0.12"]
+
+setup(
+    name="xdc_fast",
+    version="0.1.0",
+    description="Cross-Modal Deep Clustering of audio and video, from raw videos to encoders",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        "xdc_fast",
+        *(f"xdc_fast.{name}" for name in SUBPACKAGES),
+        "xdc_fast.kernels",
+        "xdc_fast.tools",
+    ],
+    package_dir={"xdc_fast.kernels": "kernels", "xdc_fast.tools": "tools"},
+    package_data={"xdc_fast.report": ["*.html", "*.css", "*.js"]},
+    install_requires=[
+        # torchaudio 2.11 imports only beside the CUDA build of the same torch
+        "torch==2.11.*",
+        "torchaudio==2.11.*",
+        "nvidia-dali-cuda130>=2.4",
+        "faiss-gpu>=1.15",
+        "webdataset>=1.0",
+        "numba>=0.61",
+        "numba-cuda>=0.30",
+        "numpy>=1.26",
+        "av>=16",
+        "simplejpeg>=1.8",
+        "scikit-learn>=1.5",
+        "click>=8.1",
+        "jinja2>=3.1",
+        "pyyaml>=6",
+        "tensorboard>=2.18",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": TEST, "bench": []},
+    entry_points={
+        "console_scripts": [
+            "xdc-shard = xdc_fast.tools.shard:main",
+            "xdc = xdc_fast.tools.xdc:main",
+        ]
+    },
+)

@@ -1,0 +1,113 @@
+"""What this machine offers, and the path that each stage will take on it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    "torch", "torchaudio", "nvidia-dali-cuda130", "faiss-gpu", "webdataset", "numba",
+    "numba-cuda", "av", "simplejpeg", "scikit-learn",
+)  # fmt: skip
+NVDEC = "libnvcuvid.so.1"
+
+
+def examine() -> str:
+    """The report of `xdc doctor`, as text."""
+    parts = (("versions", versions()), ("machine", machine()), ("stages", stages()))
+    return "\n\n".join(
+        "\n".join([title, *(f"  {name:20} {what}" for name, what in rows)]) for title, rows in parts
+    )
+
+
+def versions() -> list[tuple[str, str]]:
+    rows = [("python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
+            rows.append((package, "not installed; pip install -e . brings it"))
+    return rows
+
+
+def machine() -> list[tuple[str, str]]:
+    import faiss
+    import numba
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    rows = [
+        ("cores", str(len(os.sched_getaffinity(0)))),
+        ("memory", f"{memory:.0f} GiB"),
+        ("GPU", gpu(torch)),
+        ("NVDEC", nvdec()),
+        ("DALI", importable("nvidia.dali")),
+        ("faiss GPUs", str(faiss.get_num_gpus())),
+        ("numba threading", threading_layer(numba)),
+    ]
+    if os.environ.get("NUMBA_ENABLE_CUDASIM"):
+        rows.append(("numba CUDA", "the simulator (NUMBA_ENABLE_CUDASIM is set)"))
+    return rows
+
+
+def stages() -> list[tuple[str, str]]:
+    import faiss
+    import torch
+
+    cuda = torch.cuda.is_available()
+    why = "a CUDA device is usable" if cuda else "no CUDA device is usable"
+    return [
+        ("packing", "PyAV on the CPU, a process per worker"),
+        ("clips", f"{'DALI on the GPU' if cuda else 'host path'}, since {why}"),
+        ("log-mel", f"numba {'CUDA' if cuda else 'CPU'} kernel, since {why}"),
+        ("encoders", f"{'cuda' if cuda else 'cpu'}, since {why}"),
+        (
+            "k-means",
+            "faiss on the GPU" if faiss.get_num_gpus() else "faiss on the CPU: faiss sees no GPU",
+        ),
+    ]
+
+
+def gpu(torch) -> str:
+    if torch.version.cuda is None:
+        return f"none: torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "none usable: no device, or no driver for CUDA " + torch.version.cuda
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{', '.join(names)} (CUDA {torch.version.cuda})"
+
+
+def nvdec() -> str:
+    try:
+        ctypes.CDLL(NVDEC)
+    except OSError:
+        return (
+            f"no {NVDEC}; in a container start it with "
+            "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
+        )
+    return f"{NVDEC} loads"
+
+
+def importable(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"does not import: {error}"
+    return "imports"
+
+
+def threading_layer(numba) -> str:
+    """The layer that numba takes for parallel kernels; it decides on first use."""
+
+    @numba.njit(parallel=True)
+    def spin(n):
+        total = 0
+        for i in numba.prange(n):
+            total += i
+        return total
+
+    spin(8)
+    return f"{numba.threading_layer()}, {numba.get_num_threads()} threads"

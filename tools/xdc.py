@@ -1,0 +1,99 @@
+"""`xdc`: pretrain encoders, probe them, report on a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from xdc_fast.recipe import describe, load_recipe
+from xdc_fast.tools import Group
+
+
+@click.group(cls=Group, name="xdc")
+def main() -> None:
+    """Cross-Modal Deep Clustering: from shards of unlabeled videos to encoders."""
+
+
+@main.command(epilog="\b\nSettings and defaults:\n" + describe())
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
+    """Run RECIPE (a YAML file), or go on with the run that its folder `out` holds.
+
+    KEY=VALUE overrides the file: data=shards/mine out=runs/mine k=64 train.lr=0.05
+    """
+    from xdc_fast.pretrain.interrupt import Interrupted
+    from xdc_fast.pretrain.loop import pretrain
+
+    loaded = load_recipe(recipe, settings)
+    try:
+        summary = pretrain(loaded)
+    except Interrupted as interrupted:
+        click.echo(
+            f"xdc: stopped by {interrupted}; the same command goes on from the checkpoint in "
+            f"{loaded.out}",
+            err=True,
+        )
+        sys.exit(128 + interrupted.signal)
+    click.echo(
+        f"{loaded.out}: {summary['method']}, k={summary['k']}, {summary['samples']} samples, "
+        f"{len(summary['iterations'])} iterations in {summary['seconds']:.0f} s"
+    )
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="a shard set")
+@click.option("--label", required=True, help="the label column to predict")
+@click.option("--split", help="a label column of train and test; otherwise at random, by class")
+@click.option("--test-share", default=0.3, show_default=True, type=click.FloatRange(0.01, 0.99))
+@click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
+@click.option("--seed", default=0, show_default=True, help="of the random split")
+@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
+def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
+    """Linear probe of RUN's frozen encoders, beside the same encoders before training."""
+    from xdc_fast.evaluate.probe import probe
+    from xdc_fast.pretrain.run import Run
+    from xdc_fast.shards.dataset import ShardSet
+
+    result = probe(
+        Run.open(run), ShardSet(data), label,
+        split=split, test_share=test_share, clips=clips, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{label}: {result['classes']} classes, {result['train']} training and "
+        f"{result['test']} test videos, chance {result['chance']:.1%}"
+    )
+    click.echo(f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}")
+    for modality in ("video", "audio"):
+        ours, random = result[modality]["pretrained"], result[modality]["random"]
+        click.echo(f"{modality:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="the run's shard set, if it has moved"
+)
+def report(run, data) -> None:
+    """Write RUN/report.html: what was clustered, in pictures and sound."""
+    from xdc_fast.pretrain.run import Run
+    from xdc_fast.report.page import write_report
+    from xdc_fast.shards.dataset import ShardSet
+
+    opened = Run.open(run)
+    click.echo(write_report(opened, ShardSet(data or opened.recipe.data)))
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine offers and which path each stage will take, and why."""
+    from xdc_fast.tools.doctor import examine
+
+    click.echo(examine())

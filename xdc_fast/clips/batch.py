@@ -1,0 +1,25 @@
+"""What the loader delivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips on the device.
+
+    frames: uint8 (B, T, H, W, 3), RGB. Permuted to (B, 3, T, H, W) it is channels_last_3d.
+    waveform: int16 (B, S), full scale 32768, at the clip shape's audio rate.
+    index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
+    replaced by another of its batch, and its place here names that other one.
+    """
+
+    frames: torch.Tensor
+    waveform: torch.Tensor
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)

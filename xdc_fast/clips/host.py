@@ -1,0 +1,154 @@
+"""The host path: threads read JPEG packets and PCM by offset, anything else through PyAV."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import numpy as np
+import simplejpeg
+import torch
+
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.windows import ClipShape, Windows
+from xdc_fast.errors import UserError
+from xdc_fast.shards.dataset import SampleError, ShardSet
+from xdc_fast.shards.format import sample_key
+from xdc_fast.shards.media import decode_frames, decode_waveform
+
+Sampling = Callable[[np.ndarray], Windows]  # SAMPLE rows (B,) -> their windows
+
+
+class HostFeed:
+    """Batches of a shard set, decoded on the CPU while the caller computes.
+
+    shape: what a clip holds. device: where batches go. threads: batches decoded at a time.
+    failures counts unreadable samples by reason; examples keeps the first message of each.
+    Raises UserError when the set's audio rate is not the shape's.
+    """
+
+    name = "host"
+
+    def __init__(
+        self, shards: ShardSet, shape: ClipShape, *, device: str = "cpu", threads: int = 2
+    ):
+        if shards.rate != shape.audio_rate:
+            raise UserError(
+                f"{shards.root}: sound at {shards.rate} Hz, the recipe asks for "
+                f"{shape.audio_rate}; set audio.rate={shards.rate} or pack with "
+                f"--audio-rate {shape.audio_rate}"
+            )
+        self.shards, self.shape = shards, shape
+        self.device, self.threads = torch.device(device), threads
+        self.failures: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def batches(self, plan: EpochPlan, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
+        """The batches of a plan from step `start` on, in order."""
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="clips")
+        ahead: deque = deque()
+        try:
+            for step in range(start, plan.steps):
+                ahead.append(pool.submit(self.read, plan.indices(step), sampling))
+                if len(ahead) > self.threads + 1:
+                    yield self._deliver(*ahead.popleft().result())
+            while ahead:
+                yield self._deliver(*ahead.popleft().result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def read(self, indices: np.ndarray, sampling: Sampling) -> tuple[torch.Tensor, ...]:
+        """One batch on the host: frames, waveform, index, as in Batch.
+
+        Raises UserError when no sample of the batch can be read.
+        """
+        names, rows = self.locate(indices)
+        windows = sampling(rows)
+        shape, size = self.shape, len(indices)
+        pin = self.device.type == "cuda"
+        frames = torch.empty(
+            size, shape.frames, shape.crop, shape.crop, 3, dtype=torch.uint8, pin_memory=pin
+        )
+        waveform = torch.empty(size, shape.samples, dtype=torch.int16, pin_memory=pin)
+        errors: dict[int, SampleError] = {}
+        pictures, sound = frames.numpy(), waveform.numpy()
+        for slot in range(size):
+            try:
+                self._read_frames(names[slot], rows[slot], windows, slot, pictures[slot])
+                sound[slot] = self._read_sound(names[slot], rows[slot], windows.start[slot])
+            except SampleError as error:
+                errors[slot] = error
+        index = torch.from_numpy(indices.copy())
+        self._replace(errors, frames, waveform, index)
+        return frames, waveform, index
+
+    def locate(self, indices: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """The tar names and SAMPLE rows of a batch; UserError for one smaller than the crop."""
+        found = [self.shards.row(int(i)) for i in indices]
+        rows = np.array([row for _, row in found])
+        sides = np.minimum(rows["height"], rows["width"])
+        if (small := int(sides.argmin())) >= 0 and sides[small] < self.shape.crop:
+            raise UserError(
+                f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
+                f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "
+                f"{self.shape.crop}; set video.crop={sides[small]} or less, or pack with "
+                f"--short-side {self.shape.crop} or more"
+            )
+        return [name for name, _ in found], rows
+
+    def _read_frames(self, name, row, windows: Windows, slot: int, out: np.ndarray) -> None:
+        numbers = windows.frames[slot]
+        top, left, crop = windows.top[slot], windows.left[slot], self.shape.crop
+        try:
+            if row["packet"] >= 0:
+                packets = self.shards.packets(name, row, numbers)
+                pictures = (simplejpeg.decode_jpeg(packet, "RGB") for packet in packets)
+            else:
+                file = self.shards.read(name, row["video"], row["video_bytes"]).tobytes()
+                pictures = decode_frames(file, numbers)
+            for k, picture in enumerate(pictures):
+                out[k] = picture[top : top + crop, left : left + crop]
+        except (ValueError, av.FFmpegError) as error:
+            raise SampleError(
+                "undecodable", name, sample_key(row["index"]), "video", str(error)
+            ) from error
+        if windows.flip[slot]:
+            out[:] = out[:, :, ::-1].copy()
+
+    def _read_sound(self, name, row, start: int) -> np.ndarray:
+        count = self.shape.samples
+        try:
+            if row["pcm"] >= 0:
+                return self.shards.pcm(name, row, int(start), count)
+            file = self.shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
+            track = decode_waveform(file, self.shape.audio_rate)
+        except (ValueError, av.FFmpegError) as error:
+            raise SampleError(
+                "undecodable", name, sample_key(row["index"]), "audio", str(error)
+            ) from error
+        padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
+        return padded[max(start, 0) :][:count]
+
+    def _replace(self, errors: dict[int, SampleError], frames, waveform, index) -> None:
+        """Fills unreadable slots with readable ones of the batch, and counts them."""
+        good = [slot for slot in range(len(index)) if slot not in errors]
+        for slot, error in errors.items():
+            if not good:
+                raise UserError(
+                    f"no sample of a whole batch can be read: {error}; "
+                    f"run `xdc-shard verify {self.shards.root}`"
+                ) from error
+            self.failures[error.reason] += 1
+            self.examples.setdefault(error.reason, str(error))
+            donor = good[slot % len(good)]
+            frames[slot], waveform[slot], index[slot] = frames[donor], waveform[donor], index[donor]
+
+    def _deliver(self, frames, waveform, index) -> Batch:
+        return Batch(
+            frames.to(self.device, non_blocking=True),
+            waveform.to(self.device, non_blocking=True),
+            index,
+        )

@@ -1,0 +1,1 @@
+"""Features in, pseudo-labels out."""

@@ -1,0 +1,1 @@
+"""Encoders: clips in, one feature vector per clip out."""

@@ -1,0 +1,61 @@
+"""Encoders by name, and the pair that a recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from xdc_fast.encoders import audio_resnet, r2plus1d
+from xdc_fast.errors import UserError
+from xdc_fast.recipe import Recipe
+
+MODALITIES = ("video", "audio")
+
+ENCODERS: dict[str, dict[str, Callable[[], nn.Module]]] = {
+    "video": {
+        "r2plus1d_18": r2plus1d.r2plus1d_18,
+        "r2plus1d_small": r2plus1d.r2plus1d_small,
+        "r2plus1d_tiny": r2plus1d.r2plus1d_tiny,
+    },
+    "audio": {
+        "audio_resnet18": audio_resnet.audio_resnet18,
+        "audio_small": audio_resnet.audio_small,
+        "audio_tiny": audio_resnet.audio_tiny,
+    },
+}
+
+
+def build_encoders(recipe: Recipe, device: torch.device | str = "cpu") -> dict[str, nn.Module]:
+    """The recipe's video and audio encoder, randomly initialised from its seed.
+
+    Each has an attribute `features`, the width of its output. Raises UserError for unknown names.
+    """
+    encoders = {}
+    for number, modality in enumerate(MODALITIES):
+        name = getattr(recipe, modality).encoder
+        known = ENCODERS[modality]
+        if name not in known:
+            raise UserError(f"{modality}.encoder={name}: known are {', '.join(known)}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed * len(MODALITIES) + number)
+            encoder = known[name]()
+            encoder.apply(_initialise)
+        layout = torch.channels_last_3d if modality == "video" else torch.channels_last
+        encoders[modality] = encoder.to(device, memory_format=layout)
+    return encoders
+
+
+def new_head(features: int, k: int, seed: int) -> nn.Linear:
+    """A linear classifier, weights N(0, 0.01), bias 0: DeepCluster's fresh top layer."""
+    head = nn.Linear(features, k)
+    with torch.no_grad():
+        head.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
+        head.bias.zero_()
+    return head
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

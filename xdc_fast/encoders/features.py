@@ -1,0 +1,99 @@
+"""Passes over a shard set without training: BatchNorm calibration and feature extraction."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.windows import fixed_windows
+from xdc_fast.encoders.inputs import Inputs
+
+SAMPLES = 1024  # clips that BatchNorm is calibrated on
+
+
+@torch.no_grad()
+def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int) -> None:
+    """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
+
+    A freshly built encoder has mean 0 and variance 1 there; clustering its features in eval mode
+    would see them badly scaled.
+    """
+    norms = [
+        module
+        for encoder in encoders.values()
+        for module in encoder.modules()
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d))
+    ]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    for encoder in encoders.values():
+        encoder.train()
+    plan = EpochPlan(feed.shards.shard_sizes, batch, shuffle=False)
+    steps = min(plan.steps, -(-SAMPLES // batch))
+    # spread over the set, which may be sorted by class
+    chosen = np.linspace(0, plan.steps - 1, steps).astype(int)
+    for part in feed.batches(Subset(plan, chosen), partial(fixed_windows, shape=inputs.shape)):
+        for modality, encoder in encoders.items():
+            encoder(inputs.of(modality, part))
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
+
+
+class Subset:
+    """Some steps of a plan, as a plan."""
+
+    def __init__(self, plan: EpochPlan, chosen: np.ndarray):
+        self.plan, self.chosen, self.steps = plan, chosen, len(chosen)
+
+    def indices(self, step: int) -> np.ndarray:
+        return self.plan.indices(int(self.chosen[step]))
+
+
+@torch.no_grad()
+def extract(
+    encoders: dict[str, nn.Module],
+    feed,
+    inputs: Inputs,
+    batch: int,
+    *,
+    clips: int = 1,
+    stop=None,
+    title: str = "features",
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features of every sample in float32, averaged over `clips` equally spaced clips.
+
+    Returns {modality: float32 (N, D)} and seen, bool (N,): False where no clip could be read.
+    stop: called between batches, to raise when the pass is to end early.
+    """
+    count = len(feed.shards)
+    sums = {m: np.zeros((count, encoder.features)) for m, encoder in encoders.items()}
+    times = np.zeros(count, dtype=np.int64)
+    for encoder in encoders.values():
+        encoder.eval()
+    plan = EpochPlan(feed.shards.shard_sizes, batch, shuffle=False)
+    with tqdm(total=plan.steps * clips, desc=title, unit="batch", leave=False) as bar:
+        for clip in range(clips):
+            sampling = partial(fixed_windows, shape=inputs.shape, clip=clip, clips=clips)
+            done = np.zeros(count, dtype=bool)  # wrapped and replaced samples come twice
+            for part in feed.batches(plan, sampling):
+                index, first = np.unique(part.index.numpy(), return_index=True)
+                new = ~done[index]
+                index, first = index[new], first[new]
+                for modality, encoder in encoders.items():
+                    output = encoder(inputs.of(modality, part)).float().cpu().numpy()
+                    sums[modality][index] += output[first]
+                done[index] = True
+                bar.update()
+                if stop is not None:
+                    stop()
+            times += done
+    seen = times > 0
+    divisor = np.maximum(times, 1)[:, None]
+    return {m: (total / divisor).astype(np.float32) for m, total in sums.items()}, seen

@@ -1,0 +1,9 @@
+"""The one exception that is meant for the user's eyes."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend.
+
+    The message is one clear line that names the file, the reason and the way out. The commands
+    print it without a traceback and exit with status 2.
+    """

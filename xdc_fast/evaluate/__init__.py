@@ -1,0 +1,1 @@
+"""What the encoders have learned, measured."""

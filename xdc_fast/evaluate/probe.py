@@ -1,0 +1,132 @@
+"""The linear probe: a classifier on frozen features, beside the same on random encoders."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from xdc_fast.clips.feed import choose_device, open_feed
+from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.errors import UserError
+from xdc_fast.pretrain.run import Run
+from xdc_fast.shards.dataset import ShardSet
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, chosen on the training part
+FOLDS = 3
+
+
+def probe(
+    run: Run,
+    shards: ShardSet,
+    label: str,
+    *,
+    split: str | None = None,
+    test_share: float = 0.3,
+    clips: int = 3,
+    seed: int = 0,
+) -> dict:
+    """Linear-probe accuracy of a run's encoders and of the same ones before any training.
+
+    Features are frozen and averaged over `clips` equally spaced clips of each video. Videos are
+    divided at random, stratified by class, or by the label column `split` (train, test; videos
+    with neither are left out). Multinomial logistic regression on standardised features, its
+    strength chosen by cross-validation on the training part alone.
+
+    Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test}:
+    accuracies and chance (share of the test part's most frequent class) 0 to 1, counts of videos.
+    Raises UserError for an unknown column, fewer than two classes, or a class too small.
+    """
+    codes, classes = shards.label(label)
+    train, test = divide(shards, label, codes, classes, split, test_share, seed)
+    features = {
+        "pretrained": run_features(run, shards, clips, trained=True),
+        "random": run_features(run, shards, clips, trained=False),
+    }
+    seen = features["pretrained"][1] & features["random"][1]
+    train, test = train[seen[train]], test[seen[test]]
+    result: dict = {
+        "label": label,
+        "classes": len(classes),
+        "chance": float(np.bincount(codes[test]).max() / len(test)),
+    }
+    for modality in MODALITIES:
+        result[modality] = {
+            name: accuracy(parts[modality], codes, train, test, seed)
+            for name, (parts, _) in features.items()
+        }
+    result |= {"train": len(train), "test": len(test)}
+    folder = run.root / "probes"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{label}.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def run_features(
+    run: Run, shards: ShardSet, clips: int, *, trained: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features of a shard set by a run's encoders, or by their calibrated random start."""
+    recipe = run.recipe
+    inputs, device = Inputs(recipe), choose_device(recipe)
+    encoders = build_encoders(recipe, device)
+    feed = open_feed(recipe, shards, inputs.shape, device)
+    if trained:
+        for modality, weights in run.encoder_weights().items():
+            encoders[modality].load_state_dict(weights)
+    else:
+        calibrate(encoders, feed, inputs, recipe.train.batch)
+    return extract(encoders, feed, inputs, recipe.train.batch, clips=clips)
+
+
+def divide(shards, label, codes, classes, split, test_share, seed):
+    """Sample indices of the training and the test part."""
+    labeled = np.flatnonzero(codes >= 0)
+    if split is None:
+        if len(classes) < 2 or np.bincount(codes[labeled]).min() < 2:
+            _refuse_small(shards, label, codes, classes, labeled, 2)
+        train, test = train_test_split(
+            labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
+        )
+    else:
+        parts, names = shards.label(split)
+        missing = {"train", "test"} - set(names)
+        if missing:
+            raise UserError(
+                f"{shards.root}: column '{split}' has no '{missing.pop()}'; a split column holds "
+                "train and test"
+            )
+        train = labeled[parts[labeled] == names.index("train")]
+        test = labeled[parts[labeled] == names.index("test")]
+        if not len(test):
+            raise UserError(f"{shards.root}: no test video has the label '{label}'")
+    _refuse_small(shards, label, codes, classes, train, FOLDS)
+    return np.sort(train), np.sort(test)
+
+
+def _refuse_small(shards, label, codes, classes, part, needed: int) -> None:
+    counts = np.bincount(codes[part], minlength=len(classes))
+    if len(classes) < 2:
+        raise UserError(f"{shards.root}: label '{label}' has {len(classes)} class; a probe needs 2")
+    if counts.min() < needed:
+        raise UserError(
+            f"{shards.root}: class '{classes[int(counts.argmin())]}' of '{label}' has "
+            f"{counts.min()} training videos; a probe needs {needed}: pack more, or probe a "
+            "coarser label"
+        )
+
+
+def accuracy(features: np.ndarray, codes: np.ndarray, train, test, seed: int) -> float:
+    """Test accuracy of logistic regression on standardised features (N, D)."""
+    model = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": STRENGTHS},
+        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
+    )
+    model.fit(features[train], codes[train])
+    return float(model.score(features[test], codes[test]))

@@ -1,0 +1,97 @@
+"""The encoders, the fresh heads of one iteration, and the optimizer over both."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from xdc_fast.clips.batch import Batch
+from xdc_fast.encoders.build import new_head
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.kernels.labels import gather_labels
+from xdc_fast.pretrain.methods import clustering_name, heads_of
+from xdc_fast.recipe import Recipe, Train
+
+
+class Learner:
+    """One iteration's supervised problem: predict the clusters.
+
+    labels: {clustering: int32 (N,)}, the assignment of every sample, -1 for none. iteration:
+    which one; the heads are drawn from the recipe's seed and it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        encoders: dict[str, nn.Module],
+        inputs: Inputs,
+        labels: dict[str, np.ndarray],
+        iteration: int,
+    ):
+        self.recipe, self.encoders, self.inputs, self.labels = recipe, encoders, inputs, labels
+        self.table = heads_of(recipe.method)
+        device = next(encoders["video"].parameters()).device
+        self.heads = {}
+        for number, head in enumerate(self.table):
+            seed = (recipe.seed * 1000 + iteration) * len(self.table) + number
+            width = encoders[head.encoder].features
+            self.heads[head.name] = new_head(width, recipe.k, seed).to(device)
+        self.models = nn.ModuleDict({**encoders, **self.heads}).train()
+        self.optimizer = torch.optim.SGD(
+            self.models.parameters(),
+            lr=recipe.train.lr,
+            momentum=recipe.train.momentum,
+            weight_decay=recipe.train.weight_decay,
+            fused=device.type == "cuda",
+        )
+        self.call = {
+            m: torch.compile(encoder) if recipe.train.compile else encoder
+            for m, encoder in encoders.items()
+        }
+
+    def step(self, batch: Batch, epoch: int, rate: float) -> dict[str, torch.Tensor]:
+        """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors."""
+        device = batch.frames.device
+        half = self.recipe.train.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            features = {
+                m: encoder(self.inputs.of(m, batch, epoch)).float()
+                for m, encoder in self.call.items()
+            }
+        figures, losses = {}, []
+        for head in self.table:
+            labels = self.labels[clustering_name(head.clustering)]
+            target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).long().to(device)
+            logits = self.heads[head.name](features[head.encoder])
+            losses.append(cross_entropy(logits, target, ignore_index=-1))
+            figures[f"{head.name}_loss"] = losses[-1].detach()
+            figures[f"{head.name}_accuracy"] = (logits.detach().argmax(1) == target).float().mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses).backward()
+        self.optimizer.step()
+        return figures
+
+    def state_dict(self) -> dict:
+        return {
+            "heads": {name: head.state_dict() for name, head in self.heads.items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, head in self.heads.items():
+            head.load_state_dict(state["heads"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def learning_rate(settings: Train, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to zero, over the steps of one iteration."""
+    warmup = min(settings.warmup, steps - 1)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

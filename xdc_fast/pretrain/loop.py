@@ -1,0 +1,184 @@
+"""Pretraining: extract, cluster, label, train, repeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from tqdm import tqdm
+
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.feed import choose_device, open_feed
+from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.windows import random_windows
+from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clusters.quality import against_labels, agreement, sizes
+from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.errors import UserError
+from xdc_fast.pretrain.interrupt import Interrupt
+from xdc_fast.pretrain.learner import Learner, learning_rate
+from xdc_fast.pretrain.methods import clustering_name, clusterings_of, heads_of
+from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.pretrain.summary import Log, summarise
+from xdc_fast.recipe import Recipe
+from xdc_fast.shards.dataset import ShardSet
+
+
+@dataclass
+class State:
+    """Where a run stands: with the encoders' weights, all that a checkpoint holds."""
+
+    data: str  # fingerprint of the shards
+    iteration: int = 0
+    step: int = 0  # within the iteration
+    clusters: dict | None = None  # figures of this iteration's clusterings; None: not yet made
+    learner: dict | None = None  # heads and optimizer; None: not yet trained
+    sums: dict = field(default_factory=dict)  # of this iteration's steps
+    records: list = field(default_factory=list)  # of finished iterations
+    seconds: float = 0.0
+
+
+def pretrain(recipe: Recipe) -> dict:
+    """Runs a recipe, or goes on with the run that its folder holds; returns the summary.
+
+    On the CPU a resumed run ends with the weights of an uninterrupted one, bit for bit.
+    Raises UserError for what the user can mend, Interrupted after SIGINT or SIGTERM.
+    """
+    heads_of(recipe.method)
+    shards = ShardSet(recipe.data)
+    settings = recipe.train
+    steps = settings.epochs * EpochPlan(shards.shard_sizes, settings.batch).steps
+    inputs, device = Inputs(recipe), choose_device(recipe)
+    encoders = build_encoders(recipe, device)
+    feed = open_feed(recipe, shards, inputs.shape, device)
+    run = Run.start(recipe)
+    state = restore(run, shards, encoders)
+    if state is None:
+        state = State(data=fingerprint(shards))
+        calibrate(encoders, feed, inputs, settings.batch)
+    began = time.perf_counter() - state.seconds
+
+    def save() -> None:
+        state.seconds = time.perf_counter() - began
+        weights = {m: encoder.state_dict() for m, encoder in encoders.items()}
+        run.save_checkpoint({"state": vars(state), "encoders": weights})
+
+    with Interrupt() as interrupt, Log(run, state.iteration, state.step, steps) as log:
+        while state.iteration < settings.iterations:
+            name = f"iteration {state.iteration + 1}/{settings.iterations}"
+            if state.clusters is None:
+                state.clusters = make_clusters(run, state.iteration, encoders, feed, inputs,
+                                               interrupt.check, name)  # fmt: skip
+                save()
+            labels = {
+                clustering: arrays["assignment"]
+                for clustering, arrays in run.clusters(state.iteration).items()
+            }
+            learner = Learner(recipe, encoders, inputs, labels, state.iteration)
+            if state.learner is not None:
+                learner.load_state_dict(state.learner)
+            bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
+            tick = time.perf_counter()
+            for epoch, batch, wait in training_batches(recipe, feed, state, steps):
+                figures = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
+                state.step += 1
+                now = time.perf_counter()
+                figures |= {"steps": 1, "seconds": now - tick, "wait": wait}
+                tick = now
+                state.sums = {key: state.sums.get(key, 0) + value for key, value in figures.items()}
+                bar.update()
+                asked = interrupt.received is not None
+                saving = asked or state.step % settings.checkpoint_steps == 0
+                log.step(state.iteration, state.step, figures, bar, saving)
+                if saving:
+                    state.learner = learner.state_dict()
+                    save()
+                interrupt.check()
+            bar.close()
+            state.records.append(log.iteration(state, feed))
+            state.iteration, state.step = state.iteration + 1, 0
+            state.clusters, state.learner, state.sums = None, None, {}
+            save()
+            run.save_summary(summarise(recipe, shards, state))
+    run.save_encoders(encoders)
+    return run.summary()
+
+
+def restore(run: Run, shards: ShardSet, encoders) -> State | None:
+    """The state of the run's checkpoint, its weights loaded; None when there is none.
+
+    Raises UserError when the run was started on other shards.
+    """
+    saved = run.checkpoint()
+    if saved is None:
+        return None
+    state = State(**saved["state"])
+    if state.data != fingerprint(shards):
+        raise UserError(
+            f"{run.root}: was started on other shards than {shards.root} holds; "
+            "give the data it was started on, or another out=FOLDER"
+        )
+    for modality, encoder in encoders.items():
+        encoder.load_state_dict(saved["encoders"][modality])
+    return state
+
+
+def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str) -> dict:
+    """Clusters the set for one iteration, into the run's folder; returns the figures."""
+    recipe, shards, k = run.recipe, feed.shards, run.recipe.k
+    began = time.perf_counter()
+    features, seen = extract(
+        encoders, feed, inputs, recipe.train.batch, stop=stop, title=f"{name} features"
+    )
+    extracted = time.perf_counter()
+    clusterings = {}
+    for order, modalities in enumerate(clusterings_of(recipe.method)):
+        seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
+        parts = [features[modality] for modality in modalities]
+        clusterings[clustering_name(modalities)] = cluster(parts, seen, k, recipe.cluster, seed)
+    run.save_clusters(number, clusterings)
+    figures: dict = {
+        "unread": int((~seen).sum()),
+        "extract_seconds": extracted - began,
+        "cluster_seconds": time.perf_counter() - extracted,
+    }
+    previous = run.clusters(number - 1) if number else {}
+    for clustering, c in clusterings.items():
+        before = previous.get(clustering)
+        figures[clustering] = {
+            "inertia": c.inertia,
+            "splits": c.splits,
+            "sizes": sizes(c.assignment, k),
+            "nmi_previous": before and agreement(before["assignment"], c.assignment, k),
+            "labels": against_labels(c.assignment, k, shards),
+        }
+    both = [clusterings[m].assignment for m in MODALITIES if m in clusterings]
+    figures["nmi_audio_video"] = agreement(*both, k) if len(both) == len(MODALITIES) else None
+    return figures
+
+
+def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator[tuple]:
+    """(epoch, batch, seconds waited for it) for the rest of the iteration."""
+    settings = recipe.train
+    per_epoch = steps // settings.epochs
+    for number in range(state.step // per_epoch, settings.epochs):
+        epoch = state.iteration * settings.epochs + number
+        plan = EpochPlan(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
+        sampling = partial(
+            random_windows,
+            shape=feed.shape,
+            seed=recipe.seed,
+            epoch=epoch,
+            flip=recipe.video.flip,
+        )
+        batches = feed.batches(plan, sampling, start=state.step % per_epoch)
+        while True:
+            asked = time.perf_counter()
+            batch: Batch | None = next(batches, None)
+            if batch is None:
+                break
+            yield epoch, batch, time.perf_counter() - asked

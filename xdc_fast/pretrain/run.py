@@ -1,0 +1,178 @@
+"""A run is a folder: recipe, checkpoint, clusterings, metrics, summary.
+
+RUN/recipe.yaml               the recipe as resolved
+RUN/checkpoint.pt             the newest state; everything a resumed run needs
+RUN/encoders.pt               the trained encoders, written at the end
+RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
+RUN/metrics.jsonl             a line per logged step and per iteration
+RUN/summary.json              what the run came to; rewritten after each iteration
+RUN/tensorboard/              the same numbers for TensorBoard
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xdc_fast.clusters.kmeans import Clustering
+from xdc_fast.errors import UserError
+from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
+from xdc_fast.shards.dataset import ShardSet
+
+FREE = ("out", "data", "device", "loader", "threads")  # may differ when a run is resumed
+
+
+class Run:
+    """A run folder. `Run.open` for one that exists, `Run.start` to begin or resume one."""
+
+    def __init__(self, root: Path, recipe: Recipe):
+        self.root, self.recipe = root, recipe
+
+    @classmethod
+    def open(cls, root: str | Path) -> Run:
+        """An existing run; UserError when the folder holds none."""
+        root = Path(root)
+        if not (root / "recipe.yaml").is_file():
+            raise UserError(
+                f"{root}: no recipe.yaml there, so no run; make one with `xdc pretrain`"
+            )
+        return cls(root, load_recipe(root / "recipe.yaml"))
+
+    @classmethod
+    def start(cls, recipe: Recipe) -> Run:
+        """The folder recipe.out, new or to be resumed.
+
+        Raises UserError when it holds something else, or a run of another recipe.
+        """
+        if not recipe.out:
+            raise UserError("no folder for the run; give out=FOLDER")
+        root = Path(recipe.out)
+        if (root / "recipe.yaml").is_file():
+            before = cls.open(root).recipe
+            changed = [
+                line
+                for line in _lines(recipe).items() - _lines(before).items()
+                if line[0] not in FREE
+            ]
+            if changed:
+                shown = ", ".join(f"{k}={v} (was {_lines(before)[k]})" for k, v in sorted(changed))
+                raise UserError(
+                    f"{root}: holds a run of another recipe: {shown}; "
+                    "resume it with its own settings, or give another out=FOLDER"
+                )
+        elif root.is_dir() and any(root.iterdir()):
+            raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
+        root.mkdir(parents=True, exist_ok=True)
+        _replace(root / "recipe.yaml", dump_recipe(recipe).encode())
+        return cls(root, recipe)
+
+    def iteration(self, number: int) -> Path:
+        return self.root / "iterations" / f"{number:03d}"
+
+    def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
+        folder = self.iteration(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, c in clusterings.items():
+            path = folder / f"{name}.npz.part"
+            with path.open("wb") as file:
+                np.savez(file, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
+            path.replace(folder / f"{name}.npz")
+
+    def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
+        """{clustering: {assignment, centroids, distance}} of one iteration."""
+        return {
+            path.stem: dict(np.load(path)) for path in sorted(self.iteration(number).glob("*.npz"))
+        }
+
+    def save_checkpoint(self, state: dict) -> None:
+        path = self.root / "checkpoint.pt.part"
+        with path.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that a power cut can empty is none
+        path.replace(self.root / "checkpoint.pt")
+
+    def checkpoint(self) -> dict | None:
+        path = self.root / "checkpoint.pt"
+        if not path.is_file():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            raise UserError(
+                f"{path}: cannot be read ({type(error).__name__}); remove it to start the run anew"
+            ) from error
+
+    def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
+        path = self.root / "encoders.pt.part"
+        torch.save({m: encoder.state_dict() for m, encoder in encoders.items()}, path)
+        path.replace(self.root / "encoders.pt")
+
+    def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
+        path = self.root / "encoders.pt"
+        if path.is_file():
+            return torch.load(path, map_location="cpu", weights_only=True)
+        state = self.checkpoint()
+        if state is None:
+            raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
+        return state["encoders"]
+
+    def keep_metrics(self, iteration: int, step: int) -> None:
+        """Drops the lines that a resumed run will write again."""
+        kept = [
+            json.dumps(line)
+            for line in self.metrics()
+            if (line["iteration"], line.get("step", float("inf"))) < (iteration, step)
+        ]
+        _replace(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
+
+    def add_metrics(self, line: dict) -> None:
+        with (self.root / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict]:
+        path = self.root / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
+
+    def save_summary(self, summary: dict) -> None:
+        _replace(self.root / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    def summary(self) -> dict:
+        path = self.root / "summary.json"
+        if not path.is_file():
+            raise UserError(
+                f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
+            )
+        return json.loads(path.read_text())
+
+
+def fingerprint(shards: ShardSet) -> str:
+    """A name for the very bytes of a shard set."""
+    sums = "".join(shard["sha256"] for shard in shards.manifest["shards"])
+    return hashlib.sha256(sums.encode()).hexdigest()[:16]
+
+
+def _lines(recipe: Recipe) -> dict[str, str]:
+    """The recipe as {dotted key: value}."""
+    flat = {}
+    for key, value in vars(recipe).items():
+        if hasattr(value, "__dataclass_fields__"):
+            flat |= {f"{key}.{name}": repr(item) for name, item in vars(value).items()}
+        else:
+            flat[key] = repr(value)
+    return flat
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)

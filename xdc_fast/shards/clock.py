@@ -1,0 +1,91 @@
+"""Both tracks on one clock: which frame is shown when, and which sound is heard then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from xdc_fast.shards.media import Refusal, Resample
+
+MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
+ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame still holds it
+
+
+def frame_count(seconds: float, fps: Fraction) -> int:
+    """How many whole frames fit into `seconds`."""
+    return max(0, int(seconds * fps + ROUNDING))
+
+
+def sample_count(frames: int, fps: Fraction, rate: int) -> int:
+    """How many audio samples last as long as `frames`."""
+    return round(frames / fps * rate)
+
+
+def shown(
+    frames: Iterable[tuple[float, float, av.VideoFrame]],
+    start: float,
+    fps: Fraction,
+    limit: int,
+    tick: float,
+) -> Iterator[av.VideoFrame]:
+    """The frame on screen at start + k / fps for k = 0, 1, ... up to `limit` or the video's end.
+
+    frames: (start, end, frame), seconds. tick: the time base, seconds: timestamps that were rounded
+    to it may lie half a tick late. A frame whose time lies before one already seen is passed over.
+    """
+    period, slack = float(1 / fps), min(tick / 2, 0.001) + 1e-6
+    last, last_time, last_end, k, seen = None, 0.0, 0.0, 0, 0
+    for time, end, frame in frames:
+        seen += 1
+        if last is not None and time <= last_time:
+            continue
+        while last is not None and k < limit and start + k * period + slack < time:
+            yield last
+            k += 1
+        if k >= limit:
+            return
+        last, last_time, last_end = frame, time, end
+    if seen == 1:
+        raise Refusal("cover art", "a single still")
+    for _ in range(k, min(limit, frame_count(last_end - start, fps))):
+        yield last
+
+
+def heard(
+    frames: Iterable[tuple[float, float, av.AudioFrame]], start: float, rate: int, limit: int
+) -> Iterator[np.ndarray]:
+    """Mono int16 blocks at `rate` from `start` (seconds) on, at most `limit` samples in all.
+
+    Holes in the timestamps become silence; where frames overlap, the earlier is kept.
+    """
+    position, drop, expected, source_rate = 0, 0, None, None
+    resample = None
+
+    def place(block: np.ndarray) -> np.ndarray:
+        nonlocal position, drop
+        skipped = min(drop, len(block))
+        drop -= skipped
+        block = block[skipped : skipped + limit - position]
+        position += len(block)
+        return block
+
+    for time, end, frame in frames:
+        jump = expected is not None and abs(time - expected) > MAX_DRIFT
+        if resample is None or jump or frame.sample_rate != source_rate:
+            if resample is not None:
+                yield place(resample(None))
+            resample, source_rate, expected = Resample(rate), frame.sample_rate, time
+            begin = round((time - start) * rate)
+            drop = max(0, position - begin)
+            silence = min(max(0, begin - position), limit - position)
+            position += silence
+            yield np.zeros(silence, np.int16)
+        expected += end - time
+        yield place(resample(frame))
+        if position >= limit:
+            return
+    if resample is not None:
+        yield place(resample(None))

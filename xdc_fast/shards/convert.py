@@ -1,0 +1,129 @@
+"""One source file becomes the files of one sample, or is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from xdc_fast.shards.clock import frame_count, heard, sample_count, shown
+from xdc_fast.shards.encode import WAV_HEADER, VideoWriter, pack_picture, packed_size, wav_header
+from xdc_fast.shards.media import Refusal, choose_streams, decoded, open_media, stream_facts
+
+SILENCE = 0.001  # of full scale
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a sample's bytes; the manifest keeps it."""
+
+    codec: str = "jpeg"
+    """jpeg, h264, or copy (the video stream as it is)."""
+    fps: float = 15.0
+    """Frames per second of the packed video."""
+    short_side: int = 128
+    """Pixels of the shorter side, even."""
+    audio_rate: int = 16000
+    """Hz."""
+    max_seconds: float | None = None
+    """Longer videos are cut to their first seconds."""
+    min_seconds: float = 1.0
+    """Shorter ones are refused."""
+
+    @property
+    def rate(self) -> Fraction:
+        """fps as a fraction: 29.97 is 30000/1001."""
+        return nearest_rate(self.fps)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def nearest_rate(fps: float) -> Fraction:
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    return ntsc if abs(ntsc - Fraction(fps)) < fps * 3e-4 else Fraction(fps).limit_denominator(1000)
+
+
+def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+    """Decode a source and write its video track and wav file.
+
+    Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
+    `audio` cannot be written.
+    """
+    fps, rate = settings.rate, settings.audio_rate
+    with open_media(path) as pictures, open_media(path) as sound:
+        picture_stream, sound_stream = choose_streams(pictures)
+        sound_stream = sound.streams[sound_stream.index]
+        facts = {"video": stream_facts(picture_stream), "audio": stream_facts(sound_stream)}
+        frames = decoded(pictures, picture_stream)
+        blocks = decoded(sound, sound_stream)
+        first, begin = next(frames), next(blocks)
+        start = max(first[0], begin[0])
+        longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
+        limit = None if longest is None else sample_count(longest, fps, rate)
+        # one frame more than wanted: whether there is more tells a cut video from a whole one
+        ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
+        samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, ahead))
+        available = frame_count(samples / rate, fps)
+        if available == 0:
+            raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
+        tick = float(picture_stream.time_base)
+        grid = shown(chain([first], frames), start, fps, available, tick)
+        count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
+    if count == 0:
+        raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
+    if count < settings.min_seconds * fps:
+        raise Refusal("too short", f"{float(count / fps):.2f} s")
+    finish_wav(audio, sample_count(count, fps, rate), rate)
+    return {
+        "seconds": float(count / fps),
+        "fps": float(fps),
+        "frames": count,
+        "width": width,
+        "height": height,
+        "start": round(start, 6),
+        "cut": cut,
+        "original": facts,
+    }
+
+
+def write_pcm(path: Path, blocks) -> int:
+    """Write raw PCM behind room for a wav header; returns the number of samples."""
+    samples = 0
+    with path.open("wb") as file:
+        file.write(bytes(WAV_HEADER))
+        for block in blocks:
+            file.write(block.astype("<i2", copy=False).tobytes())
+            samples += len(block)
+    return samples
+
+
+def finish_wav(path: Path, samples: int, rate: int) -> None:
+    """Cut the file to `samples` and give it its header; raises Refusal when it is silent."""
+    with path.open("r+b") as file:
+        file.truncate(WAV_HEADER + 2 * samples)
+        file.write(wav_header(samples, rate))
+    pcm = np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(samples,))
+    loudest = max(int(pcm.max()), -int(pcm.min()))
+    if loudest < SILENCE * 32768:
+        raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
+
+
+def write_video(path: Path, grid, stream, settings: Settings, longest: int | None):
+    """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
+    first = next(grid, None)
+    if first is None:
+        return 0, 0, 0, False
+    width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
+    last = picture = None
+    with VideoWriter(path, settings.codec, settings.rate, width, height) as writer:
+        for frame in chain([first], grid):
+            if writer.frames == longest:
+                return longest, width, height, True
+            if frame is not last:
+                last, picture = frame, pack_picture(frame, width, height, settings.codec == "jpeg")
+            writer.add(picture)
+    return writer.frames, width, height, False

@@ -1,0 +1,145 @@
+"""A packed set, open for reading: any frame packet or stretch of sound by its byte offset."""
+
+from __future__ import annotations
+
+import csv
+import json
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from xdc_fast.errors import UserError
+from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLES
+
+
+class SampleError(Exception):
+    """One sample cannot be read; the message names the shard, the key and the stream."""
+
+    def __init__(self, reason: str, shard: str, key: str, stream: str, detail: str = ""):
+        super().__init__(f"{shard}: sample {key}: {stream}: {reason}" + (detail and f" ({detail})"))
+        self.reason = reason
+
+
+@lru_cache(maxsize=512)  # a map outlives its eviction as long as somebody reads it
+def _map(path: Path) -> np.ndarray:
+    return np.memmap(path, mode="r", dtype=np.uint8)
+
+
+@lru_cache(maxsize=512)
+def _table(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
+
+
+class ShardSet:
+    """The samples of one packed set, by index 0 to N-1.
+
+    root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
+    Raises UserError when the folder holds no complete set or one of another format.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        path = self.root / MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"{self.root}: no {MANIFEST} there, so no complete shard set; "
+                "make one with `xdc-shard pack` (or `xdc-shard index` for existing tar shards)"
+            )
+        try:
+            manifest = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{path}: not valid JSON ({error}); rebuild it with `xdc-shard index {self.root}`"
+            ) from None
+        if manifest.get("format") != FORMAT:
+            raise UserError(
+                f"{path}: format {manifest.get('format')}, this version reads {FORMAT}; "
+                f"rebuild it with `xdc-shard index {self.root}`"
+            )
+        self.manifest = manifest
+        self.settings: dict = manifest["settings"]
+        self.rate: int = manifest["settings"]["audio_rate"]
+        self.label_names: list[str] = manifest["labels"]
+        self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
+        self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
+        self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def row(self, index: int) -> tuple[str, np.void]:
+        """The tar's file name and the SAMPLE row of one sample."""
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        name = self.shards[shard]
+        table = _table(self.root / f"{name.removesuffix('.tar')}.samples.npy")
+        return name, table[index - self._first[shard]]
+
+    def rows(self) -> np.ndarray:
+        """All SAMPLE rows, shape (N,)."""
+        stems = (name.removesuffix(".tar") for name in self.shards)
+        return np.concatenate([_table(self.root / f"{stem}.samples.npy") for stem in stems])
+
+    def read(self, name: str, offset: int, size: int) -> np.ndarray:
+        """`size` bytes of a tar from `offset`, a uint8 view; ValueError past its end."""
+        data = _map(self.root / name)[offset : offset + size]
+        if len(data) < size:
+            raise ValueError(f"the tar ends before byte {offset + size}")
+        return data
+
+    def video_file(self, index: int) -> bytes:
+        name, row = self.row(index)
+        return self.read(name, row["video"], row["video_bytes"]).tobytes()
+
+    def audio_file(self, index: int) -> bytes:
+        name, row = self.row(index)
+        return self.read(name, row["audio"], row["audio_bytes"]).tobytes()
+
+    def meta(self, index: int) -> dict:
+        """The sample's metadata: source, seconds, fps, frames, labels."""
+        name, row = self.row(index)
+        return json.loads(self.read(name, row["meta"], row["meta_bytes"]).tobytes())
+
+    def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
+        """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
+        table = _table(self.root / f"{name.removesuffix('.tar')}.packets.npy")
+        chosen = table[row["packet"] + frames]
+        return [
+            self.read(name, o, n) for o, n in zip(chosen["offset"], chosen["bytes"], strict=True)
+        ]
+
+    def pcm(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
+        """int16 (count,) from sample `start` of a PCM track; zeros beyond either end."""
+        out = np.zeros(count, dtype=np.int16)
+        first, last = max(start, 0), min(start + count, int(row["samples"]))
+        if last > first:
+            data = self.read(name, row["pcm"] + 2 * first, 2 * (last - first))
+            out[first - start : last - start] = np.frombuffer(data, dtype="<i2")
+        return out
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows of samples.csv."""
+        with (self.root / SAMPLES).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def label(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """One label of every sample.
+
+        Returns codes int64 (N,), -1 where the sample has none, and the sorted class names.
+        Raises UserError for a column that is not there.
+        """
+        if column not in self.label_names:
+            near = get_close_matches(column, self.label_names, n=1)
+            known = (
+                f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(self.label_names)}"
+            )
+            if not self.label_names:
+                known = "it has no labels; pack with --labels CSV"
+            raise UserError(f"{self.root}: no label '{column}'; {known}")
+        values = [row[column] for row in self.table()]
+        classes = sorted({value for value in values if value})
+        code = {name: i for i, name in enumerate(classes)}
+        return np.array([code.get(value, -1) for value in values], dtype=np.int64), classes

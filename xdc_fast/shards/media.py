@@ -1,0 +1,242 @@
+"""One media file, decoded: its streams, and frames and sound with their times in seconds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Discard, Disposition
+
+REASONS = {
+    "no audio": "there is no audio stream",
+    "silent": "the sound never exceeds a thousandth of full scale",
+    "no video": "there is no video stream",
+    "cover art": "the video is an attached picture or a single still",
+    "odd shape": "the picture is more than 8 times as long as it is wide",
+    "not media": "no demuxer recognises the file",
+    "undecodable": "no decoder for it, or nothing came out of the decoder",
+    "damaged": "the decoder met errors, or the file ends before its header says",
+    "too short": "both tracks together cover less than --min-seconds",
+    "no overlap": "one track ends before the other begins",
+    "cannot be copied": "--codec copy, and the video is not plain constant-rate video",
+    "unreadable": "the file could not be opened or read",
+    "time limit": "decoding took longer than --time-limit",
+    "decoder died": "the decoder crashed on it",
+}
+MAX_JUMP = 10.0  # seconds that timestamps may leap within one stream
+
+
+class Refusal(Exception):
+    """This file is not packed; `reason` is a key of REASONS."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def open_media(path: Path) -> av.container.InputContainer:
+    """Open a local file and nothing that it may point to; raises Refusal."""
+    try:
+        if not path.is_file():
+            raise Refusal("unreadable", "not a regular file" if path.exists() else "no such file")
+        with path.open("rb") as file:  # tells a forbidden file from one that is no media
+            file.read(1)
+        options = {"protocol_whitelist": "file"}
+        return av.open(f"file:{path}", container_options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise Refusal("not media", error.strerror or str(error)) from None
+    except OSError as error:
+        raise Refusal("unreadable", error.strerror or str(error)) from None
+
+
+def choose_streams(container: av.container.InputContainer):
+    """The video and the audio stream a player would take; raises Refusal."""
+    pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
+    videos = [s for s in container.streams.video if s not in pictures]
+    if not videos:
+        raise Refusal("cover art", "attached picture") if pictures else Refusal("no video")
+    if not container.streams.audio:
+        raise Refusal("no audio")
+    video = container.streams.best("video")
+    video = video if video in videos else videos[0]
+    audio = container.streams.best("audio", related=video) or container.streams.audio[0]
+    for stream in (video, audio):
+        if stream.codec_context is None:
+            raise Refusal("undecodable", f"no decoder for the {stream.type} stream")
+    return video, audio
+
+
+def decoded(container: av.container.InputContainer, stream) -> Iterator[tuple[float, float, object]]:
+    """The frames of one stream as (start, end, frame), start and end in seconds, in order.
+
+    Frames that an edit list discards do not appear: FFmpeg has dropped them. Errors before the
+    first frame are the joining of a broadcast in its middle; any later one raises Refusal.
+    """
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    context = stream.codec_context
+    context.thread_count = 1
+    context.options = {"err_detect": "explode"}  # an error instead of concealed damage
+    rate = stream.average_rate or stream.guessed_rate if stream.type == "video" else None
+    usual = float(1 / rate) if rate else 0.04
+    end, error = None, None
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as failure:
+                if end is not None:
+                    raise
+                error, frames = failure, []
+            for frame in frames:
+                start, end = _times(stream, frame, end, usual)
+                yield start, end, frame
+    except av.FFmpegError as failure:
+        if end is None:
+            raise Refusal("undecodable", f"{stream.type}: {failure.strerror}") from None
+        raise Refusal(
+            "damaged", f"{stream.type} after {end:.2f} s: {failure.strerror}"
+        ) from None
+    if end is None:
+        detail = error.strerror if error else "the stream is empty"
+        raise Refusal("undecodable", f"{stream.type}: {detail}")
+    _check_complete(container, stream, end)
+
+
+def _times(stream, frame, end: float | None, usual: float) -> tuple[float, float]:
+    """Start and end of a frame in seconds; `end` is where the one before it ended."""
+    start = end or 0.0 if frame.pts is None else float(frame.pts * frame.time_base)
+    if frame.is_corrupt and end is not None:
+        raise Refusal("damaged", f"{stream.type}: corrupt frame at {start:.2f} s")
+    if end is not None and abs(start - end) > MAX_JUMP:
+        raise Refusal("damaged", f"{stream.type}: timestamps jump from {end:.2f} to {start:.2f} s")
+    if stream.type == "audio":
+        return start, start + frame.samples / frame.sample_rate
+    duration = float(frame.duration * frame.time_base) if frame.duration else usual
+    return start, start + duration
+
+
+def _check_complete(container, stream, end: float) -> None:
+    """An mp4 says how long each stream is: a file cut short ends before."""
+    if "mp4" in container.format.name and stream.duration:
+        declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if end < declared - 0.5:
+            raise Refusal("damaged", f"{stream.type} ends at {end:.2f} of {declared:.2f} s")
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How the stored picture becomes the upright one: (transpose, then flip x, then flip y).
+
+    From the frame's display matrix, which maps a stored point (x, y) to (ax + cy, bx + dy);
+    other angles than quarter turns are taken as the nearest.
+    """
+    if SideData.DISPLAYMATRIX not in frame.side_data:
+        return False, False, False
+    matrix = np.frombuffer(bytes(frame.side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
+    (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, bool(a < 0), bool(d < 0)
+    return True, bool(c < 0), bool(b < 0)
+
+
+def mono(frame: av.AudioFrame) -> np.ndarray:
+    """The mean of a frame's channels, float32 (samples,), full scale = 1."""
+    data = frame.to_ndarray()
+    if not frame.format.is_planar:
+        data = data.reshape(-1, frame.layout.nb_channels).T
+    if data.dtype.kind == "f":
+        return data.mean(axis=0, dtype=np.float32)
+    middle = 128.0 if data.dtype == np.uint8 else 0.0
+    scale = 2.0 ** (8 * data.dtype.itemsize - 1)
+    return ((data.mean(axis=0, dtype=np.float64) - middle) / scale).astype(np.float32)
+
+
+def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
+    """Pictures of a packed video track, by frame number.
+
+    file: the content of a constant-rate video file. numbers: int (T,), ascending, repeats allowed.
+    Returns uint8 (T, H, W, 3), RGB.
+    Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes, and
+    ValueError for a number past the end.
+    """
+    wanted = [int(number) for number in numbers]
+    found: dict[int, np.ndarray] = {}
+    with av.open(io.BytesIO(file)) as container:
+        if not container.streams.video:
+            raise ValueError("no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}
+        rate, first = stream.average_rate, stream.start_time or 0
+        if not rate:
+            raise ValueError("no frame rate")
+        if wanted[0] > 0:
+            container.seek(first + int(wanted[0] / rate / stream.time_base), stream=stream)
+        needed = set(wanted)
+        for frame in container.decode(stream):
+            number = round((frame.pts - first) * stream.time_base * rate)
+            if number in needed:
+                found[number] = upright(frame)
+            if number >= wanted[-1]:
+                break
+    missing = sorted(needed - found.keys())
+    if missing:
+        raise ValueError(f"frame {missing[0]} does not decode")
+    return np.stack([found[number] for number in wanted])
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as RGB, uint8 (H, W, 3), its display matrix applied."""
+    return turn(frame.to_ndarray(format="rgb24"), orientation(frame))
+
+
+def turn(picture: np.ndarray, way: tuple[bool, bool, bool]) -> np.ndarray:
+    """Apply an `orientation` to (H, W, ...)."""
+    transpose, flip_x, flip_y = way
+    picture = picture.swapaxes(0, 1) if transpose else picture
+    return picture[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+
+def decode_waveform(file: bytes, rate: int) -> np.ndarray:
+    """The first audio track of a file from its beginning, mono, int16 (S,) at `rate` Hz.
+
+    Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
+    """
+    with av.open(io.BytesIO(file)) as container:
+        if not container.streams.audio:
+            raise ValueError("no audio stream")
+        stream = container.streams.audio[0]
+        resample = Resample(rate)
+        blocks = [resample(frame) for frame in container.decode(stream)]
+        blocks.append(resample(None))
+    return np.concatenate(blocks)
+
+
+class Resample:
+    """Decoded audio frames of one rate to mono int16 at another; call with None for the rest."""
+
+    def __init__(self, rate: int):
+        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+
+    def __call__(self, frame: av.AudioFrame | None) -> np.ndarray:
+        if frame is not None:
+            single = av.AudioFrame.from_ndarray(mono(frame)[None], format="flt", layout="mono")
+            single.sample_rate, frame = frame.sample_rate, single
+        blocks = [f.to_ndarray()[0] for f in self._resampler.resample(frame)]
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+
+
+def stream_facts(stream) -> dict:
+    """What a sample's metadata tells of a source stream."""
+    context = stream.codec_context
+    if stream.type == "audio":
+        return {"codec": context.name, "rate": context.sample_rate, "channels": context.channels}
+    rate = stream.average_rate or Fraction(0)
+    size = {"width": context.width, "height": context.height}
+    return {"codec": context.name, **size, "fps": round(float(rate), 4)}

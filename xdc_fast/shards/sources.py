@@ -1,0 +1,175 @@
+"""Which files to pack, in which order, with which labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from xdc_fast.errors import UserError
+from xdc_fast.shards.format import SAMPLE_COLUMNS
+
+PATH_COLUMNS = ("path", "file")
+NAME_COLUMNS = ("file", "path", "name")
+NO_MEDIA = frozenset(
+    ".csv .tsv .txt .json .jsonl .md .html .xml .yaml .yml .log .srt .vtt .ass .pdf .jpg .jpeg "
+    ".png .webp .npy .py .sh .zip .gz .tar .idx".split()
+)
+
+
+@dataclass
+class Source:
+    """One input: `name` is what the set calls it, relative to the SOURCE argument."""
+
+    path: Path
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Inputs:
+    """Every input in packing order; `notes` are lines for the user."""
+
+    sources: list[Source]
+    columns: list[str]
+    notes: list[str]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and labels: the same on another machine and at another path."""
+        total = hashlib.sha256()
+        for source in self.sources:
+            size = source.path.stat().st_size if source.path.is_file() else -1
+            total.update(json.dumps([source.name, size, source.labels]).encode())
+        return total.hexdigest()
+
+
+def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
+    """The inputs that SOURCE arguments stand for; raises UserError.
+
+    Files under `out` are not inputs. Folders are walked in sorted order, hidden files are skipped.
+    """
+    sources: list[Source] = []
+    columns: list[str] = []
+    notes: list[str] = []
+    for argument in arguments:
+        if argument.is_dir():
+            found, named = _walk(argument, out, notes), []
+        elif argument.suffix.lower() == ".csv":
+            found, named = _read_list(argument)
+        elif argument.exists():
+            found, named = [Source(argument, argument.name)], []
+        else:
+            raise UserError(f"{argument}: no such file or folder; give videos, folders or a CSV")
+        if len(arguments) > 1 and argument.is_dir():
+            for source in found:
+                source.name = f"{argument.resolve().name}/{source.name}"
+        sources += found
+        columns += [name for name in named if name not in columns]
+    sources = _once(sources, notes)
+    for source in sources:
+        source.name = printable(source.name)
+    if labels is not None:
+        columns += [c for c in _join(sources, labels, notes) if c not in columns]
+    if "class" not in columns and len(arguments) == 1 and arguments[0].is_dir():
+        columns += _folder_classes(sources, notes)
+    for name in columns:
+        if name in SAMPLE_COLUMNS:
+            raise UserError(f"label column '{name}' has a name that samples.csv uses; rename it")
+    return Inputs(sources, columns, notes)
+
+
+def printable(name: str) -> str:
+    """A file name as valid UTF-8, whatever bytes it has on disk."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, out: Path, notes: list[str]) -> list[Source]:
+    found, passed = [], 0
+    barred = out.resolve()
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        folders[:] = sorted(
+            f for f in folders if not f.startswith(".") and (here / f).resolve() != barred
+        )
+        for file in files:
+            if file.startswith("."):
+                continue
+            if Path(file).suffix.lower() in NO_MEDIA:
+                passed += 1
+                if file.lower() == "labels.csv" and here == folder:
+                    notes.append(f"{here / file} is there; add --labels {here / file} to use it")
+                continue
+            path = here / file
+            found.append(Source(path, path.relative_to(folder).as_posix()))
+    if passed:
+        notes.append(f"{folder}: {passed} files passed over that are no media by their names")
+    return sorted(found, key=lambda source: os.fsencode(source.name))
+
+
+def _once(sources: list[Source], notes: list[str]) -> list[Source]:
+    kept = {source.path.resolve(): source for source in reversed(sources)}
+    if len(kept) < len(sources):
+        notes.append(f"{len(sources) - len(kept)} files were given twice and are taken once")
+    return list(reversed(kept.values()))
+
+
+def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[str, list[dict[str, str]], list[str]]:
+    """The first of `columns` that the CSV has, its rows, and the other columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), [name for name in reader.fieldnames or [] if name]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+    key = next((name for name in columns if name in names), None)
+    if key is None:
+        raise UserError(f"{path}: no column {' or '.join(columns)}; it has: {', '.join(names)}")
+    return key, rows, [name for name in names if name != key]
+
+
+def _labels(row: dict[str, str], columns: list[str]) -> dict[str, str]:
+    return {name: (row[name] or "").strip() for name in columns}
+
+
+def _read_list(path: Path) -> tuple[list[Source], list[str]]:
+    key, rows, columns = _read_rows(path, PATH_COLUMNS)
+    found = [
+        Source(path.parent / row[key], row[key], _labels(row, columns)) for row in rows if row[key]
+    ]
+    return found, columns
+
+
+def _join(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
+    """Add the columns of a label CSV, matched by name, then base name, then stem."""
+    key, rows, columns = _read_rows(path, NAME_COLUMNS)
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        labels = _labels(row, columns)
+        if table.setdefault(row[key] or "", labels) != labels:
+            raise UserError(f"{path}: two different rows for '{row[key]}'; keep one")
+    used = set()
+    for source in sources:
+        name = PurePosixPath(source.name)
+        match = next((k for k in (str(name), name.name, name.stem) if k in table), None)
+        source.labels.update(table[match] if match else dict.fromkeys(columns, ""))
+        used.add(match)
+    missing = sum(1 for s in sources if not any(s.labels[c] for c in columns)) if columns else 0
+    unused = len(table.keys() - used)
+    if missing or unused:
+        notes.append(f"{path}: {missing} inputs have no labels, {unused} rows match no input")
+    return columns
+
+
+def _folder_classes(sources: list[Source], notes: list[str]) -> list[str]:
+    """A folder per class, one level down and at least two: the label `class`."""
+    parts = [PurePosixPath(source.name).parts for source in sources]
+    folders = {part[0] for part in parts}
+    if len(folders) < 2 or any(len(part) != 2 for part in parts):
+        return []
+    for source, part in zip(sources, parts, strict=True):
+        source.labels["class"] = part[0]
+    notes.append(f"{len(folders)} folders taken as the label 'class'")
+    return ["class"]

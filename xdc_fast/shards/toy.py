@@ -1,0 +1,216 @@
+"""A small audio-visual world with a known answer, as mp4 files.
+
+Both tracks of a video show its class, and nothing else is shared between them: every other
+factor is drawn independently of the class and of the other track.
+
+Video, 64x64, 15 frames/s, X and Y in (0, 1), t in seconds:
+  class       shape = class mod 5 is the carrier of a striped disc (horizontal, vertical, two
+              diagonals, rings); motion = class div 5 is a swing (0) or an on-off flicker (1),
+              both at 1.875 Hz, two cycles in 8 frames at 7.5 frames/s.
+  background  .38 + BACKGROUND * (hue - .5) + TEXTURE * sin(2 pi f u + phase): a hue and a
+              grating of one of 8 directions that drifts one of 4 ways.
+  picture     background * (1 - window / 2) + window * colour * (CARRIER * carrier + .25)
+Sound, 16 kHz mono, F in (0, 1) on the mel scale from 0 to 8 kHz:
+  class       kind = class mod 5 is the event (tone, down-chirp, up-chirp, three partials, noise
+              burst); rate = class div 5 is 2 (0) or 6 (1) events per second.
+  noise       Gaussian, equal power per mel, times exp(COLOUR * exp(-((F - centre) / .16)^2)).
+  event       EVENT nats over the uncoloured noise in its mel rows at the onset, then decaying
+              by DECAY nats until the next one.
+"""
+
+import colorsys
+import csv
+import math
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from xdc_fast.errors import UserError
+
+DISTRACTORS = {
+    "background_hue": 8,
+    "object_hue": 8,
+    "texture": 8,
+    "drift": 4,
+    "position": 4,
+    "noise_colour": 8,
+    "noise_level": 4,
+    "pitch": 4,
+    "loudness": 4,
+}
+MOST_CLASSES = 10
+
+SIZE = 64
+FRAMES_PER_SECOND = 15
+SAMPLE_RATE = 16_000
+SECONDS = 3
+CYCLES_PER_SECOND = 1.875
+EVENTS_PER_SECOND = (2, 6)
+
+BACKGROUND = 0.2
+TEXTURE = 0.12
+CARRIER = 0.675
+SATURATION = 0.5
+GRAIN = 0.04
+
+COLOUR = 1.5
+EVENT = 4.0
+DECAY = 6.0
+NOISE_RMS = 0.03
+SINE = 0.25  # the amplitude at which a sine is as high as the noise in a mel row
+
+
+def make_toy(
+    out: Path, videos: int, classes: int = 10, seed: int = 0, workers: int | None = None
+) -> None:
+    """Write `OUT/000000.mp4 ...` (H.264, AAC) and `OUT/labels.csv`.
+
+    The columns of labels.csv are file, class and the index of each of `DISTRACTORS`. A video is
+    a function of (seed, number, classes) alone, so neither `videos` nor `workers` (default: one
+    process per core) changes its bytes. Every `classes` consecutive videos hold each class once.
+
+    Raises UserError where a number is out of range or OUT holds something already.
+    """
+    out = Path(out)
+    if not 2 <= classes <= MOST_CLASSES:
+        raise UserError(f"{classes} classes: the toy world has 2 to {MOST_CLASSES}")
+    if videos < 1:
+        raise UserError(f"{videos} videos: ask for at least one")
+    if seed < 0:
+        raise UserError(f"seed {seed}: give a number from 0 up")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: give a new one, or remove it first")
+    out.mkdir(parents=True, exist_ok=True)
+
+    workers = workers or len(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    make = partial(make_video, out, classes=classes, seed=seed)
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        made = pool.map(make, range(videos), chunksize=8)
+        rows = list(tqdm(made, total=videos, unit="video", desc="toy", disable=None))
+    with open(out / "labels.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, ["file", "class", *DISTRACTORS], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def make_video(out: Path, number: int, classes: int, seed: int) -> dict:
+    """Write video `number` of the world and return its row of labels.csv."""
+    factors, rng = draw_factors(number, classes, seed)
+    name = f"{number:06d}.mp4"
+    write_mp4(out / name, draw_frames(factors, rng), draw_waveform(factors, rng))
+    return {"file": name} | factors
+
+
+def draw_factors(number: int, classes: int, seed: int) -> tuple[dict, np.random.Generator]:
+    """The class and distractors of a video, and the generator that draws the rest of it."""
+    block, place = divmod(number, classes)
+    order = np.random.default_rng([seed, block, classes]).permutation(classes)
+    rng = np.random.default_rng([seed, number])
+    factors = {"class": int(order[place])}
+    return factors | {name: int(rng.integers(n)) for name, n in DISTRACTORS.items()}, rng
+
+
+def draw_frames(factors: dict, rng: np.random.Generator) -> np.ndarray:
+    """The frames of a video: uint8 [frame, 64, 64, 3], RGB."""
+    motion, shape = divmod(factors["class"], 5)
+    t = np.arange(SECONDS * FRAMES_PER_SECOND, dtype=np.float32)[:, None, None] / FRAMES_PER_SECOND
+    y, x = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE
+
+    hue = _hue((factors["background_hue"] + rng.uniform(-0.5, 0.5)) / 8)
+    theta = (factors["texture"] + rng.uniform(-0.3, 0.3)) * math.pi / 8
+    heading = (factors["drift"] + rng.uniform(-0.4, 0.4)) * math.pi / 2
+    way = rng.uniform(0, 0.19) * math.cos(heading - theta) * t
+    frequency = rng.uniform(1, 2.5)
+    u = x * math.cos(theta) + y * math.sin(theta) - way
+    grating = np.sin(2 * math.pi * (frequency * u + rng.uniform()))
+    background = 0.38 + BACKGROUND * (hue - 0.5) + TEXTURE * grating[..., None]
+
+    down, right = divmod(factors["position"], 2)
+    wave = np.sin(2 * math.pi * (CYCLES_PER_SECOND * t + rng.uniform()))
+    swing, visible = (0.09 * wave, 1.0) if motion == 0 else (0.0, wave > 0)
+    x = x - 0.5 - (2 * right - 1) * rng.uniform(0, 0.16) - swing
+    y = y - 0.5 - (2 * down - 1) * rng.uniform(0, 0.16)
+    r = np.hypot(x, y)
+    along = (y, x, (x + y) / math.sqrt(2), (x - y) / math.sqrt(2), r)[shape]
+    carrier = np.sin(2 * math.pi * (7.8 * along + rng.uniform()))
+    radius = 0.245 * rng.uniform(0.85, 1.2)
+    window = (visible / (1 + np.exp((r - radius) * 32)))[..., None]
+    colour = _hue((factors["object_hue"] + rng.uniform(-0.3, 0.3)) / 8)
+    colour = 1 - SATURATION + SATURATION * colour
+
+    picture = background * (1 - window / 2)
+    picture = picture + window * colour * (CARRIER * carrier[..., None] + 0.25)
+    picture += GRAIN * rng.standard_normal(picture.shape, dtype=np.float32)
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+
+
+def draw_waveform(factors: dict, rng: np.random.Generator) -> np.ndarray:
+    """The sound of a video: float32 [sample], 16 kHz."""
+    fast, kind = divmod(factors["class"], 5)
+    t = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
+    bands = _mel(np.fft.rfftfreq(len(t), 1 / SAMPLE_RATE))
+    centre = (factors["noise_colour"] + rng.uniform(-0.3, 0.3)) / 7
+    noise = _noise(COLOUR * np.exp(-(((bands - centre) / 0.16) ** 2)), rng)
+
+    since = (EVENTS_PER_SECOND[fast] * t + rng.uniform()) % 1
+    pitch = 0.22 + 0.11 * factors["pitch"] + 0.07 * rng.uniform()
+    if kind == 4:
+        event = _noise(-60 + 60 * np.exp(-(((bands - pitch) / 0.3) ** 4)), rng)
+    else:
+        slide = {1: 0.2, 2: -0.2}.get(kind, 0) * (1 - 2 * since)
+        partials = (0, 0.16, 0.32) if kind == 3 else (0,)
+        hertz = [_hertz(pitch + slide + above) for above in partials]
+        cycles = [np.cumsum(f) / SAMPLE_RATE + rng.uniform() for f in hertz]
+        event = SINE * sum(np.sin(2 * math.pi * c) for c in cycles)
+    loudness = (factors["loudness"] - 1.5) / 3
+    envelope = np.exp((EVENT + loudness - DECAY * since) / 2)
+    level = (factors["noise_level"] - 1.5) / 3 + 0.15 * rng.standard_normal()
+    return (NOISE_RMS * np.exp(level / 2) * (noise + envelope * event)).astype(np.float32)
+
+
+def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
+    """Write RGB frames and a mono waveform as H.264 yuv420p and AAC."""
+    with av.open(str(path), "w") as container:
+        # With mbtree, x264 reads unset memory on frames this small: the bytes differ run by run.
+        options = {"preset": "veryfast", "crf": "18", "threads": "1", "mbtree": "0"}
+        video = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
+        video.width, video.height, video.pix_fmt = SIZE, SIZE, "yuv420p"
+        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=64_000)
+        audio.options = {"aac_coder": "fast"}
+        sound = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = SAMPLE_RATE, 0
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode())
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode())
+
+
+def _hue(turn: float) -> np.ndarray:
+    return np.array(colorsys.hsv_to_rgb(turn % 1, 1, 1), np.float32)
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    return np.log1p(hertz / 700) / np.log1p(8000 / 700)
+
+
+def _hertz(mel: np.ndarray) -> np.ndarray:
+    return 700 * np.expm1(mel * np.log1p(8000 / 700))
+
+
+def _noise(nats: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise of unit power and equal power per mel where `nats`, the log spectrum, is 0."""
+    bins = len(nats)
+    spectrum = rng.standard_normal((2, bins)) * np.exp(nats / 2)
+    hertz = np.linspace(0, SAMPLE_RATE / 2, bins)
+    spectrum = (spectrum[0] + 1j * spectrum[1]) / np.sqrt(1 + hertz / 700)
+    samples = 2 * (bins - 1)
+    power = 2 * (1 / (1 + hertz / 700)).sum() * 2 / samples**2
+    return np.fft.irfft(spectrum, samples) / np.sqrt(power)
