@@ -115,7 +115,7 @@ def contingency(a: np.ndarray, b: np.ndarray, ka: int, kb: int) -> np.ndarray:
 def gather_labels(
     assignment: np.ndarray, index: np.ndarray, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Labels of the samples of a batch, -1 included; int64 like class targets unless `out` is given.
+    """Labels of the samples of a batch, -1 included; int64, as class targets are, without `out`.
 
     Raises IndexError for an index outside the assignment, ValueError for an `out` that does
     not fit.

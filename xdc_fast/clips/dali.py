@@ -50,17 +50,17 @@ class DaliFeed(HostFeed):
         pipe = self._build(plan.batch)
         ahead: deque[np.ndarray] = deque()
         sound: deque[torch.Tensor] = deque()
-        for step in range(start, plan.steps + AHEAD):
-            if step < plan.steps:
+        steps = iter(range(start, plan.steps))
+        while True:
+            while len(ahead) < AHEAD and (step := next(steps, None)) is not None:
                 ahead.append(plan.indices(step))
                 sound.append(self._schedule(pipe, ahead[-1], sampling))
-            if step - start < AHEAD or not ahead:
-                continue
+            if not ahead:
+                return
             try:
                 frames = self._take(pipe)
-            except RuntimeError:  # DALI's only kind; the host path finds the sample and the cause
-                bad = ahead.popleft()
-                yield self._deliver(*self.read(bad, sampling))
+            except RuntimeError:  # all that DALI raises; the host path finds sample and cause
+                yield self._deliver(*self.read(ahead.popleft(), sampling))
                 pipe = self._build(plan.batch)
                 sound = deque(self._schedule(pipe, indices, sampling) for indices in ahead)
             else:
