@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from xdc_fast.tools import Group
 FOLDER = click.Path(path_type=Path)
 
 
-@click.group(cls=Group)
+@click.group(name="xdc-shard", cls=Group)
 @click.version_option(package_name="xdc_fast")
 def main():
     """Pack raw videos into shards, and check, list and index shards."""
@@ -78,6 +79,8 @@ def _check(settings: Settings, shard_mb: int, workers: int | None, time_limit: f
         "--min-seconds must be above 0": settings.min_seconds <= 0,
         "--max-seconds must not be below --min-seconds": settings.max_seconds is not None
         and settings.max_seconds < settings.min_seconds,
+        "--codec copy packs whole videos: leave --max-seconds away": settings.codec == "copy"
+        and settings.max_seconds is not None,
         "--shard-mb must be at least 1": shard_mb < 1,
         "--workers must be at least 1": workers is not None and workers < 1,
         "--time-limit must be above 0": time_limit <= 0,
@@ -100,3 +103,84 @@ def _say(summary, out: Path) -> None:
         click.echo(f"  refused {count:6d}  {reason}")
     if summary.cut:
         click.echo(f"  cut     {summary.cut:6d}  to --max-seconds")
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--decode", is_flag=True, help="Also decode every frame and all sound.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def verify(out, decode, as_json):
+    """Check shards against the manifest, the sidecars and themselves.
+
+    Exit status 1 when anything is damaged.
+    """
+    from xdc_fast.shards.verify import verify as check
+
+    result = check(out, decode)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        for damage in result["damaged"]:
+            sample = f" {damage['sample']}:" if damage["sample"] else ""
+            click.echo(f"{damage['shard']}:{sample} {damage['what']}")
+        state = f"{len(result['damaged'])} damages" if result["damaged"] else "all sound"
+        click.echo(f"{out}: {result['shards']} shards, {result['samples']} samples, {state}")
+    sys.exit(1 if result["damaged"] else 0)
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def ls(out, as_json):
+    """Show what a set holds: settings, counts, labels, shards."""
+    from xdc_fast.shards.dataset import ShardSet
+
+    shards = ShardSet(out)
+    manifest = shards.manifest
+    classes = {}
+    for name in shards.label_names:
+        codes, names = shards.label(name)
+        classes[name] = {known: int((codes == code).sum()) for code, known in enumerate(names)}
+    if as_json:
+        click.echo(json.dumps({**manifest, "labels": classes}))
+        return
+    click.echo("  ".join(f"{key}={value}" for key, value in manifest["settings"].items()))
+    click.echo(
+        f"{len(shards)} samples, {manifest['frames']} frames, {manifest['seconds'] / 3600:.2f} h, "
+        f"{manifest['bytes'] / 1e6:.1f} MB; refused: {sum(manifest['refused'].values())}"
+    )
+    for name, counts in classes.items():
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{known} {count}" for known, count in most[:12])
+        rest = f", and {len(most) - 12} more" if len(most) > 12 else ""
+        click.echo(f"label {name}: {len(most)} classes: {shown}{rest}")
+    for shard in manifest["shards"]:
+        last = shard["first"] + shard["samples"] - 1
+        click.echo(
+            f"{shard['name']}  {shard['samples']:7d} samples ({shard['first']} to {last})  "
+            f"{shard['bytes'] / 1e6:9.1f} MB  {shard['sha256'][:12]}"
+        )
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+def index(out):
+    """Rebuild the index files and the manifest of any audio-video WebDataset in OUT."""
+    from xdc_fast.shards.index import index as rebuild
+
+    manifest = rebuild(out)
+    click.echo(f"{out}: indexed {manifest['samples']} samples in {len(manifest['shards'])} shards")
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.option("--videos", type=click.IntRange(1), default=600, show_default=True)
+@click.option("--classes", type=click.IntRange(2), default=8, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as cores unless given.")
+def toy(out, videos, classes, seed, workers):
+    """Make a small audio-visual world with a known answer: mp4 files and labels.csv."""
+    from xdc_fast.shards.toy import make_toy
+
+    make_toy(out, videos=videos, classes=classes, seed=seed, workers=workers)
+    click.echo(f"{out}: {videos} videos of {classes} classes, labels in {out / 'labels.csv'}")

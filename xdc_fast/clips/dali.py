@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+import simplejpeg
 import torch
 from nvidia.dali import fn, pipeline_def
 
@@ -21,14 +22,12 @@ from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import SampleError, ShardSet
 
-AHEAD = 2  # batches that DALI works on while the caller computes
-
 
 class DaliFeed(HostFeed):
     """Batches of a shard set, decoded by DALI.
 
-    One bad sample kills a DALI pipeline: the batch it came in is then read by the host path, which
-    replaces and counts it, and the pipeline is built anew. Arguments as of HostFeed; raises
+    One bad sample kills a DALI pipeline, so bytes that are no picture are replaced before it sees
+    them; a batch that it still fails on is read by the host path, and the pipeline built anew. Arguments as of HostFeed; raises
     UserError for shards that DALI cannot decode on this device.
     """
 
@@ -47,98 +46,103 @@ class DaliFeed(HostFeed):
 
     def batches(self, plan: EpochPlan, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
         """The batches of a plan from step `start` on, in order."""
-        pipe = self._build(plan.batch)
-        ahead: deque[np.ndarray] = deque()
-        sound: deque[torch.Tensor] = deque()
-        steps = iter(range(start, plan.steps))
-        while True:
-            while len(ahead) < AHEAD and (step := next(steps, None)) is not None:
-                ahead.append(plan.indices(step))
-                sound.append(self._schedule(pipe, ahead[-1], sampling))
-            if not ahead:
-                return
+        step = start
+        while step < plan.steps:
+            ready: deque = deque()  # waveform and index of the batches that DALI works on
+            pipe = self._build(plan, sampling, step, ready)
             try:
-                frames = self._take(pipe)
+                while step < plan.steps:
+                    frames = self._run(pipe)
+                    waveform, index = ready.popleft()
+                    yield Batch(frames, waveform.to(self.device, non_blocking=True), index)
+                    step += 1
             except RuntimeError:  # all that DALI raises; the host path finds sample and cause
-                yield self._deliver(*self.read(ahead.popleft(), sampling))
-                pipe = self._build(plan.batch)
-                sound = deque(self._schedule(pipe, indices, sampling) for indices in ahead)
-            else:
-                index = torch.from_numpy(ahead.popleft().copy())
-                yield Batch(frames, sound.popleft().to(self.device, non_blocking=True), index)
+                yield self._deliver(*self.read(plan.indices(step), sampling))
+                step += 1
 
-    def _build(self, batch: int):
-        """A pipeline for batches of `batch` clips; its output is uint8 (B x T, crop, crop, 3)."""
+    def _build(self, plan: EpochPlan, sampling: Sampling, start: int, ready: deque):
+        """A pipeline over the plan's steps from `start`: uint8 (B x T, crop, crop, 3) each."""
         gpu = self.device.type == "cuda"
         decoder = "mixed" if gpu else "cpu"
         crop = [self.shape.crop, self.shape.crop]
 
+        def source():
+            for step in range(start, plan.steps):
+                yield self._gather(plan.indices(step), sampling, ready)
+
         @pipeline_def(
-            batch_size=batch * (self.shape.frames if self.by_packet else 1),
+            batch_size=plan.batch * (self.shape.frames if self.by_packet else 1),
             num_threads=self.threads,
             device_id=(self.device.index or 0) if gpu else None,
-            prefetch_queue_depth=AHEAD,
         )
         def pipeline():
-            data, corner, flip, frames = (
-                fn.external_source(name=name) for name in ("data", "corner", "flip", "frames")
+            data, corner, flip, *frames = fn.external_source(
+                source=source(), num_outputs=3 if self.by_packet else 4
             )
             if self.by_packet:
-                out = fn.decoders.image_slice(
-                    data, device=decoder, start=corner, shape=crop, axis_names="HW"
-                )
+                out = fn.decoders.image(data, device=decoder)
             else:
-                out = fn.decoders.video(data, device=decoder, frames=frames)
-                out = fn.slice(out, start=corner, shape=crop, axis_names="HW")
+                out = fn.decoders.video(data, device=decoder, frames=frames[0])
+            out = fn.slice(out, start=corner, shape=crop, axis_names="HW")
             return fn.flip(out, horizontal=flip)
 
         pipe = pipeline()
         pipe.build()
         return pipe
 
-    def _schedule(self, pipe, indices: np.ndarray, sampling: Sampling) -> torch.Tensor:
-        """Gives DALI one batch to work on; returns the batch's waveform, int16 (B, S)."""
+    def _gather(self, indices: np.ndarray, sampling: Sampling, ready: deque) -> tuple[list, ...]:
+        """What the pipeline reads of one batch; waveform and index of it go to `ready`."""
         names, rows = self.locate(indices)
         windows = sampling(rows)
-        repeat = 1
-        data: list[np.ndarray] = []
-        waveform = torch.zeros(
-            len(indices),
-            self.shape.samples,
-            dtype=torch.int16,
-            pin_memory=self.device.type == "cuda",
-        )
+        pin = self.device.type == "cuda"
+        waveform = torch.zeros(len(rows), self.shape.samples, dtype=torch.int16, pin_memory=pin)
+        corner = np.stack([windows.top, windows.left], axis=1).astype(np.int32)
+        flip, frames = windows.flip.astype(np.int32), windows.frames.astype(np.int32)
+        data: list[list[np.ndarray]] = [[] for _ in rows]
+        errors: dict[int, SampleError] = {}
         for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
             try:
                 waveform.numpy()[slot] = self._read_sound(name, row, windows.start[slot])
-                if self.by_packet:
-                    data += self.shards.packets(name, row, windows.frames[slot])
-                else:
-                    data.append(self.shards.read(name, row["video"], row["video_bytes"]))
-            except (SampleError, ValueError):  # not to be had: let DALI fail, as for bad bytes
-                data += [np.zeros(1, np.uint8)] * (self.shape.frames if self.by_packet else 1)
-        if self.by_packet:
-            repeat = self.shape.frames
-        corner = np.stack([windows.top, windows.left], axis=1).astype(np.int32)
-        pipe.feed_input("data", data)
-        pipe.feed_input("corner", list(np.repeat(corner, repeat, axis=0)))
-        pipe.feed_input("flip", list(np.repeat(windows.flip.astype(np.int32), repeat)))
-        if not self.by_packet:
-            pipe.feed_input("frames", list(windows.frames.astype(np.int32)))
-        pipe.schedule_run()
-        return waveform
+                data[slot] = self._read_encoded(name, row, windows.frames[slot])
+            except SampleError as error:
+                errors[slot] = error
+        index = torch.from_numpy(indices.copy())
+        self._replace(errors, waveform, index, corner, flip, frames, data)
+        ready.append((waveform, index))
+        repeat = self.shape.frames if self.by_packet else 1
+        out = (
+            [part for parts in data for part in parts],
+            list(np.repeat(corner, repeat, axis=0)),
+            list(np.repeat(flip, repeat)),
+        )
+        return out if self.by_packet else (*out, list(frames))
 
-    def _take(self, pipe) -> torch.Tensor:
-        """The oldest scheduled batch: uint8 (B, T, crop, crop, 3) on the device."""
-        shape = self.shape
-        size = (-1, shape.frames, shape.crop, shape.crop, 3)
-        (out,) = pipe.share_outputs()
+    def _read_encoded(self, name, row, numbers: np.ndarray) -> list[np.ndarray]:
+        """A clip's JPEG packets, or its whole file, looked at first.
+
+        DALI (2.4) may crash the process on bytes that are no picture at all; their headers tell.
+        """
         try:
-            if self.device.type == "cuda":
-                frames = torch.from_dlpack(out.as_tensor()).clone()
-                torch.cuda.current_stream(self.device).synchronize()  # before DALI reuses it
-            else:
-                frames = torch.from_numpy(np.array(out.as_tensor()))
-        finally:
-            pipe.release_outputs()
-        return frames.view(size)
+            if not self.by_packet:
+                file = self.shards.read(name, row["video"], row["video_bytes"])
+                if file[4:8].tobytes() != b"ftyp":
+                    raise ValueError("not an mp4 file")
+                return [file]
+            packets = self.shards.packets(name, row, numbers)
+            for packet in packets:
+                if simplejpeg.decode_jpeg_header(packet)[:2] != (row["height"], row["width"]):
+                    raise ValueError("a packet of another size")
+            return packets
+        except ValueError as error:
+            raise self._unreadable(error, name, row, "video") from error
+
+    def _run(self, pipe) -> torch.Tensor:
+        """The next batch: uint8 (B, T, crop, crop, 3) on the device."""
+        shape = self.shape
+        (out,) = pipe.run()
+        if self.device.type == "cuda":
+            frames = torch.from_dlpack(out.as_tensor()).clone()
+            torch.cuda.current_stream(self.device).synchronize()  # before DALI reuses the memory
+        else:
+            frames = torch.from_numpy(np.array(out.as_tensor()))
+        return frames.view(-1, shape.frames, shape.crop, shape.crop, 3)

@@ -112,9 +112,7 @@ class HostFeed:
             for k, picture in enumerate(pictures):
                 out[k] = picture[top : top + crop, left : left + crop]
         except (ValueError, av.FFmpegError) as error:
-            raise SampleError(
-                "undecodable", name, sample_key(row["index"]), "video", str(error)
-            ) from error
+            raise self._unreadable(error, name, row, "video") from error
         if windows.flip[slot]:
             out[:] = out[:, :, ::-1].copy()
 
@@ -126,15 +124,16 @@ class HostFeed:
             file = self.shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
             track = decode_waveform(file, self.shape.audio_rate)
         except (ValueError, av.FFmpegError) as error:
-            raise SampleError(
-                "undecodable", name, sample_key(row["index"]), "audio", str(error)
-            ) from error
+            raise self._unreadable(error, name, row, "audio") from error
         padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
         return padded[max(start, 0) :][:count]
 
-    def _replace(self, errors: dict[int, SampleError], frames, waveform, index) -> None:
-        """Fills unreadable slots with readable ones of the batch, and counts them."""
-        good = [slot for slot in range(len(index)) if slot not in errors]
+    def _unreadable(self, error: Exception, name: str, row, stream: str) -> SampleError:
+        return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))
+
+    def _replace(self, errors: dict[int, SampleError], *parts) -> None:
+        """Fills unreadable slots of a batch's parts with readable ones, and counts them."""
+        good = [slot for slot in range(len(parts[0])) if slot not in errors]
         for slot, error in errors.items():
             if not good:
                 raise UserError(
@@ -143,8 +142,8 @@ class HostFeed:
                 ) from error
             self.failures[error.reason] += 1
             self.examples.setdefault(error.reason, str(error))
-            donor = good[slot % len(good)]
-            frames[slot], waveform[slot], index[slot] = frames[donor], waveform[donor], index[donor]
+            for part in parts:
+                part[slot] = part[good[slot % len(good)]]
 
     def _deliver(self, frames, waveform, index) -> Batch:
         return Batch(

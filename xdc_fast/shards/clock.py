@@ -11,7 +11,14 @@ import numpy as np
 from xdc_fast.shards.media import Refusal, Resample
 
 MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
+MAX_OVERLAP = 0.1  # of the sound; timestamps that overlap more are no clock at all
 ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame still holds it
+
+
+def nearest_rate(fps: float) -> Fraction:
+    """A frame rate as people write it: 29.97 is 30000/1001."""
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    return ntsc if abs(ntsc - Fraction(fps)) < fps * 3e-4 else Fraction(fps).limit_denominator(1000)
 
 
 def frame_count(seconds: float, fps: Fraction) -> int:
@@ -59,9 +66,11 @@ def heard(
 ) -> Iterator[np.ndarray]:
     """Mono int16 blocks at `rate` from `start` (seconds) on, at most `limit` samples in all.
 
-    Holes in the timestamps become silence; where frames overlap, the earlier is kept.
+    Holes in the timestamps become silence; where frames overlap, the earlier is kept. Raises
+    Refusal when most of the sound would be lost that way.
     """
     position, drop, expected, source_rate = 0, 0, None, None
+    overlap, total = 0.0, 0.0
     resample = None
 
     def place(block: np.ndarray) -> np.ndarray:
@@ -77,6 +86,7 @@ def heard(
         if resample is None or jump or frame.sample_rate != source_rate:
             if resample is not None:
                 yield place(resample(None))
+            overlap += max(0.0, expected - time) if jump else 0.0
             resample, source_rate, expected = Resample(rate), frame.sample_rate, time
             begin = round((time - start) * rate)
             drop = max(0, position - begin)
@@ -84,8 +94,11 @@ def heard(
             position += silence
             yield np.zeros(silence, np.int16)
         expected += end - time
+        total += end - time
         yield place(resample(frame))
         if position >= limit:
             return
     if resample is not None:
         yield place(resample(None))
+    if overlap > MAX_OVERLAP * total + MAX_DRIFT:
+        raise Refusal("damaged", "audio: the timestamps overlap")

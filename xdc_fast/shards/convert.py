@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xdc_fast.shards.clock import frame_count, heard, sample_count, shown
-from xdc_fast.shards.encode import WAV_HEADER, VideoWriter, pack_picture, packed_size, wav_header
+from xdc_fast.shards.clock import frame_count, heard, nearest_rate, sample_count, shown
+from xdc_fast.shards.copy import check_copyable, copy_video
+from xdc_fast.shards.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
 from xdc_fast.shards.media import Refusal, choose_streams, decoded, open_media, stream_facts
 
 SILENCE = 0.001  # of full scale
@@ -42,17 +43,14 @@ class Settings:
         return asdict(self)
 
 
-def nearest_rate(fps: float) -> Fraction:
-    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
-    return ntsc if abs(ntsc - Fraction(fps)) < fps * 3e-4 else Fraction(fps).limit_denominator(1000)
-
-
 def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
     """Decode a source and write its video track and wav file.
 
     Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
     `audio` cannot be written.
     """
+    if settings.codec == "copy":
+        return _convert_copy(path, settings, video, audio)
     fps, rate = settings.rate, settings.audio_rate
     with open_media(path) as pictures, open_media(path) as sound:
         picture_stream, sound_stream = choose_streams(pictures)
@@ -75,19 +73,30 @@ def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
         count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
     if count == 0:
         raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
-    if count < settings.min_seconds * fps:
-        raise Refusal("too short", f"{float(count / fps):.2f} s")
-    finish_wav(audio, sample_count(count, fps, rate), rate)
-    return {
-        "seconds": float(count / fps),
-        "fps": float(fps),
-        "frames": count,
-        "width": width,
-        "height": height,
-        "start": round(start, 6),
-        "cut": cut,
-        "original": facts,
-    }
+    finish_wav(audio, samples, count, fps, settings)
+    size = {"frames": count, "width": width, "height": height}
+    return {**_facts(fps, start, facts), **size, "seconds": float(count / fps), "cut": cut}
+
+
+def _convert_copy(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+    """The video's packets as they are; the sound is cut or filled with silence to their span."""
+    start, fps, count = check_copyable(path)
+    rate = settings.audio_rate
+    with open_media(path) as sound:
+        picture_stream, sound_stream = choose_streams(sound)
+        facts = {"video": stream_facts(picture_stream), "audio": stream_facts(sound_stream)}
+        blocks = heard(decoded(sound, sound_stream), start, rate, sample_count(count, fps, rate))
+        samples = write_pcm(audio, blocks)
+    if samples == 0:
+        raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
+    width, height = copy_video(path, video, fps, count)
+    finish_wav(audio, samples, count, fps, settings)
+    size = {"frames": count, "width": width, "height": height}
+    return {**_facts(fps, start, facts), **size, "seconds": float(count / fps), "cut": False}
+
+
+def _facts(fps: Fraction, start: float, original: dict) -> dict:
+    return {"fps": float(fps), "start": round(start, 6), "original": original}
 
 
 def write_pcm(path: Path, blocks) -> int:
@@ -101,12 +110,15 @@ def write_pcm(path: Path, blocks) -> int:
     return samples
 
 
-def finish_wav(path: Path, samples: int, rate: int) -> None:
-    """Cut the file to `samples` and give it its header; raises Refusal when it is silent."""
+def finish_wav(path: Path, stored: int, frames: int, fps: Fraction, settings: Settings) -> None:
+    """Make the sound as long as `frames`, with a wav header; raises Refusal: too short, silent."""
+    if frames < settings.min_seconds * fps:
+        raise Refusal("too short", f"{float(frames / fps):.2f} s")
+    samples = sample_count(frames, fps, settings.audio_rate)
     with path.open("r+b") as file:
         file.truncate(WAV_HEADER + 2 * samples)
-        file.write(wav_header(samples, rate))
-    pcm = np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(samples,))
+        file.write(wav_header(samples, settings.audio_rate))
+    pcm = np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(min(samples, stored),))
     loudest = max(int(pcm.max()), -int(pcm.min()))
     if loudest < SILENCE * 32768:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
@@ -118,12 +130,12 @@ def write_video(path: Path, grid, stream, settings: Settings, longest: int | Non
     if first is None:
         return 0, 0, 0, False
     width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
-    last = picture = None
+    scale, last, picture = Scaler(width, height, settings.codec == "jpeg"), None, None
     with VideoWriter(path, settings.codec, settings.rate, width, height) as writer:
         for frame in chain([first], grid):
             if writer.frames == longest:
                 return longest, width, height, True
             if frame is not last:
-                last, picture = frame, pack_picture(frame, width, height, settings.codec == "jpeg")
+                last, picture = frame, scale(frame)
             writer.add(picture)
     return writer.frames, width, height, False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from xdc_fast.shards.media import Refusal, orientation, turn
 
@@ -19,6 +20,7 @@ MAX_ASPECT = 8
 WAV_HEADER = 44
 MPEG, JPEG = 1, 2  # FFmpeg's limited and full colour range
 BT601 = 5
+MATRICES = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # the colour matrices that swscale knows besides
 
 
 def packed_size(frame: av.VideoFrame, aspect: Fraction | None, short_side: int) -> tuple[int, int]:
@@ -32,29 +34,37 @@ def packed_size(frame: av.VideoFrame, aspect: Fraction | None, short_side: int) 
     return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
 
 
-def pack_picture(frame: av.VideoFrame, width: int, height: int, full_range: bool) -> av.VideoFrame:
-    """Scale and turn a decoded frame into 4:2:0 with BT.601 colours."""
-    way = orientation(frame)
-    spaces = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # the matrices that swscale knows; else BT.601
-    full = frame.color_range == JPEG or frame.format.name.startswith("yuvj")
-    small = frame.reformat(
-        *((height, width) if way[0] else (width, height)),
-        format="yuvj420p" if full_range else "yuv420p",
-        interpolation="AREA",
-        src_colorspace=spaces.get(int(frame.colorspace), BT601),
-        dst_colorspace=BT601,
-        src_color_range=JPEG if full else MPEG,
-        dst_color_range=JPEG if full_range else MPEG,
-        threads=1,
-    )
-    if not any(way):
-        return small
-    stack = small.to_ndarray()
-    h, w = small.height, small.width
-    luma, chroma = stack[:h], stack[h:].reshape(2, h // 2, w // 2)
-    parts = [turn(plane, way).ravel() for plane in (luma, *chroma)]
-    turned = np.concatenate(parts).reshape(height * 3 // 2, width)
-    return av.VideoFrame.from_ndarray(turned, format=small.format.name)
+class Scaler:
+    """Turns decoded frames into upright 4:2:0 pictures of one size with BT.601 colours."""
+
+    def __init__(self, width: int, height: int, full_range: bool):
+        self._size, self._range = (width, height), JPEG if full_range else MPEG
+        self._format = "yuvj420p" if full_range else "yuv420p"
+        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        way = orientation(frame)
+        width, height = self._size[::-1] if way[0] else self._size
+        full = frame.color_range == JPEG or frame.format.name.startswith("yuvj")
+        small = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            self._format,
+            interpolation="AREA",
+            src_colorspace=MATRICES.get(int(frame.colorspace), BT601),
+            dst_colorspace=BT601,
+            src_color_range=JPEG if full else MPEG,
+            dst_color_range=self._range,
+            threads=1,
+        )
+        if not any(way):
+            return small
+        stack = small.to_ndarray()
+        planes = stack[:height], *stack[height:].reshape(2, height // 2, width // 2)
+        turned = np.concatenate([turn(plane, way).ravel() for plane in planes])
+        stack = turned.reshape(self._size[1] * 3 // 2, self._size[0])
+        return av.VideoFrame.from_ndarray(stack, format=self._format)
 
 
 class VideoWriter:

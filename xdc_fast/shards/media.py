@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,6 +12,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Discard, Disposition
+from av.video.reformatter import VideoReformatter
 
 REASONS = {
     "no audio": "there is no audio stream",
@@ -28,6 +30,7 @@ REASONS = {
     "time limit": "decoding took longer than --time-limit",
     "decoder died": "the decoder crashed on it",
 }
+PLAYLISTS = {"hls", "concat", "dash", "imf"}
 MAX_JUMP = 10.0  # seconds that timestamps may leap within one stream
 
 
@@ -46,12 +49,16 @@ def open_media(path: Path) -> av.container.InputContainer:
             raise Refusal("unreadable", "not a regular file" if path.exists() else "no such file")
         with path.open("rb") as file:  # tells a forbidden file from one that is no media
             file.read(1)
-        options = {"protocol_whitelist": "file"}
-        return av.open(f"file:{path}", container_options=options, metadata_errors="replace")
+        options = {"protocol_whitelist": "file"}  # a file may name others, even on the network
+        container = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Refusal("not media", error.strerror or str(error)) from None
     except OSError as error:
         raise Refusal("unreadable", error.strerror or str(error)) from None
+    if PLAYLISTS & set(container.format.name.split(",")):
+        container.close()
+        raise Refusal("not media", "a playlist of other files")
+    return container
 
 
 def choose_streams(container: av.container.InputContainer):
@@ -71,7 +78,9 @@ def choose_streams(container: av.container.InputContainer):
     return video, audio
 
 
-def decoded(container: av.container.InputContainer, stream) -> Iterator[tuple[float, float, object]]:
+def decoded(
+    container: av.container.InputContainer, stream
+) -> Iterator[tuple[float, float, object]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
     Frames that an edit list discards do not appear: FFmpeg has dropped them. Errors before the
@@ -83,9 +92,7 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[tuple[fl
     context = stream.codec_context
     context.thread_count = 1
     context.options = {"err_detect": "explode"}  # an error instead of concealed damage
-    rate = stream.average_rate or stream.guessed_rate if stream.type == "video" else None
-    usual = float(1 / rate) if rate else 0.04
-    end, error = None, None
+    clock, end, error = Timestamps(stream), None, None
     try:
         for packet in container.demux(stream):
             try:
@@ -95,31 +102,58 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[tuple[fl
                     raise
                 error, frames = failure, []
             for frame in frames:
-                start, end = _times(stream, frame, end, usual)
+                start, end = clock.place(frame)
                 yield start, end, frame
     except av.FFmpegError as failure:
+        if isinstance(failure, OSError) and failure.errno in (errno.EIO, errno.ESTALE):
+            raise Refusal("unreadable", failure.strerror) from None
         if end is None:
             raise Refusal("undecodable", f"{stream.type}: {failure.strerror}") from None
-        raise Refusal(
-            "damaged", f"{stream.type} after {end:.2f} s: {failure.strerror}"
-        ) from None
+        raise Refusal("damaged", f"{stream.type} after {end:.2f} s: {failure.strerror}") from None
     if end is None:
         detail = error.strerror if error else "the stream is empty"
         raise Refusal("undecodable", f"{stream.type}: {detail}")
     _check_complete(container, stream, end)
 
 
-def _times(stream, frame, end: float | None, usual: float) -> tuple[float, float]:
-    """Start and end of a frame in seconds; `end` is where the one before it ended."""
-    start = end or 0.0 if frame.pts is None else float(frame.pts * frame.time_base)
-    if frame.is_corrupt and end is not None:
-        raise Refusal("damaged", f"{stream.type}: corrupt frame at {start:.2f} s")
-    if end is not None and abs(start - end) > MAX_JUMP:
-        raise Refusal("damaged", f"{stream.type}: timestamps jump from {end:.2f} to {start:.2f} s")
-    if stream.type == "audio":
-        return start, start + frame.samples / frame.sample_rate
-    duration = float(frame.duration * frame.time_base) if frame.duration else usual
-    return start, start + duration
+class Timestamps:
+    """When each decoded frame of a stream begins and ends, in seconds."""
+
+    def __init__(self, stream):
+        self._kind = stream.type
+        rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
+        self._usual = float(1 / rate) if rate else 0.04
+        self._end: float | None = None
+        self._last = {"pts": -(2**63), "dts": -(2**63)}
+        self._faults = {"pts": 0, "dts": 0}
+
+    def place(self, frame) -> tuple[float, float]:
+        """Start and end of the next frame; raises Refusal for a corrupt frame or a wild jump."""
+        ticks, end = self._choose(frame), self._end
+        start = end or 0.0 if ticks is None else float(ticks * frame.time_base)
+        if frame.is_corrupt and end is not None:
+            raise Refusal("damaged", f"{self._kind}: corrupt frame at {start:.2f} s")
+        if end is not None and abs(start - end) > MAX_JUMP:
+            leap = f"timestamps jump from {end:.2f} to {start:.2f} s"
+            raise Refusal("damaged", f"{self._kind}: {leap}")
+        if self._kind == "audio":
+            self._end = start + frame.samples / frame.sample_rate
+        else:
+            duration = float(frame.duration * frame.time_base) if frame.duration else self._usual
+            self._end = start + duration
+        return start, self._end
+
+    def _choose(self, frame) -> int | None:
+        """pts, or dts where that has run backwards less often (FFmpeg's own rule): the pts of
+        AVI and of broken muxers are out of order when there are B-frames."""
+        for name in ("pts", "dts"):
+            value = getattr(frame, name)
+            if value is not None:
+                self._faults[name] += value <= self._last[name]
+                self._last[name] = value
+        if frame.pts is None or self._faults["pts"] > self._faults["dts"]:
+            return frame.pts if frame.dts is None else frame.dts
+        return frame.pts
 
 
 def _check_complete(container, stream, end: float) -> None:
@@ -178,11 +212,11 @@ def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
             raise ValueError("no frame rate")
         if wanted[0] > 0:
             container.seek(first + int(wanted[0] / rate / stream.time_base), stream=stream)
-        needed = set(wanted)
+        needed, reformatter = set(wanted), VideoReformatter()
         for frame in container.decode(stream):
             number = round((frame.pts - first) * stream.time_base * rate)
             if number in needed:
-                found[number] = upright(frame)
+                found[number] = upright(frame, reformatter)
             if number >= wanted[-1]:
                 break
     missing = sorted(needed - found.keys())
@@ -191,9 +225,11 @@ def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
     return np.stack([found[number] for number in wanted])
 
 
-def upright(frame: av.VideoFrame) -> np.ndarray:
+def upright(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """A frame as RGB, uint8 (H, W, 3), its display matrix applied."""
-    return turn(frame.to_ndarray(format="rgb24"), orientation(frame))
+    return turn(
+        reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), orientation(frame)
+    )
 
 
 def turn(picture: np.ndarray, way: tuple[bool, bool, bool]) -> np.ndarray:

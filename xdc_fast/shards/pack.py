@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from xdc_fast.shards.journal import Journal
 from xdc_fast.shards.media import Refusal
 from xdc_fast.shards.scan import scan
 from xdc_fast.shards.sources import Inputs, Source
+from xdc_fast.shards.tables import write_csv, write_manifest
 from xdc_fast.shards.tar import ShardWriter
 from xdc_fast.shards.workers import Convert, FatalError, run_jobs, scratch_files
 
@@ -66,7 +66,7 @@ def pack(
     out: Path,
     settings: Settings,
     *,
-    shard_mb: int = 256,
+    shard_mb: float = 256,
     workers: int | None = None,
     time_limit: float = 600.0,
     task: Convert = convert,
@@ -140,7 +140,9 @@ def _refuse_other(out: Path, old: dict, new: dict) -> None:
 def _open_journal(out: Path, run: dict) -> Journal:
     path = out / WORK / "journal.jsonl"
     if not path.exists():
-        left = [p.name for p in out.iterdir() if p.name not in (WORK, REFUSED)] if out.is_dir() else []
+        left = (
+            [p.name for p in out.iterdir() if p.name not in (WORK, REFUSED)] if out.is_dir() else []
+        )
         if left or (out.exists() and not out.is_dir()):
             raise UserError(
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
@@ -157,7 +159,7 @@ def _pack_rest(
     settings: Settings,
     journal: Journal,
     scratch: Path,
-    shard_mb: int,
+    shard_mb: float,
     workers: int | None,
     time_limit: float,
     task: Convert,
@@ -186,7 +188,7 @@ def _pack_rest(
             for file in scratch_files(scratch, number):
                 file.unlink(missing_ok=True)
             bar.update()
-            if shard.writer.bytes >= shard_mb * 1_000_000:
+            if shard.rows and shard.writer.bytes >= shard_mb * 1_000_000:
                 journal.append(shard.finish(settings.audio_rate, number + 1))
                 shard = OpenShard(out, journal.shards, journal.next_index)
         if shard.rows or shard.refused:
@@ -254,17 +256,3 @@ def _finish(inputs: Inputs, out: Path, run: dict, journal: Journal) -> dict:
         write_manifest(out, manifest)
     shutil.rmtree(out / WORK)
     return manifest
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[list]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def write_manifest(out: Path, manifest: dict) -> None:
-    """Atomically: a manifest is whole or not there."""
-    part = out / f".{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(part, out / MANIFEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import av
 import numpy as np
 
 from xdc_fast.shards.format import PACKET, SAMPLE
-from xdc_fast.shards.tar import Entry, dali_index, entries
+from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "mov", "mkv", "webm", "avi")
 AUDIO = ("wav", "flac", "ogg", "mp3", "m4a")
@@ -36,7 +35,11 @@ class Scan:
 
 
 class ScanError(Exception):
-    """A sample whose files cannot be understood: (key, what)."""
+    """A sample whose files cannot be understood."""
+
+    def __init__(self, key: str, what: str):
+        super().__init__(f"{key}: {what}")
+        self.key, self.what = key, what
 
 
 def scan(path: Path, first: int, rate: int) -> Scan:
@@ -46,108 +49,129 @@ def scan(path: Path, first: int, rate: int) -> Scan:
     """
     found = list(entries(path))
     samples = np.zeros(len(found), SAMPLE)
-    packets: list[np.ndarray] = []
-    facts, count = [], 0
+    packets, facts, count = [np.zeros(0, PACKET)], [], 0
+    for number, entry in enumerate(found):
+        row = samples[number]
+        row["index"] = first + number
+        facts.append(_meta(path, entry, row))
+        video = _video(path, entry, row)
+        _audio(path, entry, row, rate)
+        row["packet"] = count if len(video) else -1
+        packets.append(video)
+        count += len(video)
+    keys = [entry.key for entry in found]
+    return Scan(samples, np.concatenate(packets), dali_index(found), keys, facts)
+
+
+def probe_rate(path: Path) -> int:
+    """The sampling rate in Hz of the first sample's sound."""
+    entry = next(entries(path), None)
+    if entry is None:
+        raise ScanError("", "the shard is empty")
+    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
+    if member is None:
+        raise ScanError(entry.key, "neither video nor sound")
+    try:
+        with _open(path, member) as container:
+            return container.streams.audio[0].codec_context.sample_rate
+    except (av.FFmpegError, IndexError) as error:
+        raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
     with path.open("rb") as file:
-        for number, entry in enumerate(found):
-            row = samples[number]
-            row["index"] = first + number
-            facts.append(_meta(file, entry, row))
-            video = _video(file, entry, row)
-            _audio(file, entry, row, rate)
-            row["packet"] = count if len(video) else -1
-            packets.append(video)
-            count += len(video)
-    table = np.concatenate([np.zeros(0, PACKET), *packets])
-    return Scan(samples, table, dali_index(found), [entry.key for entry in found], facts)
+        file.seek(offset)
+        return file.read(size)
 
 
-def _read(file, member) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.size)
+def _open(path: Path, member: Member) -> av.container.InputContainer:
+    """A file inside the tar, by FFmpeg, without reading it whole."""
+    return av.open(f"subfile,,start,{member.offset},end,{member.offset + member.size},,:{path}")
 
 
-def _pick(entry: Entry, extensions: tuple[str, ...]):
+def _pick(entry: Entry, extensions: tuple[str, ...]) -> Member | None:
     return next((entry.members[e] for e in extensions if e in entry.members), None)
 
 
-def _meta(file, entry: Entry, row: np.void) -> dict:
-    """The sample's metadata; a bare .cls or .txt is its label."""
+def _meta(path: Path, entry: Entry, row: np.void) -> dict:
+    """The sample's metadata; without any, a .cls or .txt file is its label."""
     if "json" in entry.members:
         member = entry.members["json"]
         row["meta"], row["meta_bytes"] = member.offset, member.size
         try:
-            facts = json.loads(_read(file, member))
+            facts = json.loads(_read(path, member.offset, member.size))
         except ValueError as error:
             raise ScanError(entry.key, f"json: {error}") from None
         return facts if isinstance(facts, dict) else {}
     member = _pick(entry, ("cls", "txt"))
     if member is None:
         return {}
-    value = _read(file, member).decode("utf-8", "replace").strip()
-    return {"labels": {"class" if member.extension == "cls" else "text": value}}
+    value = _read(path, member.offset, member.size).decode("utf-8", "replace").strip()
+    return {"labels": {"class" if "cls" in entry.members else "text": value}}
 
 
-def _video(file, entry: Entry, row: np.void) -> np.ndarray:
-    """Fill in the video's columns; returns its PACKET rows, none unless they are JPEGs."""
+def _video(path: Path, entry: Entry, row: np.void) -> np.ndarray:
+    """Fill in the video's columns; returns its PACKET rows, none unless all are JPEGs."""
     member = _pick(entry, VIDEO)
     if member is None:
-        raise ScanError(entry.key, "no video file (" + ", ".join(VIDEO) + ")")
+        raise ScanError(entry.key, f"no video file ({', '.join(VIDEO)})")
     row["video"], row["video_bytes"] = member.offset, member.size
-    content = _read(file, member)
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with _open(path, member) as container:
             stream = container.streams.video[0]
-            places = [(p.pos, p.size) for p in container.demux(stream) if p.size]
-            row["frames"], row["fps"] = len(places), float(stream.average_rate or 0)
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            row["frames"], row["fps"] = len(packets), float(stream.average_rate or 0)
             context = stream.codec_context
             row["width"], row["height"] = context.width, context.height
-            is_jpeg = context.name == "mjpeg"
+            jpeg = context.name == "mjpeg"
     except (av.FFmpegError, IndexError, AttributeError) as error:
         raise ScanError(entry.key, f"{member.extension}: {error}") from None
-    table = np.array(places, dtype=PACKET)
-    located = is_jpeg and all(
-        content[offset : offset + 2] == b"\xff\xd8" and content[offset + size - 2 : offset + size]
-        == b"\xff\xd9" for offset, size in places
+    if not packets:
+        raise ScanError(entry.key, f"{member.extension}: the video track is empty")
+    table = np.array([(packet.pos + member.offset, packet.size) for packet in packets], PACKET)
+    if jpeg and all(_is_located(path, packet, row) for packet in (packets[0], packets[-1])):
+        return table
+    return table[:0]
+
+
+def _is_located(path: Path, packet: av.Packet, row: np.void) -> bool:
+    """Whether the packet's position is that of its bytes: some containers give another."""
+    return packet.pos is not None and bytes(packet) == _read(
+        path, int(row["video"]) + packet.pos, packet.size
     )
-    if not located:
-        return table[:0]
-    table["offset"] += member.offset
-    return table
 
 
-def _audio(file, entry: Entry, row: np.void, rate: int) -> None:
+def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:
     """Fill in the audio's columns: its own file, or the video file where it holds the sound."""
     member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
     row["audio"], row["audio_bytes"], row["pcm"] = member.offset, member.size, -1
-    content = _read(file, member)
+    if _plain_pcm(path, member, row, rate):
+        return
     try:
-        if _plain_pcm(content, row, rate):
-            return
-        row["pcm"] = -1
-        with av.open(io.BytesIO(content)) as container:
+        with _open(path, member) as container:
             stream = container.streams.audio[0]
             length = stream.duration * stream.time_base if stream.duration else None
-            length = length or (container.duration or 0) / 1e6
-            row["samples"] = round(length * rate)
+            row["samples"] = round((length or (container.duration or 0) / 1_000_000) * rate)
     except (av.FFmpegError, IndexError) as error:
         raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
 
 
-def _plain_pcm(content: bytes, row: np.void, rate: int) -> bool:
-    """Whether a wav is 16-bit mono PCM at `rate`; if so its place and length are filled in."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+def _plain_pcm(path: Path, member: Member, row: np.void, rate: int) -> bool:
+    """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in place and length."""
+    head = _read(path, member.offset, min(member.size, 4096))
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return False
     position, plain = 12, False
-    while position + 8 <= len(content):
-        name, size = struct.unpack_from("<4sI", content, position)
+    while position + 8 <= len(head):
+        name, size = struct.unpack_from("<4sI", head, position)
         position += 8
-        if name == b"fmt ":
-            form, channels, hertz, _, _, bits = struct.unpack_from("<HHIIHH", content, position)
+        if name == b"fmt " and position + 16 <= len(head):
+            form, channels, hertz, _, _, bits = struct.unpack_from("<HHIIHH", head, position)
             plain = (form, channels, hertz, bits) == (1, 1, rate, 16)
         if name == b"data":
-            row["samples"] = min(size, len(content) - position) // 2
-            row["pcm"] = row["audio"] + position
+            if plain:
+                row["samples"] = min(size, member.size - position) // 2
+                row["pcm"] = member.offset + position
             return plain
         position += size + size % 2
     return False

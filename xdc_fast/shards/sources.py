@@ -14,9 +14,10 @@ from xdc_fast.shards.format import SAMPLE_COLUMNS
 
 PATH_COLUMNS = ("path", "file")
 NAME_COLUMNS = ("file", "path", "name")
-NO_MEDIA = frozenset(
-    ".csv .tsv .txt .json .jsonl .md .html .xml .yaml .yml .log .srt .vtt .ass .pdf .jpg .jpeg "
-    ".png .webp .npy .py .sh .zip .gz .tar .idx".split()
+NO_MEDIA = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".yml", ".log"),
+    *(".srt", ".vtt", ".ass", ".pdf", ".jpg", ".jpeg", ".png", ".webp", ".npy", ".py", ".sh"),
+    *(".zip", ".gz", ".tar", ".idx"),
 )
 
 
@@ -78,7 +79,7 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
     for name in columns:
         if name in SAMPLE_COLUMNS:
             raise UserError(f"label column '{name}' has a name that samples.csv uses; rename it")
-    return Inputs(sources, columns, notes)
+    return Inputs(sources, sorted(columns), notes)
 
 
 def printable(name: str) -> str:
@@ -110,10 +111,12 @@ def _walk(folder: Path, out: Path, notes: list[str]) -> list[Source]:
 
 
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
-    kept = {source.path.resolve(): source for source in reversed(sources)}
+    kept: dict[Path, Source] = {}
+    for source in sources:
+        kept.setdefault(source.path.resolve(), source)
     if len(kept) < len(sources):
         notes.append(f"{len(sources) - len(kept)} files were given twice and are taken once")
-    return list(reversed(kept.values()))
+    return list(kept.values())
 
 
 def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[str, list[dict[str, str]], list[str]]:

@@ -16,7 +16,7 @@ PIECE = 1 << 20
 
 
 class ShardWriter:
-    """Appends samples to a USTAR file: fixed dates, owners and modes, files of a sample adjacent."""
+    """Appends samples to a USTAR file: fixed dates and owners, files of a sample adjacent."""
 
     def __init__(self, path: Path):
         self.path, self.bytes, self.samples = path, 0, 0

@@ -16,6 +16,19 @@ Sound, 16 kHz mono, F in (0, 1) on the mel scale from 0 to 8 kHz:
   noise       Gaussian, equal power per mel, times exp(COLOUR * exp(-((F - centre) / .16)^2)).
   event       EVENT nats over the uncoloured noise in its mel rows at the onset, then decaying
               by DECAY nats until the next one.
+labels.csv holds the index of each factor; hues, angles and pitches vary within their index, and
+the swing's, flicker's and events' phases, the disc's size and the grating's width are unlabelled.
+
+Why these amplitudes: clusters of random features must hold a little of the class, or cross-modal
+clustering never starts, and more of a distractor, or there is nothing to show. Measured with
+seed 0: 40x40 JPEG frames, clips of 8 32x32 frames and 100 log-mel frames, untrained encoders of
+48 features, 5 seeds, k-means with k = 20 on 1,500 videos, mutual information (NMI) with
+  the class .14 to .18 (video), .17 to .20 (sound); background_hue .22 to .31; noise_level .23
+  to .27; noise_colour .07 to .12; object_hue .04 to .08; any other distractor at most .04.
+With BACKGROUND .14 and SATURATION .5 the class led in the video (.18 to .24, hue .10 to .19); with
+EVENT 4 the class in the sound was at .12 to .14. 15 epochs of XDC in 5 iterations (two seeds) took
+linear probes of the class from 40 and 42 % to 87 and 86 % (video), 38 and 33 % to 79 and 53 %
+(sound); 500 videos to fit, 1,000 to test.
 """
 
 import colorsys
@@ -53,17 +66,17 @@ SECONDS = 3
 CYCLES_PER_SECOND = 1.875
 EVENTS_PER_SECOND = (2, 6)
 
-BACKGROUND = 0.2
+BACKGROUND = 0.22
 TEXTURE = 0.12
 CARRIER = 0.675
-SATURATION = 0.5
+SATURATION = 0.6
 GRAIN = 0.04
 
 COLOUR = 1.5
-EVENT = 4.0
+EVENT = 4.5
 DECAY = 6.0
 NOISE_RMS = 0.03
-SINE = 0.25  # the amplitude at which a sine is as high as the noise in a mel row
+SINE = 0.25  # puts a sine's peak 0 to 0.4 nats under the noise in its mel row
 
 
 def make_toy(
@@ -130,7 +143,7 @@ def draw_frames(factors: dict, rng: np.random.Generator) -> np.ndarray:
     frequency = rng.uniform(1, 2.5)
     u = x * math.cos(theta) + y * math.sin(theta) - way
     grating = np.sin(2 * math.pi * (frequency * u + rng.uniform()))
-    background = 0.38 + BACKGROUND * (hue - 0.5) + TEXTURE * grating[..., None]
+    background = 0.38 + BACKGROUND * (hue - 0.5) + TEXTURE * grating
 
     down, right = divmod(factors["position"], 2)
     wave = np.sin(2 * math.pi * (CYCLES_PER_SECOND * t + rng.uniform()))
@@ -141,14 +154,15 @@ def draw_frames(factors: dict, rng: np.random.Generator) -> np.ndarray:
     along = (y, x, (x + y) / math.sqrt(2), (x - y) / math.sqrt(2), r)[shape]
     carrier = np.sin(2 * math.pi * (7.8 * along + rng.uniform()))
     radius = 0.245 * rng.uniform(0.85, 1.2)
-    window = (visible / (1 + np.exp((r - radius) * 32)))[..., None]
+    window = visible / (1 + np.exp((r - radius) * 32))
     colour = _hue((factors["object_hue"] + rng.uniform(-0.3, 0.3)) / 8)
     colour = 1 - SATURATION + SATURATION * colour
 
     picture = background * (1 - window / 2)
-    picture = picture + window * colour * (CARRIER * carrier[..., None] + 0.25)
+    picture += colour * window * (CARRIER * carrier + 0.25)
     picture += GRAIN * rng.standard_normal(picture.shape, dtype=np.float32)
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    picture = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(picture.transpose(1, 2, 3, 0))
 
 
 def draw_waveform(factors: dict, rng: np.random.Generator) -> np.ndarray:
@@ -194,7 +208,8 @@ def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
 
 
 def _hue(turn: float) -> np.ndarray:
-    return np.array(colorsys.hsv_to_rgb(turn % 1, 1, 1), np.float32)
+    """A pure colour, [3, 1, 1, 1]: pictures are drawn as planes, which is faster."""
+    return np.array(colorsys.hsv_to_rgb(turn % 1, 1, 1), np.float32).reshape(3, 1, 1, 1)
 
 
 def _mel(hertz: np.ndarray) -> np.ndarray:

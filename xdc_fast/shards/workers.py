@@ -93,11 +93,6 @@ def run_jobs(
     place = {number: i for i, (number, _) in enumerate(jobs)}
     try:
         while answered < len(jobs):
-            for worker in crew:
-                idle = worker.started and worker.job is None
-                if idle and asked < min(len(jobs), answered + AHEAD * workers):
-                    worker.give(jobs[asked], time_limit)
-                    asked += 1
             for i, worker in enumerate(crew):
                 outcome = _poll(worker, time_limit)
                 if outcome is None:
@@ -107,11 +102,16 @@ def run_jobs(
                 if not worker.process.is_alive():
                     worker.stop()
                     crew[i] = Worker(*arguments)
-            if answered not in outcomes:
-                _sleep(crew)
-            while answered in outcomes:
+            for worker in crew:
+                idle = worker.started and worker.job is None
+                if idle and asked < min(len(jobs), answered + AHEAD * workers):
+                    worker.give(jobs[asked], time_limit)
+                    asked += 1
+            if answered in outcomes:
                 yield jobs[answered], outcomes.pop(answered)
                 answered += 1
+            else:
+                _sleep(crew)
     finally:
         for worker in crew:
             worker.stop()
@@ -141,6 +141,8 @@ def _poll(worker: Worker, time_limit: float) -> Outcome | None:
         code = worker.process.exitcode
         if not worker.started:
             raise FatalError(f"a worker process could not start (exit status {code})")
+        if worker.job is None:
+            raise FatalError(f"a worker process died while idle (exit status {code})")
         return Refusal("decoder died", f"signal {-code}" if code < 0 else f"exit status {code}")
     if time.monotonic() > worker.deadline:
         worker.stop()

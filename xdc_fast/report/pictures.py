@@ -1,0 +1,143 @@
+"""What a page shows of a sample: three frames, its spectrogram, its sound, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+
+from xdc_fast.clips.windows import ClipShape, fixed_windows
+from xdc_fast.encoders.inputs import Inputs, spectrogram
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.encode import wav_header
+from xdc_fast.shards.media import decode_frames, decode_waveform
+
+FRAMES = 3
+JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG
+LONGEST = 3.0  # seconds of a sample that are shown
+SOUND_BYTES = 4_200_000  # of a whole page, before base64; decides how long the stretches are
+DARKEST, BRIGHTEST = 8, 99.8  # percentiles of the log-mel values at the ends of the colour map
+
+# sRGB; CIE lightness rises from 2 to 96 in near-equal steps
+COLOURS = ("07080f", "1d1f4a", "4b2f7d", "8a3a84", "c94a74", "ee7550", "f9b35c", "fdf3c4")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample on the page. mel: float32 (mels, frames) of the whole stretch."""
+
+    index: int
+    source: str
+    frames: list[str]
+    sound: str
+    mel: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The middle `seconds` of a sample, around the clip of `clip_seconds` that was clustered."""
+
+    seconds: float
+    clip_seconds: float
+
+
+def choose_stretch(shards: ShardSet, clip: ClipShape, indices: list[int]) -> Stretch:
+    """As long as the samples and the size of the page allow."""
+    rows = [shards.row(index)[1] for index in indices]
+    longest = max(row["samples"] for row in rows) / shards.rate
+    fair = SOUND_BYTES / (2 * shards.rate * len(indices))
+    heard = clip.samples / clip.audio_rate
+    return Stretch(max(min(LONGEST, longest, fair), heard), heard)
+
+
+def show_sample(shards: ShardSet, inputs: Inputs, stretch: Stretch, index: int) -> Sample:
+    """A sample's stretch: frames from the middle of its thirds, all of its sound."""
+    row = shards.row(index)[1]
+    shape = ClipShape(
+        frames=2 * FRAMES,
+        rate=2 * FRAMES / stretch.seconds,
+        crop=0,
+        samples=round(stretch.seconds * shards.rate),
+        audio_rate=shards.rate,
+    )
+    window = fixed_windows(row[None], shape)
+    frames = read_frames(shards, index, window.frames[0, 1::2])
+    pcm = read_sound(shards, index, int(window.start[0]), shape.samples)
+    return Sample(
+        index=index,
+        source=shards.meta(index)["source"],
+        frames=[data_uri("image/jpeg", frame) for frame in frames],
+        sound=data_uri("audio/wav", wav_header(len(pcm), shards.rate) + pcm.tobytes()),
+        mel=spectrogram(torch.from_numpy(pcm)[None], inputs.spec)[0].numpy(),
+    )
+
+
+def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes]:
+    """Frames as JPEG: the shard's own packets, or decoded and encoded again."""
+    name, row = shards.row(index)
+    if row["packet"] >= 0:
+        return [packet.tobytes() for packet in shards.packets(name, row, numbers)]
+    return [
+        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), JPEG_QUALITY)
+        for picture in decode_frames(shards.video_file(index), numbers)
+    ]
+
+
+def read_sound(shards: ShardSet, index: int, start: int, count: int) -> np.ndarray:
+    """int16 (count,) from sample `start`; zeros beyond either end."""
+    name, row = shards.row(index)
+    if row["pcm"] >= 0:
+        return shards.pcm(name, row, start, count)
+    track = decode_waveform(shards.audio_file(index), shards.rate)
+    padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
+    return padded[max(start, 0) :][:count]
+
+
+def mel_range(samples: list[Sample]) -> tuple[float, float]:
+    """Log-mel values of the darkest and the brightest colour, common to all samples."""
+    values = np.concatenate([sample.mel.ravel() for sample in samples])
+    low, high = np.percentile(values, [DARKEST, BRIGHTEST])
+    return float(low), max(float(high), float(low) + 1)
+
+
+def paint(mel: np.ndarray, low: float, high: float) -> str:
+    """A spectrogram (mels, frames) as a PNG data URI, low frequencies at the bottom."""
+    shade = np.clip((mel[::-1] - low) / (high - low), 0, 1)
+    return data_uri("image/png", png((shade * 255).round().astype(np.uint8), colour_map()))
+
+
+def colour_map() -> np.ndarray:
+    """COLOURS with the steps between them, uint8 (256, 3)."""
+    points = np.array([list(bytes.fromhex(colour)) for colour in COLOURS])
+    at = np.linspace(0, len(points) - 1, 256)
+    mixed = [np.interp(at, np.arange(len(points)), channel) for channel in points.T]
+    return np.stack(mixed, axis=1).round().astype(np.uint8)
+
+
+def png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
+    """A PNG of palette indices, uint8 (H, W); palette uint8 (256, 3)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)  # 0: no row filter
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"PLTE", palette.tobytes())
+        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+        + chunk(b"IEND", b"")
+    )
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

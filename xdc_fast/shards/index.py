@@ -1,0 +1,137 @@
+"""Index files, tables and a manifest for tar shards that lie there already."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from xdc_fast.errors import UserError
+from xdc_fast.shards.format import (
+    FORMAT,
+    MANIFEST,
+    REFUSED,
+    REFUSED_COLUMNS,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+)
+from xdc_fast.shards.scan import Scan, ScanError, probe_rate, scan
+from xdc_fast.shards.tables import write_csv, write_manifest
+from xdc_fast.shards.tar import checksum
+
+
+def index(out: Path) -> dict:
+    """Rebuild the sidecars, samples.csv and the manifest of an audio-video WebDataset.
+
+    out: a folder of .tar files; a sample has a video file (mp4, mov, mkv, webm, avi), its sound in
+    a file of its own (wav, flac, ogg, mp3, m4a) or in the video's, and json metadata, or a cls or
+    txt label. Both tracks are taken to begin together, and the video to have a constant rate.
+    What the tars cannot tell (settings, what was refused) is kept from a manifest that is there.
+    Returns the manifest. Raises UserError, which names the shard and the sample.
+    """
+    paths = sorted(out.glob("*.tar")) if out.is_dir() else []
+    if not paths:
+        raise UserError(f"{out}: no .tar files there")
+    old = _old_manifest(out / MANIFEST)
+    rate = old["settings"]["audio_rate"] if old else _guess(paths[0], probe_rate, paths[0])
+    scans, shards, first = [], [], 0
+    for path in tqdm(paths, unit="shard", desc="indexing"):
+        found = _guess(path, scan, path, first, rate)
+        found.write(out / path.stem)
+        scans.append(found)
+        shard = {"name": path.name, "samples": len(found.keys), "first": first}
+        shards.append({**shard, "bytes": path.stat().st_size, "sha256": checksum(path)})
+        first += len(found.keys)
+    _refuse_repeats(out, scans)
+    names = sorted({name for found in scans for facts in found.facts for name in _labels(facts)})
+    rows = [
+        row for path, found in zip(paths, scans, strict=True) for row in _rows(path, found, names)
+    ]
+    write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
+    refused = _refused(out / REFUSED)
+    manifest = {
+        **_head(old, scans, rate, first + len(refused)),
+        "samples": first,
+        "frames": sum(row[5] for row in rows),
+        "seconds": round(sum(row[4] for row in rows), 3),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "labels": names,
+        "cut": old["cut"] if old else 0,
+        "refused": dict(sorted(Counter(row["reason"] for row in refused).items())),
+        "shards": shards,
+    }
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _guess(path: Path, task, *arguments):
+    """Call a scan; a shard that it cannot read is the user's to mend."""
+    try:
+        return task(*arguments)
+    except ScanError as error:
+        raise UserError(f"{path}: sample {error.key}: {error.what}; mend or remove it") from None
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: not a sound tar ({error}); mend or remove it") from None
+
+
+def _old_manifest(path: Path) -> dict | None:
+    """The manifest that is there, if it is one of ours and whole."""
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+
+
+def _head(old: dict | None, scans: list[Scan], rate: int, inputs: int) -> dict:
+    """How the set was made: from the old manifest, or what the first sample shows."""
+    if old:
+        return {key: old[key] for key in ("format", "settings", "inputs", "packer")}
+    row = scans[0].samples[0]
+    settings = {
+        "codec": "copy" if row["packet"] < 0 else "jpeg",
+        "fps": float(row["fps"]),
+        "short_side": int(min(row["width"], row["height"])),
+        "audio_rate": rate,
+    }
+    counts = {"count": inputs, "sha256": None}
+    return {"format": FORMAT, "settings": settings, "inputs": counts, "packer": {}}
+
+
+def _labels(facts: dict) -> dict[str, str]:
+    labels = facts.get("labels")
+    return {k: str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+
+
+def _rows(path: Path, found: Scan, names: list[str]) -> list[list]:
+    """The rows of samples.csv for one shard."""
+    rows = []
+    for row, key, facts in zip(found.samples, found.keys, found.facts, strict=True):
+        frames, labels = int(row["frames"]), _labels(facts)
+        seconds = facts.get("seconds") or frames / (float(row["fps"]) or np.inf)
+        told = [int(row["index"]), key, path.name, facts.get("source", key), seconds, frames]
+        rows.append(told + [labels.get(name, "") for name in names])
+    return rows
+
+
+def _refuse_repeats(out: Path, scans: list[Scan]) -> None:
+    counts = Counter(key for found in scans for key in found.keys)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{out}: the key {repeated[0]} appears more than once ({len(repeated)} such keys); "
+            "keys must be unique and the files of a sample adjacent"
+        )
+
+
+def _refused(path: Path) -> list[dict[str, str]]:
+    """The rows of refused.csv, which is made where there is none."""
+    if not path.is_file():
+        write_csv(path, REFUSED_COLUMNS, [])
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

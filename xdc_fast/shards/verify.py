@@ -1,0 +1,136 @@
+"""Does a packed set still hold what its manifest says, and does it decode."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import av
+import numpy as np
+import simplejpeg
+from tqdm import tqdm
+
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import SAMPLES
+from xdc_fast.shards.media import decode_frames, decode_waveform
+from xdc_fast.shards.scan import Scan, ScanError, scan
+from xdc_fast.shards.tar import checksum
+
+Damage = dict[str, str]  # shard, sample (its key, or empty), what
+
+
+def verify(out: Path, decode: bool = False) -> dict:
+    """Compare every shard with the manifest, the sidecars and samples.csv.
+
+    decode: also decode every frame and all sound.
+    Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
+    Raises UserError where there is no manifest.
+    """
+    shards = ShardSet(out)
+    damaged: list[Damage] = []
+    seen: set[str] = set()
+    rows = _rows(shards, damaged)
+    first = 0
+    for record in tqdm(shards.manifest["shards"], unit="shard", desc="verifying"):
+        wanted = rows[first : first + record["samples"]]
+        damaged += [
+            {"shard": record["name"], "sample": sample, "what": what}
+            for sample, what in _check_shard(out, record, first, shards, wanted, seen, decode)
+        ]
+        first += record["samples"]
+    return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
+
+
+def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict]:
+    """The rows of samples.csv; none of them where their number is wrong."""
+    path = shards.root / SAMPLES
+    rows = shards.table() if path.is_file() else []
+    if len(rows) != len(shards):
+        what = f"{len(rows)} rows, the manifest says {len(shards)}" if path.is_file() else "missing"
+        damaged.append({"shard": SAMPLES, "sample": "", "what": what})
+        return []
+    return rows
+
+
+def _check_shard(out, record, first, shards, wanted, seen, decode):
+    """Yield (sample key, what is wrong) for one shard."""
+    path = out / record["name"]
+    if not path.is_file():
+        yield "", "missing"
+        return
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        yield "", f"{size} bytes, the manifest says {record['bytes']}"
+    elif checksum(path) != record["sha256"]:
+        yield "", "the checksum differs from the manifest's"
+    try:
+        found = scan(path, first, shards.rate)
+    except ScanError as error:
+        yield error.key, error.what
+        return
+    except (tarfile.TarError, EOFError) as error:
+        yield "", f"not a sound tar: {error}"
+        return
+    if len(found.keys) != record["samples"]:
+        yield "", f"{len(found.keys)} samples, the manifest says {record['samples']}"
+    for key in found.keys:
+        if key in seen:
+            yield key, "its files are not adjacent, or the key is used twice"
+        seen.add(key)
+    for row, key, facts in zip(wanted, found.keys, found.facts, strict=False):
+        if row["key"] != key:
+            yield key, f"{SAMPLES} has {row['key']} in its place"
+        if facts.get("source", key) != row["source"]:
+            yield key, f"its source is {facts.get('source')}, {SAMPLES} says {row['source']}"
+    yield from _check_sidecars(out / path.stem, found)
+    if decode:
+        for row, key in zip(found.samples, found.keys, strict=True):
+            for what in _check_decoding(path, row, found.packets, shards.rate):
+                yield key, what
+
+
+def _check_sidecars(stem: Path, found: Scan):
+    for suffix, wanted in ((".samples.npy", found.samples), (".packets.npy", found.packets)):
+        path = Path(f"{stem}{suffix}")
+        try:
+            if not np.array_equal(np.load(path), wanted):
+                yield "", f"{path.name} does not match the tar"
+        except FileNotFoundError:
+            yield "", f"{path.name} is missing"
+        except (ValueError, EOFError, OSError) as error:
+            yield "", f"{path.name} cannot be read ({error})"
+    path = Path(f"{stem}.idx")
+    if not path.is_file():
+        yield "", f"{path.name} is missing"
+    elif path.read_text(errors="replace") != found.idx:
+        yield "", f"{path.name} does not match the tar"
+
+
+def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int):
+    """Yield what does not decode of one sample."""
+    data = np.memmap(path, mode="r", dtype=np.uint8)
+    video = data[row["video"] : row["video"] + row["video_bytes"]]
+    audio = data[row["audio"] : row["audio"] + row["audio_bytes"]]
+    try:
+        if row["packet"] < 0:
+            _decode_all(video.tobytes(), int(row["frames"]))
+        else:
+            _decode_jpegs(data, packets[row["packet"] : row["packet"] + row["frames"]], row)
+    except (av.FFmpegError, ValueError) as error:
+        yield f"video: {error}"
+    try:
+        decode_waveform(audio.tobytes(), rate)
+    except (av.FFmpegError, ValueError) as error:
+        yield f"audio: {error}"
+
+
+def _decode_jpegs(data: np.ndarray, packets: np.ndarray, row: np.void) -> None:
+    for number, (offset, size) in enumerate(packets):
+        picture = simplejpeg.decode_jpeg(data[offset : offset + size], strict=True)
+        if picture.shape[:2] != (row["height"], row["width"]):
+            raise ValueError(f"frame {number} is {picture.shape[1]} x {picture.shape[0]}")
+
+
+def _decode_all(video: bytes, frames: int, piece: int = 64) -> None:
+    for first in range(0, frames, piece):
+        decode_frames(video, np.arange(first, min(first + piece, frames)))
