@@ -1,6 +1,7 @@
 """The run: sources and labels, workers that hang or die, resuming, bytes, the command."""
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -225,6 +226,15 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(videos, tmp_path):
         run([videos], out, Settings(short_side=32, fps=5), shard_mb=0)
     with pytest.raises(UserError, match="other inputs"):
         run([videos / "cats"], out, shard_mb=0)
+    first = (out / "shard-000000.tar").read_bytes()
+    (out / "shard-000000.tar").unlink()
+    with pytest.raises(UserError, match=r"shard-000000\.tar: a finished shard is gone"):
+        run([videos], out, shard_mb=0)
+    (out / "shard-000000.tar").write_bytes(first)
+    with (out / ".packing" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run"):
+            run([videos], out, shard_mb=0)
     run([videos], out, shard_mb=0, workers=2)
     run([videos], tmp_path / "whole", shard_mb=0)
     assert contents(out) == contents(tmp_path / "whole")
@@ -314,7 +324,6 @@ def test_interrupting_says_how_to_go_on(tmp_path, how):
     assert "run the same command again to go on" in errors and "Traceback" not in errors
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not ODD.is_dir(), reason="the odd media are not here")
 def test_odd_media(tmp_path):
     """248 odd files: none stops the run, each is packed or refused with a true reason."""

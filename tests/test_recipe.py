@@ -48,10 +48,10 @@ def test_mistakes_are_named_with_a_way_out(override, message):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="none.yaml: No such file"):
+    with pytest.raises(UserError, match=r"none.yaml: No such file"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="bad.yaml: not valid YAML"):
+    with pytest.raises(UserError, match=r"bad.yaml: not valid YAML"):
         load_recipe(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="a recipe is a mapping"):

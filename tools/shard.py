@@ -93,6 +93,8 @@ def _check(settings: Settings, shard_mb: int, workers: int | None, time_limit: f
 
 def _say(summary, out: Path) -> None:
     """The summary for people."""
+    from xdc_fast.shards.media import REASONS
+
     if summary.already:
         click.echo(f"{out}: already packed with these inputs and settings")
     click.echo(
@@ -100,7 +102,7 @@ def _say(summary, out: Path) -> None:
         f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s"
     )
     for reason, count in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0])):
-        click.echo(f"  refused {count:6d}  {reason}")
+        click.echo(f"  refused {count:6d}  {reason}: {REASONS[reason]}")
     if summary.cut:
         click.echo(f"  cut     {summary.cut:6d}  to --max-seconds")
 
@@ -175,7 +177,7 @@ def index(out):
 @main.command()
 @click.argument("out", type=FOLDER)
 @click.option("--videos", type=click.IntRange(1), default=600, show_default=True)
-@click.option("--classes", type=click.IntRange(2), default=8, show_default=True)
+@click.option("--classes", type=click.IntRange(2), default=10, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as cores unless given.")
 def toy(out, videos, classes, seed, workers):

@@ -27,8 +27,8 @@ class DaliFeed(HostFeed):
     """Batches of a shard set, decoded by DALI.
 
     One bad sample kills a DALI pipeline, so bytes that are no picture are replaced before it sees
-    them; a batch that it still fails on is read by the host path, and the pipeline built anew. Arguments as of HostFeed; raises
-    UserError for shards that DALI cannot decode on this device.
+    them; a batch that it still fails on is read by the host path, and the pipeline built anew.
+    Arguments as of HostFeed. Raises UserError for shards that DALI cannot decode on this device.
     """
 
     name = "dali"

@@ -128,7 +128,7 @@ class Run:
         kept = [
             json.dumps(line)
             for line in self.metrics()
-            if (line["iteration"], line.get("step", float("inf"))) < (iteration, step)
+            if (line["iteration"], line.get("step", float("inf"))) <= (iteration, step)
         ]
         _replace(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
 

@@ -111,4 +111,5 @@ def summarise(recipe, shards, state) -> dict:
         "samples": len(shards),
         "iterations": state.records,
         "seconds": state.seconds,
+        "data": state.data,
     }

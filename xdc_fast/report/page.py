@@ -88,9 +88,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
 
 def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
     """Raises UserError unless these are the shards that the run was made of."""
-    state = run.checkpoint()
-    other = state is not None and state["state"]["data"] != fingerprint(shards)
-    if other or len(shards) != summary["samples"]:
+    if summary["data"] != fingerprint(shards):
         raise UserError(
             f"{run.root}: was made from other shards than {shards.root} holds "
             f"({summary['samples']} samples, {len(shards)} there); give its own with --data"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLES
+from xdc_fast.shards.format import FORMAT, MANIFEST, PACKET, SAMPLE, SAMPLES
 
 
 class SampleError(Exception):
@@ -28,8 +28,21 @@ def _map(path: Path) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _table(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+def _table(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The rows of an .npy file, mapped.
+
+    np.load would parse the header with `ast`, which is not safe in threads before Python 3.12
+    (python/cpython#106905).
+    """
+    with path.open("rb") as file:
+        start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, header length
+        header = file.read(start - 10)
+        empty = not file.read(1)
+    if str(dtype.descr).encode() not in header:
+        raise UserError(
+            f"{path}: not a table of this format; rebuild it with `xdc-shard index {path.parent}`"
+        )
+    return np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r", offset=start)
 
 
 class ShardSet:
@@ -75,13 +88,13 @@ class ShardSet:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         name = self.shards[shard]
-        table = _table(self.root / f"{name.removesuffix('.tar')}.samples.npy")
+        table = _table(self.root / f"{name.removesuffix('.tar')}.samples.npy", SAMPLE)
         return name, table[index - self._first[shard]]
 
     def rows(self) -> np.ndarray:
         """All SAMPLE rows, shape (N,)."""
         stems = (name.removesuffix(".tar") for name in self.shards)
-        return np.concatenate([_table(self.root / f"{stem}.samples.npy") for stem in stems])
+        return np.concatenate([_table(self.root / f"{stem}.samples.npy", SAMPLE) for stem in stems])
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
         """`size` bytes of a tar from `offset`, a uint8 view; ValueError past its end."""
@@ -105,7 +118,7 @@ class ShardSet:
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
-        table = _table(self.root / f"{name.removesuffix('.tar')}.packets.npy")
+        table = _table(self.root / f"{name.removesuffix('.tar')}.packets.npy", PACKET)
         chosen = table[row["packet"] + frames]
         return [
             self.read(name, o, n) for o, n in zip(chosen["offset"], chosen["bytes"], strict=True)

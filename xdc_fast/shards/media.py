@@ -31,7 +31,7 @@ REASONS = {
     "decoder died": "the decoder crashed on it",
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
-MAX_JUMP = 10.0  # seconds that timestamps may leap within one stream
+MAX_JUMP = 60.0  # seconds; timestamps that leap further within a stream are no clock
 
 
 class Refusal(Exception):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -90,13 +92,16 @@ def pack(
         manifest = _read_manifest(out)
         _refuse_other(out, manifest, run)
         return summarize(manifest, begun, already=True)
-    journal = _open_journal(out, run)
-    scratch = out / WORK / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        scratch.mkdir()
-        _pack_rest(inputs, out, settings, journal, scratch, shard_mb, workers, time_limit, task)
-        manifest = _finish(inputs, out, run, journal)
+        with _claim(out):
+            journal = Journal(out / WORK / "journal.jsonl", run)
+            _refuse_other(out, journal.head, run)
+            _refuse_missing(out, journal)
+            scratch = out / WORK / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _pack_rest(inputs, out, settings, journal, scratch, shard_mb, workers, time_limit, task)
+            manifest = _finish(inputs, out, run, journal)
     except (OSError, FatalError) as error:
         raise UserError(
             f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
@@ -137,20 +142,32 @@ def _refuse_other(out: Path, old: dict, new: dict) -> None:
         raise UserError(f"{out}: holds a set with other {part} ({said}); choose another folder")
 
 
-def _open_journal(out: Path, run: dict) -> Journal:
-    path = out / WORK / "journal.jsonl"
-    if not path.exists():
-        left = (
-            [p.name for p in out.iterdir() if p.name not in (WORK, REFUSED)] if out.is_dir() else []
-        )
-        if left or (out.exists() and not out.is_dir()):
+@contextmanager
+def _claim(out: Path):
+    """Hold OUT for this run; UserError when it holds other things or another run holds it."""
+    if not (out / WORK).exists():
+        if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {REFUSED}):
             raise UserError(
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-    journal = Journal(path, run)
-    _refuse_other(out, journal.head, run)
-    return journal
+        (out / WORK).mkdir(parents=True)
+    with (out / WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another run is packing there; wait for it") from None
+        yield
+
+
+def _refuse_missing(out: Path, journal: Journal) -> None:
+    """UserError when a finished shard is no longer what the journal says."""
+    for record in journal.records:
+        shard = record["shard"]
+        path = out / shard["name"] if shard else None
+        if path and not (path.is_file() and path.stat().st_size == shard["bytes"]):
+            raise UserError(
+                f"{path}: a finished shard is gone or changed; delete {out}, start again"
+            )
 
 
 def _pack_rest(

@@ -58,6 +58,8 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
     for argument in arguments:
         if argument.is_dir():
             found, named = _walk(argument, out, notes), []
+            if labels is None and (table := argument / "labels.csv").is_file():
+                notes.append(f"{table} is there; add --labels {table} to use it")
         elif argument.suffix.lower() == ".csv":
             found, named = _read_list(argument)
         elif argument.exists():
@@ -100,8 +102,6 @@ def _walk(folder: Path, out: Path, notes: list[str]) -> list[Source]:
                 continue
             if Path(file).suffix.lower() in NO_MEDIA:
                 passed += 1
-                if file.lower() == "labels.csv" and here == folder:
-                    notes.append(f"{here / file} is there; add --labels {here / file} to use it")
                 continue
             path = here / file
             found.append(Source(path, path.relative_to(folder).as_posix()))

@@ -135,7 +135,7 @@ def _poll(worker: Worker, time_limit: float) -> Outcome | None:
             if isinstance(answer, str):
                 raise FatalError(answer)
             return Refusal(*answer) if isinstance(answer, tuple) else answer
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         worker.process.join()
     if not worker.process.is_alive():
         code = worker.process.exitcode

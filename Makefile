@@ -1,0 +1,36 @@
+# Everything runs in .venv, which the first target that needs it makes: python3 and pip suffice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test test-slow test-gpu lint format clean
+
+.venv/installed: setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e .[test]
+	touch $@
+
+demo: .venv/installed
+	PATH=$(abspath $(BIN)):$$PATH sh tools/demo.sh $(DEMO)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv/installed
+	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m gpu
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(DEMO) .venv

@@ -1,0 +1,235 @@
+"""The loop: what a run leaves behind, and that stopping and resuming changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.windows import fixed_windows
+from xdc_fast.encoders.build import build_encoders
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.errors import UserError
+from xdc_fast.pretrain.learner import Learner
+from xdc_fast.pretrain.loop import pretrain
+from xdc_fast.pretrain.methods import METHODS, clusterings_of
+from xdc_fast.pretrain.run import Run
+from xdc_fast.recipe import load_recipe
+
+SETTINGS = (
+    "k=6",
+    "video.encoder=r2plus1d_tiny",
+    "video.crop=32",
+    "video.flip=false",
+    "video.jitter=0.15",
+    "audio.encoder=audio_tiny",
+    "audio.jitter=0.15",
+    "cluster.normalize=centered-l2",
+    "train.iterations=2",
+    "train.epochs=2",
+    "train.batch=12",
+    "train.lr=0.05",
+    "train.warmup=3",
+)  # 48 videos: 4 steps an epoch, 8 an iteration
+
+
+def recipe(shards, out, *more):
+    return load_recipe(None, (*SETTINGS, f"data={shards.root}", f"out={out}", *more))
+
+
+@pytest.fixture(scope="module")
+def finished(toy_shards, tmp_path_factory):
+    """A whole run, and its summary."""
+    out = tmp_path_factory.mktemp("run") / "xdc"
+    summary = pretrain(recipe(toy_shards, out))
+    return Run.open(out), summary
+
+
+def weights(run):
+    return {
+        f"{modality}.{name}": tensor
+        for modality, state in run.encoder_weights().items()
+        for name, tensor in state.items()
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_summary_keeps_its_contract(finished, toy_shards):
+    run, summary = finished
+    assert json.loads((run.root / "summary.json").read_text()) == summary
+    assert (summary["method"], summary["k"], summary["samples"]) == ("xdc", 6, 48)
+    assert len(summary["iterations"]) == 2 and summary["seconds"] > 0
+    for number, record in enumerate(summary["iterations"]):
+        assert record["iteration"] == number
+        assert 0 < record["video_loss"] < 5 and 0 < record["audio_loss"] < 5
+        assert (record["nmi_previous_video"] is None) == (number == 0)
+        assert 0 <= record["nmi_audio_video"] <= 1
+        assert record["clips_per_second"] > 0
+        assert 0 <= record["data_wait_share"] <= 1
+
+
+def test_recorded_agreements_are_those_of_the_kept_assignments(finished, toy_shards):
+    run, summary = finished
+    first, second = run.clusters(0), run.clusters(1)
+    record = summary["iterations"][1]
+    nmi = normalized_mutual_info_score
+    for modality in ("video", "audio"):
+        a, b = first[modality]["assignment"], second[modality]["assignment"]
+        assert record[f"nmi_previous_{modality}"] == pytest.approx(nmi(a, b))
+        truth = [row["class"] for row in toy_shards.table()]
+        labels = record["clusters"][modality]["labels"]
+        assert labels["class"]["nmi"] == pytest.approx(nmi(truth, b))
+        sizes = np.bincount(b, minlength=6)
+        assert record["clusters"][modality]["sizes"]["max"] == sizes.max()
+    both = nmi(second["video"]["assignment"], second["audio"]["assignment"])
+    assert record["nmi_audio_video"] == pytest.approx(both)
+
+
+def test_metrics_are_lines_of_every_logged_step_and_iteration(finished):
+    run, _ = finished
+    lines = run.metrics()
+    steps = [(line["iteration"], line["step"]) for line in lines if "step" in line]
+    assert steps == [(i, s) for i in range(2) for s in range(1, 9)]
+    assert sum("clusters" in line for line in lines) == 2
+    assert list((run.root / "tensorboard").iterdir())
+
+
+def test_training_fits_the_labels(toy_shards):
+    chosen = recipe(toy_shards, "")
+    inputs = Inputs(chosen)
+    feed = HostFeed(toy_shards, inputs.shape)
+    plan = EpochPlan(toy_shards.shard_sizes, 12, shuffle=False)
+    batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
+    labels = np.arange(48, dtype=np.int32) % 6
+    learner = Learner(
+        chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, iteration=0
+    )
+    losses = [learner.step(batch, 0, 0.05) for _ in range(40)]
+    for name in ("video_from_audio_loss", "audio_from_video_loss"):
+        assert losses[0][name].item() == pytest.approx(np.log(6), abs=0.1)
+        assert losses[-1][name] < 0.5 * losses[0][name]
+
+
+class Stop(Exception):
+    """Stands for a process killed without warning."""
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 8, 9, 13])
+def test_killed_at_any_step_and_resumed_the_weights_are_the_same(
+    at, finished, toy_shards, tmp_path, monkeypatch
+):
+    steps = iter(range(1, 100))
+    step = Learner.step
+
+    def dying(self, *arguments):
+        if next(steps) == at:
+            raise Stop
+        return step(self, *arguments)
+
+    chosen = recipe(toy_shards, tmp_path / "run", "train.checkpoint_steps=3")
+    monkeypatch.setattr(Learner, "step", dying)
+    with pytest.raises(Stop):
+        pretrain(chosen)
+    monkeypatch.setattr(Learner, "step", step)
+    resumed = pretrain(chosen)
+    whole, summary = finished
+    run = Run.open(tmp_path / "run")
+    assert same(weights(run), weights(whole))
+    for ours, theirs in zip(resumed["iterations"], summary["iterations"], strict=True):
+        for key in ("video_loss", "audio_loss", "nmi_previous_video", "nmi_audio_video"):
+            assert ours[key] == theirs[key]
+    steps_of = [[line for line in r.metrics() if "step" in line] for r in (run, whole)]
+    assert steps_of[0] == steps_of[1]
+
+
+def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
+    finished, toy_shards, tmp_path
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("")
+    command = [
+        str(Path(sys.executable).with_name("xdc")), "pretrain", str(path), *SETTINGS,
+        f"data={toy_shards.root}", f"out={tmp_path / 'run'}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in stderr and "Traceback" not in stderr
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert same(weights(Run.open(tmp_path / "run")), weights(finished[0]))
+
+
+def test_a_finished_run_is_not_run_again(finished, toy_shards):
+    run, summary = finished
+    before = (run.root / "checkpoint.pt").stat().st_mtime_ns
+    assert pretrain(run.recipe) == summary
+    assert (run.root / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / method, f"method={method}", "train.iterations=1")
+    summary = pretrain(chosen)
+    record = summary["iterations"][0]
+    assert record["video_loss"] > 0 and record["audio_loss"] > 0
+    names = {"+".join(c) for c in clusterings_of(method)}
+    kept = set(Run.open(tmp_path / method).clusters(0))
+    assert {"joint" if "+" in name else name for name in names} == kept
+
+
+def test_a_cross_modal_head_learns_the_other_modalitys_clusters():
+    assert {(h.encoder, h.clustering) for h in METHODS["xdc"]} == {
+        ("video", ("audio",)),
+        ("audio", ("video",)),
+    }
+
+
+def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, finished, tmp_path):
+    out = tmp_path / "run"
+    for more, message in (
+        (("method=moco",), "method=moco: known are xdc"),
+        (("train.batch=64",), "48 samples do not fill one step of 64"),
+        (("device=tpu",), "device=tpu"),
+        (("loader=magic",), "loader=magic"),
+        (("train.precision=bfloat16", "device=cpu"), "set train.precision=float32"),
+        (("data=/nowhere",), "/nowhere: no manifest.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrain(recipe(toy_shards, out, *more))
+        assert not out.exists()
+    run, _ = finished
+    with pytest.raises(UserError, match=r"another recipe: k=7 \(was 6\)"):
+        pretrain(recipe(toy_shards, run.root, "k=7"))
+    with pytest.raises(UserError, match="was started on other shards"):
+        pretrain(recipe(toy_h264, run.root))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(UserError, match="not empty and not a run"):
+        pretrain(recipe(toy_shards, tmp_path / "photos"))
+
+
+def test_a_diverging_run_stops_with_the_last_good_checkpoint(toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / "run", "train.lr=1e30", "train.warmup=0")
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at iteration 1, step \d"):
+        pretrain(chosen)
+    state = Run.open(tmp_path / "run").checkpoint()
+    assert all(torch.isfinite(t).all() for t in state["encoders"]["video"].values())

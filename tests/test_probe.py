@@ -1,0 +1,138 @@
+"""The probe: its split, its accuracy against scikit-learn, and its refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from xdc_fast.errors import UserError
+from xdc_fast.evaluate.probe import accuracy, divide, probe, run_features
+from xdc_fast.pretrain.loop import pretrain
+from xdc_fast.pretrain.run import Run
+from xdc_fast.recipe import load_recipe
+from xdc_fast.shards.dataset import ShardSet
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def run(toy_shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("probe") / "run"
+    settings = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
+                "train.iterations=1", "train.epochs=1", "train.batch=12")  # fmt: skip
+    pretrain(load_recipe(None, (*settings, f"data={toy_shards.root}", f"out={out}")))
+    return Run.open(out)
+
+
+def test_the_result_keeps_its_contract_and_stays_with_the_run(run, toy_shards):
+    result = probe(run, toy_shards, "class", clips=1)
+    assert json.loads((run.root / "probes" / "class.json").read_text()) == result
+    assert list(result) == ["label", "classes", "chance", "video", "audio", "train", "test"]
+    assert (result["classes"], result["train"], result["test"]) == (4, 33, 15)
+    assert result["chance"] == pytest.approx(4 / 15)  # 15 of 4 classes: one has 3, others 4
+    for modality in ("video", "audio"):
+        assert set(result[modality]) == {"pretrained", "random"}
+        assert all(0 <= value <= 1 for value in result[modality].values())
+
+
+def test_random_encoders_are_the_runs_own_start(run, toy_shards):
+    random, seen = run_features(run, toy_shards, 1, trained=False)
+    again, _ = run_features(run, toy_shards, 1, trained=False)
+    trained, _ = run_features(run, toy_shards, 1, trained=True)
+    assert seen.all()
+    for modality in ("video", "audio"):
+        assert np.array_equal(random[modality], again[modality])
+        assert not np.allclose(random[modality], trained[modality])
+
+
+def test_features_average_the_clips(run, toy_shards):
+    import torch
+
+    from xdc_fast.clips.host import HostFeed
+    from xdc_fast.clips.plan import EpochPlan
+    from xdc_fast.clips.windows import fixed_windows
+    from xdc_fast.encoders.build import build_encoders
+    from xdc_fast.encoders.inputs import Inputs
+
+    features, _ = run_features(run, toy_shards, 3, trained=True)
+    inputs = Inputs(run.recipe)
+    encoder = build_encoders(run.recipe)["audio"].eval()
+    encoder.load_state_dict(run.encoder_weights()["audio"])
+    feed, plan = HostFeed(toy_shards, inputs.shape), EpochPlan(np.array([48]), 48, shuffle=False)
+    parts = []
+    for clip in range(3):
+        sampling = lambda rows, clip=clip: fixed_windows(rows, inputs.shape, clip, 3)  # noqa: E731
+        with torch.no_grad():
+            parts.append(encoder(inputs.of("audio", next(feed.batches(plan, sampling)))).numpy())
+    np.testing.assert_allclose(features["audio"], np.mean(parts, axis=0), atol=1e-4)
+
+
+def test_accuracy_is_that_of_a_plain_logistic_regression():
+    codes = rng.integers(0, 3, 300)
+    features = np.eye(3)[codes] @ rng.standard_normal((3, 8)) + rng.standard_normal((300, 8))
+    train, test = np.arange(200), np.arange(200, 300)
+    scaler = StandardScaler().fit(features[train])
+    plain = LogisticRegression(max_iter=2000).fit(scaler.transform(features[train]), codes[train])
+    expected = plain.score(scaler.transform(features[test]), codes[test])
+    assert accuracy(features, codes, train, test, seed=0) == pytest.approx(expected, abs=0.05)
+    noise = rng.standard_normal((300, 8))
+    assert accuracy(noise, codes, train, test, seed=0) < 0.5
+
+
+def test_a_random_split_is_stratified_seeded_and_by_video(toy_shards):
+    codes, classes = toy_shards.label("class")
+    split = lambda seed: divide(toy_shards, "class", codes, classes, None, 0.25, seed)  # noqa: E731
+    train, test = split(0)
+    assert sorted([*train, *test]) == list(range(48))
+    assert np.bincount(codes[test]).tolist() == [3, 3, 3, 3]
+    assert np.array_equal(split(0)[1], test) and not np.array_equal(split(1)[1], test)
+
+
+@pytest.fixture
+def relabel(toy_shards, tmp_path):
+    """A copy of the set with another samples.csv."""
+
+    def change(edit):
+        shutil.copytree(toy_shards.root, tmp_path / "set", dirs_exist_ok=True)
+        table = toy_shards.table()
+        for row in table:
+            row["part"] = "test" if int(row["index"]) % 4 == 0 else "train"
+            edit(row)
+        lines = [",".join(table[0])] + [",".join(row.values()) for row in table]
+        (tmp_path / "set" / "samples.csv").write_text("\n".join(lines) + "\n")
+        manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+        manifest["labels"].append("part")
+        (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+        return ShardSet(tmp_path / "set")
+
+    return change
+
+
+def test_a_split_column_is_followed(relabel):
+    def edit(row):
+        if int(row["index"]) < 4:
+            row["part"] = "validation"
+
+    shards = relabel(edit)
+    codes, classes = shards.label("drift")
+    train, test = divide(shards, "drift", codes, classes, "part", 0.3, 0)
+    assert test.tolist() == list(range(4, 48, 4))
+    assert not {0, 1, 2, 3} & {*train}
+
+
+def test_mistakes_are_refused(run, toy_shards, relabel):
+    with pytest.raises(UserError, match="no label 'clas'; did you mean 'class'"):
+        probe(run, toy_shards, "clas")
+
+    def lonely(row):
+        row["class"] = "9" if row["index"] == "7" else row["class"]
+        row["part"] = "train"
+
+    shards = relabel(lonely)
+    with pytest.raises(UserError, match=r"class '9' of 'class' has 1 training videos"):
+        probe(run, shards, "class")
+    with pytest.raises(UserError, match="column 'part' has no 'test'"):
+        probe(run, shards, "class", split="part")
