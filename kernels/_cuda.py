@@ -4,6 +4,9 @@ from numba import config, cuda
 
 THREADS = 128
 
+# a batch of 32 clips is too small to fill a large GPU, and is no reason to warn at each launch
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
 
 def as_device(array):
     """A device array of any library, not copied. Raises TypeError for other arrays."""

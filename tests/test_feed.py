@@ -117,6 +117,40 @@ def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
         assert torch.equal(batch.index, clean.index)
 
 
+def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, tmp_path):
+    """Headers are sound, so DALI meets it: the batch comes from the host path, or as it is."""
+    shutil.copytree(toy_shards.root, tmp_path / "set")
+    shards = ShardSet(tmp_path / "set")
+    name, row = shards.row(5)
+    packets = shards.packets(name, row, np.arange(row["frames"]))
+    sizes = [len(packet) for packet in packets]
+    with (shards.root / name).open("r+b") as file:
+        for k, size in enumerate(sizes):
+            offset = packets_offset(shards, name, row, k)
+            file.seek(offset + size // 2)
+            file.write(b"\xff\xd9" * (size // 4))
+    shards = ShardSet(tmp_path / "set")
+    plan = EpochPlan(shards.shard_sizes, 12, seed=1, epoch=2)
+    feed = HostFeed(shards, SHAPE)
+    assert len(collect(feed, plan)) == 4
+    assert feed.failures == {"undecodable": 1}
+    assert len(collect(DaliFeed(shards, SHAPE, device="cpu"), plan)) == 4
+
+
+def packets_offset(shards, name, row, frame):
+    table = np.load(shards.root / name.replace(".tar", ".packets.npy"))
+    return int(table["offset"][row["packet"] + frame])
+
+
+def test_a_missing_tar_is_named(toy_shards, tmp_path):
+    shutil.copytree(toy_shards.root, tmp_path / "set")
+    (tmp_path / "set" / toy_shards.shards[0]).unlink()
+    shards = ShardSet(tmp_path / "set")
+    plan = EpochPlan(shards.shard_sizes, 1, shuffle=False)
+    with pytest.raises(UserError, match=r"shard-000000.tar: sample 000000000: video"):
+        collect(HostFeed(shards, SHAPE), plan, partial(fixed_windows, shape=SHAPE))
+
+
 def test_a_batch_without_any_readable_sample_ends_the_run(damaged):
     plan = EpochPlan(damaged.shard_sizes, 1, shuffle=False)
     with pytest.raises(UserError, match=r"xdc-shard verify"):

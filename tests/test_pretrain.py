@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,61 @@ def test_killed_at_any_step_and_resumed_the_weights_are_the_same(
     assert steps_of[0] == steps_of[1]
 
 
+@pytest.mark.parametrize("where", ["save_clusters", "save_summary", "save_encoders"])
+def test_killed_while_writing_and_resumed_the_run_is_whole(
+    where, finished, toy_shards, tmp_path, monkeypatch
+):
+    def dying(*_):
+        raise Stop
+
+    chosen = recipe(toy_shards, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Run, where, dying)
+        pretrain(chosen)
+    resumed = pretrain(chosen)
+    assert len(resumed["iterations"]) == 2
+    assert same(weights(Run.open(tmp_path / "run")), weights(finished[0]))
+
+
+def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / "run")
+    with (
+        Run.start(chosen).lock(),
+        pytest.raises(UserError, match="another `xdc pretrain` is at work there"),
+    ):
+        pretrain(chosen)
+
+
+def test_dali_trains_as_the_host_path_does(finished, toy_shards, tmp_path):
+    summary = pretrain(recipe(toy_shards, tmp_path / "run", "loader=dali"))
+    ours, theirs = (s["iterations"][0] for s in (summary, finished[1]))
+    for key in ("video_loss", "audio_loss"):
+        assert ours[key] == pytest.approx(theirs[key], rel=0.05)
+
+
+def test_damaged_files_of_a_run_are_named(finished, tmp_path):
+    shutil.copytree(finished[0].root, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    for name, read in (
+        ("encoders.pt", run.encoder_weights),
+        ("checkpoint.pt", run.checkpoint),
+        ("iterations/001/video.npz", lambda: run.clusters(1)),
+        ("summary.json", run.summary),
+    ):
+        path = run.root / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UserError, match=f"{path}: "):
+            read()
+
+
+@pytest.mark.gpu
+def test_the_loop_runs_on_a_gpu_in_bfloat16(toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / "run", "device=cuda", "train.precision=bfloat16")
+    summary = pretrain(chosen)
+    assert 0 < summary["iterations"][1]["video_loss"] < 5
+    assert Run.open(tmp_path / "run").encoder_weights()
+
+
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     finished, toy_shards, tmp_path
 ):
@@ -208,14 +264,17 @@ def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, f
     for more, message in (
         (("method=moco",), "method=moco: known are xdc"),
         (("train.batch=64",), "48 samples do not fill one step of 64"),
-        (("device=tpu",), "device=tpu"),
-        (("loader=magic",), "loader=magic"),
+        (("k=49",), "k=49 clusters of 48 samples"),
+        (("data=",), "give data=FOLDER"),
         (("train.precision=bfloat16", "device=cpu"), "set train.precision=float32"),
         (("data=/nowhere",), "/nowhere: no manifest.json"),
     ):
         with pytest.raises(UserError, match=message):
             pretrain(recipe(toy_shards, out, *more))
         assert not out.exists()
+    with pytest.raises(UserError, match="40x40 pixels, the recipe crops 64"):
+        pretrain(recipe(toy_shards, out, "video.crop=64"))
+    pretrain(recipe(toy_shards, out, "train.iterations=1"))  # mended in the same folder
     run, _ = finished
     with pytest.raises(UserError, match=r"another recipe: k=7 \(was 6\)"):
         pretrain(recipe(toy_shards, run.root, "k=7"))

@@ -18,6 +18,7 @@ def test_overrides_win_over_the_file(tmp_path):
     assert (recipe.k, recipe.train.epochs) == (64, 2)
     assert recipe.train.lr == 1e-3
     assert recipe.data == "a/b=c"
+    assert load_recipe(None, ("out=010", "data=[x")).out == "010"
     assert recipe.video.mean == (0.0, 1.0, 2.0)
     assert recipe.train.batch == Recipe().train.batch
 
@@ -40,6 +41,16 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path):
         ("k", "KEY=VALUE"),
         ("video.mean=3", "is not a list of numbers"),
         ("train.compile=maybe", "is not of type bool"),
+        ("train.epochs=0", "train.epochs=0: must be 1 or more"),
+        ("train.batch=-12", "train.batch=-12: must be 1 or more"),
+        ("k=0", "k=0: must be 1 or more"),
+        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("video.rate=0", "video.rate=0.0: must be above 0"),
+        ("video.std=[1, 0, 1]", "must be above 0"),
+        ("video.mean=[1, 2]", "must be three numbers"),
+        ("cluster.normalize=L2", "must be one of none, l2, centered-l2"),
+        ("device=tpu", "device=tpu: must be one of auto, cpu, cuda"),
+        ("k=[", "is not of type int"),
     ],
 )
 def test_mistakes_are_named_with_a_way_out(override, message):

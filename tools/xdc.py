@@ -33,8 +33,7 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
         summary = pretrain(loaded)
     except Interrupted as interrupted:
         click.echo(
-            f"xdc: stopped by {interrupted}; the same command goes on from the checkpoint in "
-            f"{loaded.out}",
+            f"xdc: stopped by {interrupted}; the same command goes on with {loaded.out}",
             err=True,
         )
         sys.exit(128 + interrupted.signal)
@@ -51,7 +50,9 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
 @click.option("--split", help="a label column of train and test; otherwise at random, by class")
 @click.option("--test-share", default=0.3, show_default=True, type=click.FloatRange(0.01, 0.99))
 @click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
-@click.option("--seed", default=0, show_default=True, help="of the random split")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="of the random split"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
 def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
     """Linear probe of RUN's frozen encoders, beside the same encoders before training."""

@@ -21,7 +21,7 @@ class Video:
     """The pictures of a clip, and the encoder that reads them."""
 
     encoder: str = "r2plus1d_18"
-    """r2plus1d_18, or a small preset for CPUs: r2plus1d_tiny"""
+    """r2plus1d_18, or for CPUs r2plus1d_small, r2plus1d_tiny"""
     frames: int = 8
     """pictures in a clip"""
     rate: float = 7.5
@@ -43,7 +43,7 @@ class Audio:
     """The log-mel spectrogram of a clip, and the encoder that reads it."""
 
     encoder: str = "audio_resnet18"
-    """audio_resnet18, or a small preset for CPUs: audio_tiny"""
+    """audio_resnet18, or for CPUs audio_small, audio_tiny"""
     rate: int = 16000
     """samples per second; what the shards hold"""
     frames: int = 100
@@ -130,10 +130,30 @@ class Recipe:
     train: Train = field(default_factory=Train)
 
 
+AT_LEAST_ONE = (
+    "k", "threads", "video.frames", "video.crop", "audio.rate", "audio.frames", "audio.mels",
+    "audio.window", "audio.hop", "cluster.rounds", "cluster.restarts", "train.iterations",
+    "train.epochs", "train.batch", "train.checkpoint_steps",
+)  # fmt: skip
+ABOVE_ZERO = ("video.rate", "video.std", "audio.std", "train.lr")
+NOT_NEGATIVE = (
+    "seed", "video.jitter", "audio.jitter", "cluster.pca", "cluster.points", "train.momentum",
+    "train.weight_decay", "train.warmup",
+)  # fmt: skip
+CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "loader": ("auto", "host", "dali"),
+    "cluster.normalize": ("none", "l2", "centered-l2"),
+    "train.precision": ("float32", "bfloat16"),
+}
+TRIPLES = ("video.mean", "video.std")
+
+
 def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Recipe:
     """A recipe from a YAML file and KEY=VALUE overrides (`train.lr=0.05`), checked.
 
-    Raises UserError for unknown keys (with the closest known one) and values of the wrong type.
+    Raises UserError for unknown keys (with the closest known one), values of the wrong type, and
+    values out of range.
     """
     values: dict = {}
     if path is not None:
@@ -143,6 +163,8 @@ def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ())
             raise UserError(f"{path}: {error.strerror}; recipes/ holds examples") from None
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not a text file; recipes/ holds examples") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: a recipe is a mapping of settings, as in recipes/toy.yaml")
     recipe = _fill(Recipe, values, str(path), "")
@@ -150,10 +172,11 @@ def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ())
         key, sign, text = override.partition("=")
         if not sign:
             raise UserError(f"{override}: settings are given as KEY=VALUE, such as train.lr=0.05")
-        nested: object = yaml.safe_load(text) if text else ""
+        nested: object = Text(text)
         for part in reversed(key.split(".")):
             nested = {part: nested}
         recipe = _fill(Recipe, nested, override, "", recipe)
+    _check(recipe)
     return recipe
 
 
@@ -175,6 +198,31 @@ def describe() -> str:
                 default = getattr(cls, name)
                 lines.append(f"{prefix + name:24} {_plain(default)!s:24} {note.value.value}")
     return "\n".join(lines)
+
+
+class Text(str):
+    """The value of a KEY=VALUE argument: read as YAML, unless the setting is text itself."""
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises UserError for a value out of range."""
+
+    def refuse(names, wrong, meaning: str) -> None:
+        for name in names:
+            value = recipe
+            for part in name.split("."):
+                value = getattr(value, part)
+            if any(wrong(item) for item in (value if isinstance(value, tuple) else (value,))):
+                raise UserError(f"{name}={_plain(value)}: must be {meaning}")
+
+    for name in TRIPLES:
+        if len(value := getattr(recipe.video, name.removeprefix("video."))) != 3:
+            raise UserError(f"{name}={list(value)}: must be three numbers, for R, G and B")
+    refuse(AT_LEAST_ONE, lambda value: value < 1, "1 or more")
+    refuse(ABOVE_ZERO, lambda value: not value > 0, "above 0")
+    refuse(NOT_NEGATIVE, lambda value: not value >= 0, "0 or more")
+    for name, known in CHOICES.items():
+        refuse((name,), lambda value, known=known: value not in known, "one of " + ", ".join(known))
 
 
 def _plain(value):
@@ -201,6 +249,13 @@ def _fill(cls, values: dict, source: str, prefix: str, base=None):
 
 
 def _cast(kind, value, name: str):
+    if isinstance(value, Text):
+        if kind is str:
+            return str(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            value = str(value)
     if kind is float and isinstance(value, str):  # YAML reads 1e-4 as a string
         try:
             return float(value)

@@ -16,7 +16,7 @@ import torch
 from nvidia.dali import fn, pipeline_def
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.host import HostFeed, Sampling
+from xdc_fast.clips.host import UNREADABLE, HostFeed, Sampling
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
@@ -37,6 +37,8 @@ class DaliFeed(HostFeed):
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cuda", threads: int = 2
     ):
         super().__init__(shards, shape, device=device, threads=threads)
+        if self.device.type == "cuda":
+            self._copies = torch.cuda.Stream(self.device)
         self.by_packet = shards.settings["codec"] == "jpeg"
         if not self.by_packet and self.device.type != "cuda":
             raise UserError(
@@ -48,16 +50,22 @@ class DaliFeed(HostFeed):
         """The batches of a plan from step `start` on, in order."""
         step = start
         while step < plan.steps:
-            ready: deque = deque()  # waveform and index of the batches that DALI works on
+            ready: deque = deque()  # waveform, index, errors of the batches that DALI works on
             pipe = self._build(plan, sampling, step, ready)
-            try:
-                while step < plan.steps:
+            while step < plan.steps:
+                try:
                     frames = self._run(pipe)
-                    waveform, index = ready.popleft()
-                    yield Batch(frames, waveform.to(self.device, non_blocking=True), index)
+                except RuntimeError as error:  # the host path finds the sample and the cause
+                    *parts, errors = self.read(plan.indices(step), sampling)
+                    if not errors:
+                        raise UserError(
+                            f"DALI fails where the host path does not: {str(error).strip()}; "
+                            "set loader=host, and look at `xdc doctor`"
+                        ) from error
+                    yield self._deliver(*parts, errors)
                     step += 1
-            except RuntimeError:  # all that DALI raises; the host path finds sample and cause
-                yield self._deliver(*self.read(plan.indices(step), sampling))
+                    break
+                yield self._deliver(frames, *ready.popleft())
                 step += 1
 
     def _build(self, plan: EpochPlan, sampling: Sampling, start: int, ready: deque):
@@ -91,7 +99,7 @@ class DaliFeed(HostFeed):
         return pipe
 
     def _gather(self, indices: np.ndarray, sampling: Sampling, ready: deque) -> tuple[list, ...]:
-        """What the pipeline reads of one batch; waveform and index of it go to `ready`."""
+        """What the pipeline reads of one batch; the rest of the batch goes to `ready`."""
         names, rows = self.locate(indices)
         windows = sampling(rows)
         pin = self.device.type == "cuda"
@@ -108,7 +116,7 @@ class DaliFeed(HostFeed):
                 errors[slot] = error
         index = torch.from_numpy(indices.copy())
         self._replace(errors, waveform, index, corner, flip, frames, data)
-        ready.append((waveform, index))
+        ready.append((waveform, index, list(errors.values())))
         repeat = self.shape.frames if self.by_packet else 1
         out = (
             [part for parts in data for part in parts],
@@ -128,12 +136,14 @@ class DaliFeed(HostFeed):
                 if file[4:8].tobytes() != b"ftyp":
                     raise ValueError("not an mp4 file")
                 return [file]
+            if row["packet"] < 0:
+                raise ValueError("no JPEG packets, unlike the set's first sample")
             packets = self.shards.packets(name, row, numbers)
             for packet in packets:
                 if simplejpeg.decode_jpeg_header(packet)[:2] != (row["height"], row["width"]):
                     raise ValueError("a packet of another size")
             return packets
-        except ValueError as error:
+        except UNREADABLE as error:
             raise self._unreadable(error, name, row, "video") from error
 
     def _run(self, pipe) -> torch.Tensor:
@@ -141,8 +151,11 @@ class DaliFeed(HostFeed):
         shape = self.shape
         (out,) = pipe.run()
         if self.device.type == "cuda":
-            frames = torch.from_dlpack(out.as_tensor()).clone()
-            torch.cuda.current_stream(self.device).synchronize()  # before DALI reuses the memory
+            # on a stream of its own: waiting for the copy is not to wait for the training step
+            with torch.cuda.stream(self._copies):
+                frames = torch.from_dlpack(out.as_tensor()).clone()
+            self._copies.synchronize()  # before DALI reuses the memory
+            frames.record_stream(torch.cuda.current_stream(self.device))
         else:
             frames = torch.from_numpy(np.array(out.as_tensor()))
         return frames.view(-1, shape.frames, shape.crop, shape.crop, 3)

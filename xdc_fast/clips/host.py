@@ -19,6 +19,8 @@ from xdc_fast.shards.dataset import SampleError, ShardSet
 from xdc_fast.shards.format import sample_key
 from xdc_fast.shards.media import decode_frames, decode_waveform
 
+UNREADABLE = (ValueError, IndexError, OSError, av.FFmpegError)  # damaged or missing files
+
 Sampling = Callable[[np.ndarray], Windows]  # SAMPLE rows (B,) -> their windows
 
 
@@ -60,8 +62,8 @@ class HostFeed:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def read(self, indices: np.ndarray, sampling: Sampling) -> tuple[torch.Tensor, ...]:
-        """One batch on the host: frames, waveform, index, as in Batch.
+    def read(self, indices: np.ndarray, sampling: Sampling) -> tuple:
+        """One batch on the host: frames, waveform, index as in Batch, and the errors met.
 
         Raises UserError when no sample of the batch can be read.
         """
@@ -83,7 +85,7 @@ class HostFeed:
                 errors[slot] = error
         index = torch.from_numpy(indices.copy())
         self._replace(errors, frames, waveform, index)
-        return frames, waveform, index
+        return frames, waveform, index, list(errors.values())
 
     def locate(self, indices: np.ndarray) -> tuple[list[str], np.ndarray]:
         """The tar names and SAMPLE rows of a batch; UserError for one smaller than the crop."""
@@ -111,7 +113,7 @@ class HostFeed:
                 pictures = decode_frames(file, numbers)
             for k, picture in enumerate(pictures):
                 out[k] = picture[top : top + crop, left : left + crop]
-        except (ValueError, av.FFmpegError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error, name, row, "video") from error
         if windows.flip[slot]:
             out[:] = out[:, :, ::-1].copy()
@@ -123,7 +125,7 @@ class HostFeed:
                 return self.shards.pcm(name, row, int(start), count)
             file = self.shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
             track = decode_waveform(file, self.shape.audio_rate)
-        except (ValueError, av.FFmpegError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error, name, row, "audio") from error
         padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
         return padded[max(start, 0) :][:count]
@@ -132,7 +134,7 @@ class HostFeed:
         return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))
 
     def _replace(self, errors: dict[int, SampleError], *parts) -> None:
-        """Fills unreadable slots of a batch's parts with readable ones, and counts them."""
+        """Fills unreadable slots of a batch's parts with readable ones."""
         good = [slot for slot in range(len(parts[0])) if slot not in errors]
         for slot, error in errors.items():
             if not good:
@@ -140,12 +142,13 @@ class HostFeed:
                     f"no sample of a whole batch can be read: {error}; "
                     f"run `xdc-shard verify {self.shards.root}`"
                 ) from error
-            self.failures[error.reason] += 1
-            self.examples.setdefault(error.reason, str(error))
             for part in parts:
                 part[slot] = part[good[slot % len(good)]]
 
-    def _deliver(self, frames, waveform, index) -> Batch:
+    def _deliver(self, frames, waveform, index, errors: list[SampleError]) -> Batch:
+        for error in errors:
+            self.failures[error.reason] += 1
+            self.examples.setdefault(error.reason, str(error))
         return Batch(
             frames.to(self.device, non_blocking=True),
             waveform.to(self.device, non_blocking=True),

@@ -31,23 +31,36 @@ class Clustering:
 
 
 def cluster(
-    features: list[np.ndarray], seen: np.ndarray, k: int, settings: Cluster, seed: int
+    features: list[np.ndarray],
+    seen: np.ndarray,
+    k: int,
+    settings: Cluster,
+    seed: int,
+    gpu: bool = False,
 ) -> Clustering:
     """k-means of the samples by the features of one modality, or of several side by side.
 
     features: float32 (N, D) each; several are made unit length before they are joined, so that
-    each counts alike. seen: bool (N,), which rows hold features. The result depends on nothing
-    but the arguments (and, in the last digits, on the number of threads).
+    each counts alike. seen: bool (N,), which rows hold features. gpu: use one where faiss sees it.
+    On a CPU the result depends on nothing but the arguments (and, in the last digits, on the
+    number of threads).
     Raises UserError for k above the number of samples, features that are not finite, and
     fewer distinct feature vectors than clusters.
     """
     rows = np.flatnonzero(seen)
     if k > len(rows):
         raise UserError(f"k={k} clusters of {len(rows)} samples; set k to {len(rows)} or less")
-    parts = [_finite(part[rows], rows) for part in features]
+    parts = features if seen.all() else [part[rows] for part in features]
+    for part in parts:
+        bad = np.flatnonzero(~np.isfinite(part.sum(axis=1)))
+        if len(bad):
+            raise UserError(
+                f"features of sample {rows[bad[0]]} ({len(bad)} in all) are not finite: the "
+                "encoder diverged; lower train.lr in a new run"
+            )
     if len(parts) > 1:
-        parts = [_unit(part) for part in parts]
-    points = prepare(np.concatenate(parts, axis=1), settings)
+        parts = [np.concatenate([_unit(part) for part in parts], axis=1)]
+    points = prepare(parts[0], settings)
     if k > (distinct := len(np.unique(points[: max(DISTINCT, 4 * k)], axis=0))):
         raise UserError(
             f"k={k} clusters, but only {distinct} distinct feature vectors among {len(rows)} "
@@ -66,7 +79,7 @@ def cluster(
         # every point given counts, and few per cluster are no reason for faiss to warn
         max_points_per_centroid=len(train),
         min_points_per_centroid=1,
-        gpu=faiss.get_num_gpus() > 0,
+        gpu=gpu and faiss.get_num_gpus() > 0,
     )
     kmeans.train(train)
     distance, nearest = kmeans.assign(points)
@@ -90,6 +103,11 @@ def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:
         pca = faiss.PCAMatrix(points.shape[1], settings.pca, -0.5)
         pca.train(points)
         points = pca.apply(points)
+        if not np.isfinite(points).all():
+            raise UserError(
+                f"cluster.pca={settings.pca} keeps components without variance, which whitening "
+                "cannot scale; set it lower"
+            )
     if settings.normalize == "centered-l2":
         points = points - points.mean(axis=0)
     if settings.normalize != "none":
@@ -100,13 +118,3 @@ def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:
 def _unit(points: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(points, axis=1, keepdims=True)
     return points / np.maximum(length, np.finfo(np.float32).tiny)
-
-
-def _finite(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"features of sample {rows[bad[0]]} ({len(bad)} in all) are not finite: the encoder "
-            "diverged; lower train.lr, or set train.precision=float32"
-        )
-    return points

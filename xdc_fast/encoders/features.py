@@ -17,9 +17,10 @@ SAMPLES = 1024  # clips that BatchNorm is calibrated on
 
 
 @torch.no_grad()
-def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int) -> None:
+def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, stop=None) -> None:
     """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
 
+    stop: called between batches, to raise when the pass is to end early.
     A freshly built encoder has mean 0 and variance 1 there; clustering its features in eval mode
     would see them badly scaled.
     """
@@ -42,6 +43,8 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int) 
     for part in feed.batches(Subset(plan, chosen), partial(fixed_windows, shape=inputs.shape)):
         for modality, encoder in encoders.items():
             encoder(inputs.of(modality, part))
+        if stop is not None:
+            stop()
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
 
@@ -50,7 +53,8 @@ class Subset:
     """Some steps of a plan, as a plan."""
 
     def __init__(self, plan: EpochPlan, chosen: np.ndarray):
-        self.plan, self.chosen, self.steps = plan, chosen, len(chosen)
+        self.plan, self.chosen = plan, chosen
+        self.batch, self.steps = plan.batch, len(chosen)
 
     def indices(self, step: int) -> np.ndarray:
         return self.plan.indices(int(self.chosen[step]))
@@ -73,7 +77,9 @@ def extract(
     stop: called between batches, to raise when the pass is to end early.
     """
     count = len(feed.shards)
-    sums = {m: np.zeros((count, encoder.features)) for m, encoder in encoders.items()}
+    sums = {
+        m: np.zeros((count, encoder.features), dtype=np.float32) for m, encoder in encoders.items()
+    }
     times = np.zeros(count, dtype=np.int64)
     for encoder in encoders.values():
         encoder.eval()
@@ -95,5 +101,6 @@ def extract(
                     stop()
             times += done
     seen = times > 0
-    divisor = np.maximum(times, 1)[:, None]
-    return {m: (total / divisor).astype(np.float32) for m, total in sums.items()}, seen
+    for total in sums.values():
+        total /= np.maximum(times, 1, dtype=np.float32)[:, None]
+    return sums, seen

@@ -7,6 +7,7 @@ import torch
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.plan import uniform
 from xdc_fast.clips.windows import ClipShape
+from xdc_fast.errors import UserError
 from xdc_fast.kernels.logmel import MelSpec, log_mel
 from xdc_fast.recipe import Recipe
 
@@ -20,9 +21,12 @@ class Inputs:
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
         audio = recipe.audio
         size = 1 << (audio.window - 1).bit_length()
-        self.spec = MelSpec(
-            rate=audio.rate, n_fft=size, window=audio.window, hop=audio.hop, mels=audio.mels
-        )
+        try:
+            self.spec = MelSpec(
+                rate=audio.rate, n_fft=size, window=audio.window, hop=audio.hop, mels=audio.mels
+            )
+        except ValueError as error:
+            raise UserError(f"audio: {error}") from None
         self.shape = ClipShape(
             frames=recipe.video.frames,
             rate=recipe.video.rate,
@@ -75,7 +79,8 @@ def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:
     if waveform.is_cuda:
         from xdc_fast.kernels.logmel_cuda import log_mel_cuda  # numba.cuda only where it is used
 
-        log_mel_cuda(waveform, spec, out)
+        stream = torch.cuda.current_stream(waveform.device).cuda_stream
+        log_mel_cuda(waveform, spec, out, stream=stream)
     else:
         log_mel(waveform.numpy(), spec, out.numpy())
     return out

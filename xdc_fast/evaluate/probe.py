@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
@@ -51,6 +49,8 @@ def probe(
     }
     seen = features["pretrained"][1] & features["random"][1]
     train, test = train[seen[train]], test[seen[test]]
+    if not len(test):
+        raise UserError(f"{shards.root}: no test video can be read; run `xdc-shard verify`")
     result: dict = {
         "label": label,
         "classes": len(classes),
@@ -62,16 +62,17 @@ def probe(
             for name, (parts, _) in features.items()
         }
     result |= {"train": len(train), "test": len(test)}
-    folder = run.root / "probes"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{label}.json").write_text(json.dumps(result, indent=2) + "\n")
+    run.save_probe(result)
     return result
 
 
 def run_features(
     run: Run, shards: ShardSet, clips: int, *, trained: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features of a shard set by a run's encoders, or by their calibrated random start."""
+    """Features of a shard set by a run's encoders, or by their random start.
+
+    The start has the weights that the run began with; its BatchNorm is calibrated on `shards`.
+    """
     recipe = run.recipe
     inputs, device = Inputs(recipe), choose_device(recipe)
     encoders = build_encoders(recipe, device)
@@ -90,9 +91,15 @@ def divide(shards, label, codes, classes, split, test_share, seed):
     if split is None:
         if len(classes) < 2 or np.bincount(codes[labeled]).min() < 2:
             _refuse_small(shards, label, codes, classes, labeled, 2)
-        train, test = train_test_split(
-            labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
-        )
+        try:
+            train, test = train_test_split(
+                labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
+            )
+        except ValueError as error:
+            raise UserError(
+                f"{shards.root}: {len(labeled)} videos of {len(classes)} classes cannot be divided "
+                f"with a test share of {test_share:g} ({error}); change --test-share"
+            ) from None
     else:
         parts, names = shards.label(split)
         missing = {"train", "test"} - set(names)

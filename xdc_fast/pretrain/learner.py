@@ -65,9 +65,10 @@ class Learner:
         figures, losses = {}, []
         for head in self.table:
             labels = self.labels[clustering_name(head.clustering)]
-            target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).long().to(device)
+            target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).to(device)
             logits = self.heads[head.name](features[head.encoder])
-            losses.append(cross_entropy(logits, target, ignore_index=-1))
+            total = cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+            losses.append(total / (target >= 0).sum().clamp(min=1))
             figures[f"{head.name}_loss"] = losses[-1].detach()
             figures[f"{head.name}_accuracy"] = (logits.detach().argmax(1) == target).float().mean()
         for group in self.optimizer.param_groups:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from tqdm import tqdm
 
 from xdc_fast.clips.batch import Batch
@@ -48,32 +49,31 @@ def pretrain(recipe: Recipe) -> dict:
     On the CPU a resumed run ends with the weights of an uninterrupted one, bit for bit.
     Raises UserError for what the user can mend, Interrupted after SIGINT or SIGTERM.
     """
-    heads_of(recipe.method)
-    shards = ShardSet(recipe.data)
+    device = choose_device(recipe)
+    shards = check(recipe, device)
     settings = recipe.train
     steps = settings.epochs * EpochPlan(shards.shard_sizes, settings.batch).steps
-    inputs, device = Inputs(recipe), choose_device(recipe)
-    if settings.precision not in ("float32", "bfloat16"):
-        raise UserError(f"train.precision={settings.precision}: known are float32, bfloat16")
-    if settings.precision == "bfloat16" and device.type == "cpu":
-        # measured with torch 2.11: gradients of 3D convolutions come out wrong, some of them NaN
-        raise UserError("train.precision=bfloat16: not on a CPU, where PyTorch's gradients of 3D "
-                        "convolutions are wrong in it; set train.precision=float32")  # fmt: skip
-    encoders = build_encoders(recipe, device)
+    inputs, encoders = Inputs(recipe), build_encoders(recipe, device)
     feed = open_feed(recipe, shards, inputs.shape, device)
     run = Run.start(recipe)
     state = restore(run, shards, encoders)
-    if state is None:
+    fresh = state is None
+    if fresh:
         state = State(data=fingerprint(shards))
-        calibrate(encoders, feed, inputs, settings.batch)
     began = time.perf_counter() - state.seconds
 
     def save() -> None:
-        state.seconds = time.perf_counter() - began
         weights = {m: encoder.state_dict() for m, encoder in encoders.items()}
         run.save_checkpoint({"state": vars(state), "encoders": weights})
 
-    with Interrupt() as interrupt, Log(run, state.iteration, state.step, steps) as log:
+    with (
+        run.lock(),
+        Interrupt() as interrupt,
+        Log(run, state.iteration, state.step, steps) as log,
+    ):
+        if fresh:
+            calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
+            save()
         while state.iteration < settings.iterations:
             name = f"iteration {state.iteration + 1}/{settings.iterations}"
             if state.clusters is None:
@@ -102,16 +102,37 @@ def pretrain(recipe: Recipe) -> dict:
                 log.step(state.iteration, state.step, figures, bar, saving)
                 if saving:
                     state.learner = learner.state_dict()
+                    state.seconds = time.perf_counter() - began
                     save()
                 interrupt.check()
             bar.close()
             state.records.append(log.iteration(state, feed))
             state.iteration, state.step = state.iteration + 1, 0
             state.clusters, state.learner, state.sums = None, None, {}
-            save()
+            state.seconds = time.perf_counter() - began
             run.save_summary(summarise(recipe, shards, state))
+            save()
     run.save_encoders(encoders)
     return run.summary()
+
+
+def check(recipe: Recipe, device: torch.device) -> ShardSet:
+    """The recipe's shards; UserError for what can be refused before anything is written."""
+    heads_of(recipe.method)
+    if not recipe.data:
+        raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
+    shards = ShardSet(recipe.data)
+    if recipe.k > len(shards):
+        raise UserError(
+            f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
+        )
+    if recipe.train.precision == "bfloat16" and device.type == "cpu":
+        # torch 2.11 on a CPU: repeated backward passes of one batch differ, and some hold NaN
+        raise UserError(
+            "train.precision=bfloat16: PyTorch's 3D convolutions are not reliable in it on a CPU; "
+            "set train.precision=float32"
+        )
+    return shards
 
 
 def restore(run: Run, shards: ShardSet, encoders) -> State | None:
@@ -145,7 +166,9 @@ def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str
     for order, modalities in enumerate(clusterings_of(recipe.method)):
         seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
         parts = [features[modality] for modality in modalities]
-        clusterings[clustering_name(modalities)] = cluster(parts, seen, k, recipe.cluster, seed)
+        clusterings[clustering_name(modalities)] = cluster(
+            parts, seen, k, recipe.cluster, seed, gpu=feed.device.type == "cuda"
+        )
     run.save_clusters(number, clusterings)
     figures: dict = {
         "unread": int((~seen).sum()),

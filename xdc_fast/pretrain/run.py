@@ -4,6 +4,7 @@ RUN/recipe.yaml               the recipe as resolved
 RUN/checkpoint.pt             the newest state; everything a resumed run needs
 RUN/encoders.pt               the trained encoders, written at the end
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
+RUN/probes/LABEL.json         what `xdc probe` found
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
 RUN/tensorboard/              the same numbers for TensorBoard
@@ -11,9 +12,14 @@ RUN/tensorboard/              the same numbers for TensorBoard
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +58,9 @@ class Run:
         if not recipe.out:
             raise UserError("no folder for the run; give out=FOLDER")
         root = Path(recipe.out)
-        if (root / "recipe.yaml").is_file():
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root}: is a file; give another out=FOLDER")
+        if (root / "checkpoint.pt").is_file():
             before = cls.open(root).recipe
             changed = [
                 line
@@ -65,11 +73,25 @@ class Run:
                     f"{root}: holds a run of another recipe: {shown}; "
                     "resume it with its own settings, or give another out=FOLDER"
                 )
-        elif root.is_dir() and any(root.iterdir()):
+        elif root.is_dir() and any(root.iterdir()) and not (root / "recipe.yaml").is_file():
             raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
         root.mkdir(parents=True, exist_ok=True)
-        _replace(root / "recipe.yaml", dump_recipe(recipe).encode())
-        return cls(root, recipe)
+        run = cls(root, recipe)
+        _write(root / "recipe.yaml", dump_recipe(recipe).encode())
+        return run
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder; UserError when one does already."""
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.root}: another `xdc pretrain` is at work there; wait for it, or give "
+                    "another out=FOLDER"
+                ) from None
+            yield
 
     def iteration(self, number: int) -> Path:
         return self.root / "iterations" / f"{number:03d}"
@@ -78,46 +100,52 @@ class Run:
         folder = self.iteration(number)
         folder.mkdir(parents=True, exist_ok=True)
         for name, c in clusterings.items():
-            path = folder / f"{name}.npz.part"
-            with path.open("wb") as file:
-                np.savez(file, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
-            path.replace(folder / f"{name}.npz")
+            content = io.BytesIO()
+            np.savez(content, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
+            _write(folder / f"{name}.npz", content.getbuffer())
 
     def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
         """{clustering: {assignment, centroids, distance}} of one iteration."""
-        return {
-            path.stem: dict(np.load(path)) for path in sorted(self.iteration(number).glob("*.npz"))
-        }
+        out = {}
+        for path in sorted(self.iteration(number).glob("*.npz")):
+            try:
+                with path.open("rb") as file:
+                    out[path.stem] = dict(np.load(file))
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
+        return out
 
     def save_checkpoint(self, state: dict) -> None:
-        path = self.root / "checkpoint.pt.part"
-        with path.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # a checkpoint that a power cut can empty is none
-        path.replace(self.root / "checkpoint.pt")
+        self._save("checkpoint.pt", state)
 
     def checkpoint(self) -> dict | None:
-        path = self.root / "checkpoint.pt"
+        return self._load("checkpoint.pt")
+
+    def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
+        self._save("encoders.pt", {m: encoder.state_dict() for m, encoder in encoders.items()})
+
+    def _save(self, name: str, state: dict) -> None:
+        content = io.BytesIO()
+        torch.save(state, content)
+        _write(self.root / name, content.getbuffer())
+
+    def _load(self, name: str) -> dict | None:
+        path = self.root / name
         if not path.is_file():
             return None
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds for a damaged file
             raise UserError(
-                f"{path}: cannot be read ({type(error).__name__}); remove it to start the run anew"
+                f"{path}: cannot be read ({type(error).__name__}); remove it and run "
+                "`xdc pretrain` again"
             ) from error
-
-    def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
-        path = self.root / "encoders.pt.part"
-        torch.save({m: encoder.state_dict() for m, encoder in encoders.items()}, path)
-        path.replace(self.root / "encoders.pt")
 
     def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
-        path = self.root / "encoders.pt"
-        if path.is_file():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        finished = self._load("encoders.pt")
+        if finished is not None:
+            return finished
         state = self.checkpoint()
         if state is None:
             raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
@@ -130,7 +158,7 @@ class Run:
             for line in self.metrics()
             if (line["iteration"], line.get("step", float("inf"))) <= (iteration, step)
         ]
-        _replace(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
+        _write(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
 
     def add_metrics(self, line: dict) -> None:
         with (self.root / "metrics.jsonl").open("a") as file:
@@ -144,7 +172,14 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
 
     def save_summary(self, summary: dict) -> None:
-        _replace(self.root / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        _write(self.root / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    def save_probe(self, result: dict) -> None:
+        """Keeps a probe's result as RUN/probes/LABEL.json."""
+        folder = self.root / "probes"
+        folder.mkdir(exist_ok=True)
+        name = result["label"].replace("/", "_") + ".json"
+        _write(folder / name, (json.dumps(result, indent=2) + "\n").encode())
 
     def summary(self) -> dict:
         path = self.root / "summary.json"
@@ -152,7 +187,10 @@ class Run:
             raise UserError(
                 f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
             )
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path}: not valid JSON; run `xdc pretrain` again") from None
 
 
 def fingerprint(shards: ShardSet) -> str:
@@ -172,7 +210,11 @@ def _lines(recipe: Recipe) -> dict[str, str]:
     return flat
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _write(path: Path, content) -> None:
+    """Replaces a file whole: neither a kill nor a power cut leaves half of it."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)

@@ -74,6 +74,8 @@ class Log:
         tqdm.write(line_of(record))
         for reason, message in feed.examples.items():
             tqdm.write(f"  {feed.failures[reason]} clips replaced, {reason}; the first: {message}")
+        feed.failures.clear()
+        feed.examples.clear()
         return record
 
 

@@ -88,7 +88,9 @@ class VideoWriter:
             stream.options = {
                 "preset": "medium",
                 "crf": str(H264_CRF),
-                "x264-params": f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0:threads=1",
+                # mbtree: with it, x264 gives other bytes from run to run at small sizes
+                "x264-params": f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0"
+                ":threads=1",
             }
         self._stream, self._fps, self.frames = stream, fps, 0
 

@@ -57,7 +57,7 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
     notes: list[str] = []
     for argument in arguments:
         if argument.is_dir():
-            found, named = _walk(argument, out, notes), []
+            found, named = _walk(argument, out, labels, notes), []
             if labels is None and (table := argument / "labels.csv").is_file():
                 notes.append(f"{table} is there; add --labels {table} to use it")
         elif argument.suffix.lower() == ".csv":
@@ -89,7 +89,7 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: Path, out: Path, notes: list[str]) -> list[Source]:
+def _walk(folder: Path, out: Path, labels: Path | None, notes: list[str]) -> list[Source]:
     found, passed = [], 0
     barred = out.resolve()
     for root, folders, files in os.walk(folder):
@@ -100,13 +100,13 @@ def _walk(folder: Path, out: Path, notes: list[str]) -> list[Source]:
         for file in files:
             if file.startswith("."):
                 continue
-            if Path(file).suffix.lower() in NO_MEDIA:
-                passed += 1
-                continue
             path = here / file
+            if path.suffix.lower() in NO_MEDIA:
+                passed += labels is None or path.resolve() != labels.resolve()
+                continue
             found.append(Source(path, path.relative_to(folder).as_posix()))
     if passed:
-        notes.append(f"{folder}: {passed} files passed over that are no media by their names")
+        notes.append(f"{folder}: {passed} files passed over, no media by their names")
     return sorted(found, key=lambda source: os.fsencode(source.name))
 
 
