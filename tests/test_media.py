@@ -11,7 +11,7 @@ from making import draw, make_media, tone, write_sound
 
 from xdc_fast.shards.clock import frame_count, heard, nearest_rate, sample_count, shown
 from xdc_fast.shards.convert import Settings, convert
-from xdc_fast.shards.encode import packed_size
+from xdc_fast.shards.encode import open_mp4, packed_size
 from xdc_fast.shards.media import Refusal, decode_frames, decode_waveform, turn
 
 FAST = Settings(short_side=64)
@@ -262,17 +262,33 @@ def test_each_reason(tmp_path):
     make_media(at("no video.mp4"), video=None)
     make_media(at("silent.mp4"), level=0.0)
     make_media(at("too short.mp4"), seconds=0.5)
-    make_media(at("no overlap.mkv"), audio="pcm_s16le", seconds=1.2, audio_start=5)
+    late = {"audio": "pcm_s16le", "seconds": 1.2}
+    make_media(at("no overlap.mkv"), **late, audio_start=5)
+    make_media(at("no overlap, audio.mkv"), **late, video_start=5)
+    make_media(at("too short, less than a frame.mkv"), **late, audio_start=1.18)
+    make_media(at("too short, less than a frame of sound.mkv"), **late, video_start=1.16)
     make_media(at("cover art.mp4"), times=np.zeros(1), seconds=2)
     make_media(at("odd shape.mp4"), size=(640, 16))
     at("not media.mp4").write_text("this is a letter, not a film\n" * 50)
     at("not media, empty.mp4").write_bytes(b"")
     at("unreadable.mp4").mkdir()
     paths = sorted(tmp_path.glob("*.m*"))
-    assert len(paths) == 10
+    assert len(paths) == 13
     for path in paths:
         assert refusal(path, tmp_path).reason == path.stem.split(",")[0]
     assert refusal(at("missing.mp4"), tmp_path).reason == "unreadable"
+    for name in ("no overlap.mkv", "no overlap, audio.mkv"):
+        assert refusal(at(name), tmp_path, Settings(codec="copy")).reason == "no overlap"
+
+
+def test_a_copy_that_does_not_read_back_is_refused(tmp_path, monkeypatch):
+    def to_nowhere(path):
+        path.write_bytes(b"")
+        return open_mp4(tmp_path / "elsewhere.mp4")
+
+    monkeypatch.setattr("xdc_fast.shards.copy.open_mp4", to_nowhere)
+    refused = refusal(make_media(tmp_path / "x.mp4"), tmp_path, Settings(codec="copy"))
+    assert refused.reason == "cannot be copied" and "cannot be read" in refused.detail
 
 
 def test_damage_is_found(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from making import make_media
 
 from xdc_fast.errors import UserError
+from xdc_fast.shards import workers as crew
 from xdc_fast.shards.convert import Settings, convert
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.pack import pack
@@ -107,8 +109,12 @@ def test_labels_join_by_name(videos, tmp_path):
     assert labels["0.mp4"] == {"sound": "high", "split": "1"}
     assert labels["1.mp4"] == {"sound": "", "split": ""}  # the row names another folder
     assert any("4 inputs have no labels, 2 rows match no input" in note for note in inputs.notes)
+    with pytest.raises(UserError, match=r"'0\.mp4' is the name of cats/0\.mp4 and dogs/0\.mp4"):
+        collect([videos], table, tmp_path / "out")
+    table.write_text("file,sound,split\nmute.mp4,high,1\ncats/1.mp4,low,2\n")
     deep = collect([videos], table, tmp_path / "out")
     assert deep.columns == ["class", "sound", "split"]
+    assert {s.name: s.labels["sound"] for s in deep.sources}["cats/mute.mp4"] == "high"
     assert {s.name: s.labels["sound"] for s in deep.sources}["cats/1.mp4"] == "low"
     table.write_text("file,sound\n0.mp4,high\n0.mp4,low\n")
     with pytest.raises(UserError, match=r"labels\.csv: two different rows for '0\.mp4'"):
@@ -116,9 +122,10 @@ def test_labels_join_by_name(videos, tmp_path):
     table.write_text("video,sound\n0.mp4,high\n")
     with pytest.raises(UserError, match="no column file or path or name; it has: video, sound"):
         collect([videos], table, tmp_path / "out")
-    table.write_text("file,source\n0.mp4,high\n")
-    with pytest.raises(UserError, match="rename"):
-        collect([videos], table, tmp_path / "out")
+    for columns, words in (("file,source", "rename it"), ("file,a,a", "two columns of the same")):
+        table.write_text(f"{columns}\nmute.mp4,high,low\n")
+        with pytest.raises(UserError, match=words):
+            collect([videos], table, tmp_path / "out")
 
 
 def test_sources_may_be_a_list(videos, tmp_path):
@@ -145,11 +152,41 @@ def test_sources_are_named_and_taken_once(videos, tmp_path):
         pack(collect([empty], None, tmp_path / "out"), tmp_path / "out", SMALL)
 
 
-def test_output_inside_the_source_is_no_input(tmp_path):
-    make_media(tmp_path / "a.mp4", size=(48, 32))
-    out = tmp_path / "packed"
-    run([tmp_path], out)
-    assert run([tmp_path], out).already
+def test_folders_are_walked_through_links_and_without_the_output(tmp_path):
+    for name in ("videos/a.mp4", "videos/packed/b.mp4", "elsewhere/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "videos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "videos")
+    found = collect([tmp_path / "videos"], None, tmp_path / "videos" / "packed")
+    assert [source.name for source in found.sources] == ["a.mp4", "link/c.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_mistake(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def forbid(path):  # permissions do not bind root
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    with pytest.raises(UserError, match="shut: Permission denied"):
+        collect([tmp_path], None, tmp_path / "out")
+
+
+def test_odd_paths_are_refused_and_odd_names_are_kept(videos, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    shutil.copy(videos / "cats" / "0.mp4", folder / "a\rb.mp4")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    table = folder / "list.csv"
+    table.write_bytes(b'path,kind\n"a\rb.mp4",x\nloop.mp4,x\n%s,x\nn\0l.mp4,x\n' % (b"n" * 300))
+    summary = run([table], tmp_path / "out")
+    assert (summary.packed, summary.reasons) == (1, {"unreadable": 3})
+    assert ShardSet(tmp_path / "out").sources == ["a\rb.mp4"]
+    assert cli("verify", tmp_path / "out").exit_code == 0
 
 
 def fail_some(path, settings, video, audio):
@@ -192,6 +229,31 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(videos, tmp_path):
     run([videos], tmp_path / "whole", shard_mb=0)
     assert contents(out) == contents(tmp_path / "whole")
     assert contents(out)["shard-000000.tar"] == finished
+
+
+def lose_scratch(path, settings, video, audio):
+    shutil.rmtree(video.parent)
+    return convert(path, settings, video, audio)
+
+
+def test_what_cannot_be_written_is_not_the_files_fault(videos, tmp_path):
+    with pytest.raises(UserError, match=r"packing stopped.*No such file"):
+        run([videos], tmp_path / "out", task=lose_scratch)
+
+
+def tell(path, settings, video, audio):
+    return {"pid": os.getpid()}
+
+
+def test_a_worker_that_dies_while_idle_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "AHEAD", 1)  # so that nothing is asked for while an outcome is out
+    jobs, pids = [(n, tmp_path) for n in range(3)], []
+    for _, outcome in crew.run_jobs(jobs, SMALL, tmp_path, 1, 60, tell):
+        pids.append(outcome["pid"])
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        worker.join()
+    assert len(set(pids)) == 3
 
 
 def slowly(path, settings, video, audio):
@@ -261,8 +323,13 @@ def test_command_prints_its_contract(videos, tmp_path):
     assert line["inputs"] == line["packed"] + line["refused"] == 10
     assert line["reasons"] == {"no audio": 1, "not media": 1} and line["shards"] == 1
     assert line["bytes"] == (out / "shard-000000.tar").stat().st_size
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["packer"]["av"] = "1.0"  # that of then does not matter to a complete set
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / ".packing").mkdir()  # left by a crash after the manifest was written
     again = cli("pack", videos, out, *options)
     assert again.exit_code == 0 and "already packed" in again.stdout
+    assert not (out / ".packing").exists()
     assert {**json.loads(again.stdout.splitlines()[-1]), "seconds": 0} == {**line, "seconds": 0}
     listed = cli("ls", out)
     assert "label class: 2 classes: cats 4, dogs 4" in listed.stdout
@@ -280,7 +347,13 @@ def test_mistakes_are_one_line_and_status_2(videos, tmp_path):
         (("pack", videos, full), "not an empty folder"),
         (("pack", videos, tmp_path / "out", "--fps", 0), "--fps"),
         (("pack", videos, tmp_path / "out", "--short-side", 33), "--short-side"),
+        (("pack", videos, tmp_path / "out", "--fps", 1e-9), "--fps"),
         (("pack", videos, tmp_path / "out", "--max-seconds", 0.5), "--max-seconds"),
+        (("pack", videos, tmp_path / "out", "--max-seconds", "nan"), "--max-seconds"),
+        (("pack", videos, tmp_path / "out", "--min-seconds", "nan"), "--min-seconds"),
+        (("pack", videos, tmp_path / "out", "--min-seconds", "inf"), "--min-seconds"),
+        (("pack", videos, full / "thesis.tex" / "out"), "choose another folder"),
+        (("pack", "n" * 300, tmp_path / "out"), "nnn: File name too long"),
         (("pack", videos, tmp_path / "out", "--codec", "copy", "--max-seconds", 5), "copy"),
         (("verify", tmp_path), "manifest.json"),
         (("ls", full), "manifest.json"),
@@ -288,6 +361,7 @@ def test_mistakes_are_one_line_and_status_2(videos, tmp_path):
     ]:
         result = cli(*arguments)
         assert result.exit_code == 2, arguments
+        assert "is kept" not in result.stderr
         said = [line for line in result.stderr.splitlines() if line.startswith("xdc-shard: ")]
         assert len(said) == 1 and words in said[0], result.stderr
     assert (full / "thesis.tex").read_text() == "precious"
@@ -306,8 +380,15 @@ def test_nothing_packed_is_a_mistake_that_leaves_the_reasons(videos, tmp_path):
         assert refused(out) == {"text.mp4": "not media"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_says_how_to_go_on(tmp_path, how):
+@pytest.mark.parametrize(
+    ("send", "how", "when"),
+    [
+        (os.kill, signal.SIGINT, ".packing/scratch/*"),
+        (os.kill, signal.SIGTERM, ".packing/scratch/*"),
+        (os.killpg, signal.SIGINT, ".packing/scratch"),  # from a terminal, while workers start
+    ],
+)
+def test_interrupting_says_how_to_go_on(tmp_path, send, how, when):
     source = tmp_path / "videos"
     source.mkdir()
     first = make_media(source / "a.mp4", seconds=6, size=(160, 120), rate=16000)
@@ -315,10 +396,13 @@ def test_interrupting_says_how_to_go_on(tmp_path, how):
         shutil.copy(first, source / f"{k:02d}.mp4")
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from xdc_fast.tools.shard import main; main()"]
-    arguments = ["pack", str(source), str(out), "--workers", "1"]
-    process = subprocess.Popen(command + arguments, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(out.glob(".packing/scratch/*")))
-    process.send_signal(how)
+    arguments = ["pack", str(source), str(out), "--workers", "2"]
+    process = subprocess.Popen(
+        command + arguments, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: list(out.glob(when)))
+    time.sleep(0.3)
+    send(process.pid, how)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "run the same command again to go on" in errors and "Traceback" not in errors

@@ -7,12 +7,14 @@ import itertools
 import json
 import math
 import re
+import tarfile
 import wave
 from html.parser import HTMLParser
 
 import av
 import numpy as np
 import pytest
+import simplejpeg
 from making import make_media
 from sklearn.metrics import normalized_mutual_info_score
 
@@ -26,6 +28,8 @@ from xdc_fast.report import charts, matching, pictures
 from xdc_fast.report.page import write_report
 from xdc_fast.shards.convert import Settings
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.index import index as rebuild_index
+from xdc_fast.shards.media import decode_frames
 from xdc_fast.shards.pack import pack
 from xdc_fast.shards.sources import collect
 
@@ -271,6 +275,39 @@ def test_frames_are_the_shards_packets(page, shards):
         packets = [p.tobytes() for p in shards.packets(name, row, np.array(thirds))]
         (strip,) = page.all("div", figure, _class="frames")
         assert [content(e["src"], "image/jpeg") for e in page.all("img", strip)] == packets
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+def test_large_frames_are_shown_small(tmp_path, codec):
+    path = make_media(tmp_path / "x.mp4", size=(480, 320))
+    out, settings = tmp_path / "set", Settings(short_side=320, codec=codec)
+    pack(collect([path], None, out), out, settings, workers=1)
+    shards, numbers = ShardSet(out), np.array([3, 20])
+    whole = decode_frames(shards.video_file(0), numbers)
+    for frame, wanted in zip(pictures.read_frames(shards, 0, numbers), whole, strict=True):
+        shown = simplejpeg.decode_jpeg(frame)
+        halved = wanted.reshape(160, 2, 240, 2, 3).mean(axis=(1, 3))
+        assert shown.shape == (160, 240, 3) and np.abs(shown - halved).mean() < 3
+
+
+def test_sets_without_metadata_are_named_by_their_table(shards, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for index in range(len(shards)):
+            files = {"mp4": shards.video_file(index), "wav": shards.audio_file(index)}
+            for kind, data in files.items():
+                info = tarfile.TarInfo(f"film{index:02d}.{kind}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    rebuild_index(tmp_path)
+    foreign = ShardSet(tmp_path)
+    page = Page(
+        write_report(make_run(foreign, tmp_path / "run", iterations=1), foreign).read_text()
+    )
+    figures = page.all("figure", _class="sample")
+    assert figures
+    for figure in figures:
+        (caption,) = page.all("figcaption", figure)
+        assert f"film{int(figure['data-index']):02d}" in caption["text"]
 
 
 def page_frame(share, duration, row):

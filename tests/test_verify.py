@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from making import make_media
 
+from xdc_fast.errors import UserError
 from xdc_fast.shards.convert import Settings
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.media import decode_frames, decode_waveform
@@ -32,8 +33,6 @@ def whole(tmp_path_factory):
         "file,word,age\n" + "".join(f"{k}.mp4,w{k % 2},{k}\n" for k in range(5))
     )
     inputs = collect([folder / "videos"], folder / "labels.csv", folder / "set")
-    for source in inputs.sources:
-        assert source.path.exists()
     settings = Settings(short_side=32, fps=10)
     pack(inputs, folder / "set", settings, shard_mb=0.15, workers=1)
     assert len(ShardSet(folder / "set").shards) == 2
@@ -122,6 +121,12 @@ def test_tables_that_disagree_are_found(copy):
     assert damages(copy)["damaged"][0]["sample"] == "000000002"
     table.write_text(text.replace("2.mp4", "9.mp4"))
     assert "9.mp4" in damages(copy)["damaged"][0]["what"]
+    table.write_text(text.replace(",3,w1", ",3,w0"))
+    (damage,) = damages(copy)["damaged"]
+    assert damage["sample"] == "000000003" and damage["what"].startswith("its word is w1, ")
+    for data in (text.replace("key", "kee", 1).encode(), b"\xff" + text.encode(), b""):
+        table.write_bytes(data)
+        assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
     table.write_text("".join(text.splitlines(keepends=True)[:-1]))
     assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
     table.unlink()
@@ -132,6 +137,38 @@ def test_an_incomplete_set_is_a_mistake(copy):
     (copy / "manifest.json").unlink()
     result = cli("verify", copy)
     assert result.exit_code == 2 and "manifest.json" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", '{"name": "site"}', '{"format": 1}', "{", ""])
+def test_a_manifest_of_another_kind_is_a_mistake(copy, content):
+    (copy / "manifest.json").write_text(content)
+    (copy.parent / "a.mp4").touch()
+    for command in (("verify",), ("ls",), ("index",), ("pack", copy.parent)):
+        result = cli(*command, copy)
+        said = result.stderr.splitlines()[-1]
+        assert result.exit_code == 2 and "manifest.json: " in said and "move it away" in said
+    assert (copy / "manifest.json").read_text() == content
+
+
+def test_a_replaced_sidecar_is_seen(copy):
+    path = copy / "shard-000000.samples.npy"
+    before = ShardSet(copy).rows()
+    after = before[: ShardSet(copy).shard_sizes[0]].copy()
+    after["width"] += 1
+    np.save(copy / "new.npy", after)
+    (copy / "new.npy").replace(path)
+    assert ShardSet(copy).row(0)[1]["width"] == before[0]["width"] + 1
+
+
+def test_a_damaged_table_is_a_mistake(copy):
+    shards = ShardSet(copy)
+    table = copy / "samples.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"samples\.csv: 4 rows for 5 samples; rebuild"):
+        shards.label("word")
+    table.unlink()
+    with pytest.raises(UserError, match=r"samples\.csv.*rebuild"):
+        shards.label("word")
 
 
 def contents(folder):
@@ -179,7 +216,10 @@ def test_index_of_another_programs_shards(tmp_path):
     foreign(
         out / "part-b.tar",
         [
-            ("dir/two.json", b'{"labels": {"class": 4, "place": "here"}, "source": "film"}'),
+            (
+                "dir/two.json",
+                b'{"labels": {"class": 4, "place": "here"}, "source": "film", "seconds": "2 s"}',
+            ),
             ("dir/two.mkv", alone),
             ("dir/two.wav", sound.getvalue()),
             ("dir/three.avi", jpegs.read_bytes()),
@@ -193,6 +233,7 @@ def test_index_of_another_programs_shards(tmp_path):
     assert shards.rate == 44100 and rows["frames"].tolist() == [50, 50, 50]
     assert rows["pcm"].tolist() == [-1, -1, -1]  # at another rate than the set's
     assert (rows["packet"] >= 0).tolist() == [False, False, True]
+    assert shards.settings["codec"] == "copy"  # not all are JPEG packets
     assert abs(rows["samples"] - 88200).max() < 2200
     table = shards.table()
     assert [row["source"] for row in table] == ["dir/one", "film", "dir/three"]
@@ -214,6 +255,9 @@ def test_index_names_what_it_cannot_read(tmp_path):
     foreign(out / "x.tar", [("a.mp4", video), ("b.mp4", video), ("a.json", b"{}")])
     result = cli("index", out)
     assert result.exit_code == 2 and "x.tar: sample a: no video file" in result.stderr
+    foreign(out / "x.tar", [("a.mp4", video), ("a.json", b'{"labels": {"shard": 1}}')])
+    result = cli("index", out)
+    assert result.exit_code == 2 and "label column 'shard'" in result.stderr
     foreign(out / "x.tar", [("a.mp4", video)])
     foreign(out / "y.tar", [("a.mp4", video)])
     result = cli("index", out)

@@ -14,6 +14,7 @@ from xdc_fast.shards.convert import Settings
 from xdc_fast.tools import Group
 
 FOLDER = click.Path(path_type=Path)
+LONGEST = 86_400  # seconds of a video, or to wait for one
 
 
 @click.group(name="xdc-shard", cls=Group)
@@ -73,17 +74,19 @@ def pack(sources, out, labels, shard_mb, workers, time_limit, as_json, **options
 def _check(settings: Settings, shard_mb: int, workers: int | None, time_limit: float) -> Settings:
     """The settings, or UserError for one that makes no sense."""
     wrong = {
-        "--fps must be above 0 and at most 240": not 0 < settings.fps <= 240,
+        "--fps must be 0.1 to 240": not 0.1 <= settings.fps <= 240,
         "--short-side must be even, 16 to 4096": settings.short_side not in range(16, 4097, 2),
         "--audio-rate must be 4000 to 192000": not 4000 <= settings.audio_rate <= 192000,
-        "--min-seconds must be above 0": settings.min_seconds <= 0,
-        "--max-seconds must not be below --min-seconds": settings.max_seconds is not None
-        and settings.max_seconds < settings.min_seconds,
+        f"--min-seconds must be above 0, at most {LONGEST}": not (
+            0 < settings.min_seconds <= LONGEST
+        ),
+        f"--max-seconds must be from --min-seconds to {LONGEST}": settings.max_seconds is not None
+        and not settings.min_seconds <= settings.max_seconds <= LONGEST,
         "--codec copy packs whole videos: leave --max-seconds away": settings.codec == "copy"
         and settings.max_seconds is not None,
         "--shard-mb must be at least 1": shard_mb < 1,
         "--workers must be at least 1": workers is not None and workers < 1,
-        "--time-limit must be above 0": time_limit <= 0,
+        f"--time-limit must be above 0, at most {LONGEST}": not 0 < time_limit <= LONGEST,
     }
     for message, holds in wrong.items():
         if holds:

@@ -31,8 +31,6 @@ class DaliFeed(HostFeed):
     Arguments as of HostFeed. Raises UserError for shards that DALI cannot decode on this device.
     """
 
-    name = "dali"
-
     def __init__(
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cuda", threads: int = 2
     ):

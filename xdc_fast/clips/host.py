@@ -32,8 +32,6 @@ class HostFeed:
     Raises UserError when the set's audio rate is not the shape's.
     """
 
-    name = "host"
-
     def __init__(
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cpu", threads: int = 2
     ):
@@ -92,7 +90,8 @@ class HostFeed:
         found = [self.shards.row(int(i)) for i in indices]
         rows = np.array([row for _, row in found])
         sides = np.minimum(rows["height"], rows["width"])
-        if (small := int(sides.argmin())) >= 0 and sides[small] < self.shape.crop:
+        small = int(sides.argmin())
+        if sides[small] < self.shape.crop:
             raise UserError(
                 f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
                 f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "

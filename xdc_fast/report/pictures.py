@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 import torch
+from torch.nn.functional import interpolate
 
 from xdc_fast.clips.windows import ClipShape, fixed_windows
 from xdc_fast.encoders.inputs import Inputs, spectrogram
@@ -18,7 +19,8 @@ from xdc_fast.shards.encode import wav_header
 from xdc_fast.shards.media import decode_frames, decode_waveform
 
 FRAMES = 3
-JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG
+JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG of that size
+SHORT_SIDE = 160  # pixels of a shown frame at most
 LONGEST = 3.0  # seconds of a sample that are shown
 SOUND_BYTES = 4_200_000  # of a whole page, before base64; decides how long the stretches are
 DARKEST, BRIGHTEST = 8, 99.8  # percentiles of the log-mel values at the ends of the colour map
@@ -70,7 +72,7 @@ def show_sample(shards: ShardSet, inputs: Inputs, stretch: Stretch, index: int) 
     pcm = read_sound(shards, index, int(window.start[0]), shape.samples)
     return Sample(
         index=index,
-        source=shards.meta(index)["source"],
+        source=shards.sources[index],
         frames=[data_uri("image/jpeg", frame) for frame in frames],
         sound=data_uri("audio/wav", wav_header(len(pcm), shards.rate) + pcm.tobytes()),
         mel=spectrogram(torch.from_numpy(pcm)[None], inputs.spec)[0].numpy(),
@@ -78,14 +80,27 @@ def show_sample(shards: ShardSet, inputs: Inputs, stretch: Stretch, index: int) 
 
 
 def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes]:
-    """Frames as JPEG: the shard's own packets, or decoded and encoded again."""
+    """Frames as JPEG: the shard's own packets, or, where it holds no or large ones, made anew."""
     name, row = shards.row(index)
-    if row["packet"] >= 0:
-        return [packet.tobytes() for packet in shards.packets(name, row, numbers)]
-    return [
-        simplejpeg.encode_jpeg(np.ascontiguousarray(picture), JPEG_QUALITY)
-        for picture in decode_frames(shards.video_file(index), numbers)
-    ]
+    if row["packet"] < 0:
+        pictures = decode_frames(shards.video_file(index), numbers)
+    else:
+        packets = shards.packets(name, row, numbers)
+        if min(row["width"], row["height"]) <= SHORT_SIDE:
+            return [packet.tobytes() for packet in packets]
+        pictures = map(simplejpeg.decode_jpeg, packets)
+    return [simplejpeg.encode_jpeg(shrink(picture), JPEG_QUALITY) for picture in pictures]
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), with a short side of at most SHORT_SIDE."""
+    scale = SHORT_SIDE / min(picture.shape[:2])
+    if scale >= 1:
+        return np.ascontiguousarray(picture)
+    size = [round(side * scale) for side in picture.shape[:2]]
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    small = interpolate(planes, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 
 
 def read_sound(shards: ShardSet, index: int, start: int, count: int) -> np.ndarray:

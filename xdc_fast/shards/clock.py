@@ -42,6 +42,7 @@ def shown(
 
     frames: (start, end, frame), seconds. tick: the time base, seconds: timestamps that were rounded
     to it may lie half a tick late. A frame whose time lies before one already seen is passed over.
+    Raises Refusal when that is no frame at all.
     """
     period, slack = float(1 / fps), min(tick / 2, 0.001) + 1e-6
     last, last_time, last_end, k, seen = None, 0.0, 0.0, 0, 0
@@ -57,7 +58,12 @@ def shown(
         last, last_time, last_end = frame, time, end
     if seen == 1:
         raise Refusal("cover art", "a single still")
-    for _ in range(k, min(limit, frame_count(last_end - start, fps))):
+    whole = frame_count(last_end - start, fps)
+    if k == whole == 0:
+        if last_end > start:
+            raise Refusal("too short", f"{last_end - start:.2f} s")
+        raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
+    for _ in range(k, min(limit, whole)):
         yield last
 
 

@@ -35,7 +35,7 @@ class Settings:
     """Shorter ones are refused."""
 
     @property
-    def rate(self) -> Fraction:
+    def frame_rate(self) -> Fraction:
         """fps as a fraction: 29.97 is 30000/1001."""
         return nearest_rate(self.fps)
 
@@ -51,7 +51,7 @@ def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
     """
     if settings.codec == "copy":
         return _convert_copy(path, settings, video, audio)
-    fps, rate = settings.rate, settings.audio_rate
+    fps, rate = settings.frame_rate, settings.audio_rate
     with open_media(path) as pictures, open_media(path) as sound:
         picture_stream, sound_stream = choose_streams(pictures)
         sound_stream = sound.streams[sound_stream.index]
@@ -66,13 +66,13 @@ def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
         ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
         samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, ahead))
         available = frame_count(samples / rate, fps)
-        if available == 0:
+        if samples == 0:
             raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
+        if available == 0:
+            raise Refusal("too short", f"{samples / rate:.2f} s")
         tick = float(picture_stream.time_base)
         grid = shown(chain([first], frames), start, fps, available, tick)
         count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
-    if count == 0:
-        raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
     finish_wav(audio, samples, count, fps, settings)
     size = {"frames": count, "width": width, "height": height}
     return {**_facts(fps, start, facts), **size, "seconds": float(count / fps), "cut": cut}
@@ -85,8 +85,12 @@ def _convert_copy(path: Path, settings: Settings, video: Path, audio: Path) -> d
     with open_media(path) as sound:
         picture_stream, sound_stream = choose_streams(sound)
         facts = {"video": stream_facts(picture_stream), "audio": stream_facts(sound_stream)}
-        blocks = heard(decoded(sound, sound_stream), start, rate, sample_count(count, fps, rate))
-        samples = write_pcm(audio, blocks)
+        blocks = decoded(sound, sound_stream)
+        begin = next(blocks)
+        if begin[0] >= start + count / fps:
+            raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
+        limit = sample_count(count, fps, rate)
+        samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, limit))
     if samples == 0:
         raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
     width, height = copy_video(path, video, fps, count)
@@ -126,12 +130,10 @@ def finish_wav(path: Path, stored: int, frames: int, fps: Fraction, settings: Se
 
 def write_video(path: Path, grid, stream, settings: Settings, longest: int | None):
     """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
-    first = next(grid, None)
-    if first is None:
-        return 0, 0, 0, False
+    first = next(grid)
     width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
     scale, last, picture = Scaler(width, height, settings.codec == "jpeg"), None, None
-    with VideoWriter(path, settings.codec, settings.rate, width, height) as writer:
+    with VideoWriter(path, settings.codec, settings.frame_rate, width, height) as writer:
         for frame in chain([first], grid):
             if writer.frames == longest:
                 return longest, width, height, True

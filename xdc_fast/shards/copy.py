@@ -6,10 +6,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 from xdc_fast.shards.clock import nearest_rate
 from xdc_fast.shards.encode import open_mp4
-from xdc_fast.shards.media import Refusal, choose_streams, decoded, open_media, orientation
+from xdc_fast.shards.media import (
+    Refusal,
+    choose_streams,
+    decode_frames,
+    decoded,
+    open_media,
+    orientation,
+)
 
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 
@@ -46,11 +54,15 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
     """Put the packets of the video stream into a new mp4; returns width and height.
 
     Packet i of decoding order gets its rank among the timestamps as its own.
-    Raises Refusal when packets and frames do not match or mp4 cannot hold the codec.
+    Raises Refusal when packets and frames do not match, or mp4 cannot hold the codec or cannot be
+    read again.
     """
     with open_media(source) as container:
         stream, _ = choose_streams(container)
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        except av.FFmpegError as error:
+            raise Refusal("unreadable", error.strerror or str(error)) from None
         if any(packet.is_discard or packet.pts is None for packet in packets):
             raise Refusal("cannot be copied", "an edit list hides frames, or packets have no time")
         if len(packets) != frames:
@@ -68,4 +80,8 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
                     mp4.mux(packet)
         except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
             raise Refusal("cannot be copied", f"mp4 does not take it: {error}") from None
+        try:
+            decode_frames(target.read_bytes(), np.array([0, frames - 1]))
+        except (av.FFmpegError, ValueError, IndexError) as error:
+            raise Refusal("cannot be copied", f"the mp4 cannot be read: {error}") from None
         return stream.codec_context.width, stream.codec_context.height

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.format import FORMAT, MANIFEST, PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.format import PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.tables import read_manifest
 
 
 class SampleError(Exception):
@@ -22,12 +23,10 @@ class SampleError(Exception):
         self.reason = reason
 
 
-@lru_cache(maxsize=512)  # a map outlives its eviction as long as somebody reads it
 def _map(path: Path) -> np.ndarray:
     return np.memmap(path, mode="r", dtype=np.uint8)
 
 
-@lru_cache(maxsize=512)
 def _table(path: Path, dtype: np.dtype) -> np.ndarray:
     """The rows of an .npy file, mapped.
 
@@ -54,30 +53,16 @@ class ShardSet:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        path = self.root / MANIFEST
-        if not path.is_file():
-            raise UserError(
-                f"{self.root}: no {MANIFEST} there, so no complete shard set; "
-                "make one with `xdc-shard pack` (or `xdc-shard index` for existing tar shards)"
-            )
-        try:
-            manifest = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not valid JSON ({error}); rebuild it with `xdc-shard index {self.root}`"
-            ) from None
-        if manifest.get("format") != FORMAT:
-            raise UserError(
-                f"{path}: format {manifest.get('format')}, this version reads {FORMAT}; "
-                f"rebuild it with `xdc-shard index {self.root}`"
-            )
-        self.manifest = manifest
+        self.manifest = manifest = read_manifest(self.root)
         self.settings: dict = manifest["settings"]
         self.rate: int = manifest["settings"]["audio_rate"]
         self.label_names: list[str] = manifest["labels"]
         self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
         self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        # a map outlives its eviction as long as somebody reads it
+        self._map, self._table = lru_cache(maxsize=512)(_map), lru_cache(maxsize=512)(_table)
+        self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -88,17 +73,17 @@ class ShardSet:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         name = self.shards[shard]
-        table = _table(self.root / f"{name.removesuffix('.tar')}.samples.npy", SAMPLE)
+        table = self._table(self.root / f"{name.removesuffix('.tar')}.samples.npy", SAMPLE)
         return name, table[index - self._first[shard]]
 
     def rows(self) -> np.ndarray:
         """All SAMPLE rows, shape (N,)."""
-        stems = (name.removesuffix(".tar") for name in self.shards)
-        return np.concatenate([_table(self.root / f"{stem}.samples.npy", SAMPLE) for stem in stems])
+        paths = (self.root / f"{name.removesuffix('.tar')}.samples.npy" for name in self.shards)
+        return np.concatenate([self._table(path, SAMPLE) for path in paths])
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
         """`size` bytes of a tar from `offset`, a uint8 view; ValueError past its end."""
-        data = _map(self.root / name)[offset : offset + size]
+        data = self._map(self.root / name)[offset : offset + size]
         if len(data) < size:
             raise ValueError(f"the tar ends before byte {offset + size}")
         return data
@@ -118,7 +103,7 @@ class ShardSet:
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
-        table = _table(self.root / f"{name.removesuffix('.tar')}.packets.npy", PACKET)
+        table = self._table(self.root / f"{name.removesuffix('.tar')}.packets.npy", PACKET)
         chosen = table[row["packet"] + frames]
         return [
             self.read(name, o, n) for o, n in zip(chosen["offset"], chosen["bytes"], strict=True)
@@ -135,14 +120,34 @@ class ShardSet:
 
     def table(self) -> list[dict[str, str]]:
         """The rows of samples.csv."""
-        with (self.root / SAMPLES).open(newline="") as file:
+        with (self.root / SAMPLES).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+    def _column(self, name: str) -> list[str]:
+        path = self.root / SAMPLES
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = csv.reader(file)
+                place = next(rows).index(name)
+                values = [row[place] for row in rows]
+        except (OSError, ValueError, IndexError, StopIteration, csv.Error) as error:
+            wrong = str(error) or "it is empty"
+        else:
+            if len(values) == len(self):
+                return values
+            wrong = f"{len(values)} rows for {len(self)} samples"
+        raise UserError(f"{path}: {wrong}; rebuild it with `xdc-shard index {self.root}`")
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """What each sample was made of, by samples.csv."""
+        return self._column("source")
 
     def label(self, column: str) -> tuple[np.ndarray, list[str]]:
         """One label of every sample.
 
         Returns codes int64 (N,), -1 where the sample has none, and the sorted class names.
-        Raises UserError for a column that is not there.
+        Raises UserError for a column that is not there, or a table that cannot be read.
         """
         if column not in self.label_names:
             near = get_close_matches(column, self.label_names, n=1)
@@ -152,7 +157,11 @@ class ShardSet:
             if not self.label_names:
                 known = "it has no labels; pack with --labels CSV"
             raise UserError(f"{self.root}: no label '{column}'; {known}")
-        values = [row[column] for row in self.table()]
-        classes = sorted({value for value in values if value})
-        code = {name: i for i, name in enumerate(classes)}
-        return np.array([code.get(value, -1) for value in values], dtype=np.int64), classes
+        if column not in self._labels:
+            values = self._column(column)
+            classes = sorted({value for value in values if value})
+            code = {name: i for i, name in enumerate(classes)}
+            codes = np.array([code.get(value, -1) for value in values], dtype=np.int64)
+            self._labels[column] = codes, classes
+        codes, classes = self._labels[column]
+        return codes.copy(), list(classes)

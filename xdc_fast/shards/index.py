@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from xdc_fast.shards.format import (
     SAMPLES,
 )
 from xdc_fast.shards.scan import Scan, ScanError, probe_rate, scan
-from xdc_fast.shards.tables import write_csv, write_manifest
+from xdc_fast.shards.tables import check_labels, read_manifest, write_csv, write_manifest
 from xdc_fast.shards.tar import checksum
 
 
@@ -32,16 +33,19 @@ def index(out: Path) -> dict:
     a file of its own (wav, flac, ogg, mp3, m4a) or in the video's, and json metadata, or a cls or
     txt label. Both tracks are taken to begin together, and the video to have a constant rate.
     What the tars cannot tell (settings, what was refused) is kept from a manifest that is there.
-    Returns the manifest. Raises UserError, which names the shard and the sample.
+    Returns the manifest. Raises UserError, which names the shard and the sample, or the manifest
+    that is not one of ours.
     """
     paths = sorted(out.glob("*.tar")) if out.is_dir() else []
     if not paths:
         raise UserError(f"{out}: no .tar files there")
-    old = _old_manifest(out / MANIFEST)
-    rate = old["settings"]["audio_rate"] if old else _guess(paths[0], probe_rate, paths[0])
+    old = read_manifest(out) if (out / MANIFEST).exists() else None
+    with _readable(paths[0]):
+        rate = old["settings"]["audio_rate"] if old else probe_rate(paths[0])
     scans, shards, first = [], [], 0
     for path in tqdm(paths, unit="shard", desc="indexing"):
-        found = _guess(path, scan, path, first, rate)
+        with _readable(path):
+            found = scan(path, first, rate)
         found.write(out / path.stem)
         scans.append(found)
         shard = {"name": path.name, "samples": len(found.keys), "first": first}
@@ -49,8 +53,11 @@ def index(out: Path) -> dict:
         first += len(found.keys)
     _refuse_repeats(out, scans)
     names = sorted({name for found in scans for facts in found.facts for name in _labels(facts)})
+    check_labels(names)
     rows = [
-        row for path, found in zip(paths, scans, strict=True) for row in _rows(path, found, names)
+        row
+        for path, found in zip(paths, scans, strict=True)
+        for row in table_rows(path, found, names)
     ]
     write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
     refused = _refused(out / REFUSED)
@@ -69,23 +76,15 @@ def index(out: Path) -> dict:
     return manifest
 
 
-def _guess(path: Path, task, *arguments):
-    """Call a scan; a shard that it cannot read is the user's to mend."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A shard that a scan cannot read is the user's to mend."""
     try:
-        return task(*arguments)
+        yield
     except ScanError as error:
         raise UserError(f"{path}: sample {error.key}: {error.what}; mend or remove it") from None
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{path}: not a sound tar ({error}); mend or remove it") from None
-
-
-def _old_manifest(path: Path) -> dict | None:
-    """The manifest that is there, if it is one of ours and whole."""
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
 
 
 def _head(old: dict | None, scans: list[Scan], rate: int, inputs: int) -> dict:
@@ -94,7 +93,7 @@ def _head(old: dict | None, scans: list[Scan], rate: int, inputs: int) -> dict:
         return {key: old[key] for key in ("format", "settings", "inputs", "packer")}
     row = scans[0].samples[0]
     settings = {
-        "codec": "copy" if row["packet"] < 0 else "jpeg",
+        "codec": "jpeg" if all((s.samples["packet"] >= 0).all() for s in scans) else "copy",
         "fps": float(row["fps"]),
         "short_side": int(min(row["width"], row["height"])),
         "audio_rate": rate,
@@ -108,13 +107,15 @@ def _labels(facts: dict) -> dict[str, str]:
     return {k: str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
 
-def _rows(path: Path, found: Scan, names: list[str]) -> list[list]:
-    """The rows of samples.csv for one shard."""
+def table_rows(path: Path, found: Scan, names: list[str]) -> list[list]:
+    """The rows of samples.csv for one shard, `names` being the labels."""
     rows = []
     for row, key, facts in zip(found.samples, found.keys, found.facts, strict=True):
         frames, labels = int(row["frames"]), _labels(facts)
-        seconds = facts.get("seconds") or frames / (float(row["fps"]) or np.inf)
-        told = [int(row["index"]), key, path.name, facts.get("source", key), seconds, frames]
+        source, seconds = str(facts.get("source") or key), facts.get("seconds")
+        if not isinstance(seconds, int | float):
+            seconds = frames / (float(row["fps"]) or np.inf)
+        told = [int(row["index"]), key, path.name, source, seconds, frames]
         rows.append(told + [labels.get(name, "") for name in names])
     return rows
 

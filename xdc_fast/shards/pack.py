@@ -31,9 +31,9 @@ from xdc_fast.shards.format import (
 )
 from xdc_fast.shards.journal import Journal
 from xdc_fast.shards.media import Refusal
-from xdc_fast.shards.scan import scan
+from xdc_fast.shards.scan import ScanError, scan
 from xdc_fast.shards.sources import Inputs, Source
-from xdc_fast.shards.tables import write_csv, write_manifest
+from xdc_fast.shards.tables import read_manifest, write_csv, write_manifest
 from xdc_fast.shards.tar import ShardWriter
 from xdc_fast.shards.workers import Convert, FatalError, run_jobs, scratch_files
 
@@ -89,11 +89,14 @@ def pack(
         "packer": {name: version(name) for name in ("xdc_fast", "av")},
     }
     if (out / MANIFEST).exists():
-        manifest = _read_manifest(out)
-        _refuse_other(out, manifest, run)
+        manifest = read_manifest(out)
+        _refuse_other(out, manifest, {part: run[part] for part in run if part != "packer"})
+        if (out / WORK).exists():
+            with _claim(out):
+                shutil.rmtree(out / WORK)
         return summarize(manifest, begun, already=True)
-    try:
-        with _claim(out):
+    with _claim(out):
+        try:
             journal = Journal(out / WORK / "journal.jsonl", run)
             _refuse_other(out, journal.head, run)
             _refuse_missing(out, journal)
@@ -102,11 +105,11 @@ def pack(
             scratch.mkdir()
             _pack_rest(inputs, out, settings, journal, scratch, shard_mb, workers, time_limit, task)
             manifest = _finish(inputs, out, run, journal)
-    except (OSError, FatalError) as error:
-        raise UserError(
-            f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
-            "again to go on"
-        ) from None
+        except (OSError, FatalError, ScanError) as error:
+            raise UserError(
+                f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
+                "again to go on"
+            ) from None
     return summarize(manifest, begun)
 
 
@@ -119,15 +122,8 @@ def summarize(manifest: dict, begun: float, already: bool = False) -> Summary:
     )
 
 
-def _read_manifest(out: Path) -> dict:
-    try:
-        return json.loads((out / MANIFEST).read_text())
-    except ValueError as error:
-        raise UserError(f"{out / MANIFEST}: not valid JSON ({error}); delete the folder") from None
-
-
 def _refuse_other(out: Path, old: dict, new: dict) -> None:
-    """UserError unless `old` was begun with the same inputs, settings and versions."""
+    """UserError unless `old` has all that `new` says: inputs, settings, versions."""
     for part in new:
         was, now = old.get(part), new[part]
         if was == now:
@@ -150,7 +146,10 @@ def _claim(out: Path):
             raise UserError(
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
             )
-        (out / WORK).mkdir(parents=True)
+        try:
+            (out / WORK).mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{out}: {error.strerror}; choose another folder") from None
     with (out / WORK / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,7 +165,7 @@ def _refuse_missing(out: Path, journal: Journal) -> None:
         path = out / shard["name"] if shard else None
         if path and not (path.is_file() and path.stat().st_size == shard["bytes"]):
             raise UserError(
-                f"{path}: a finished shard is gone or changed; delete {out}, start again"
+                f"{path}: a finished shard is gone or changed; put it back or pack elsewhere"
             )
 
 

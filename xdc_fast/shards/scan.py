@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from xdc_fast.shards.format import PACKET, SAMPLE
+from xdc_fast.shards.tables import replacing
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "mov", "mkv", "webm", "avi")
@@ -29,9 +30,11 @@ class Scan:
 
     def write(self, stem: Path) -> None:
         """Write the sidecars STEM.idx, .samples.npy and .packets.npy."""
-        Path(f"{stem}.idx").write_text(self.idx)
-        np.save(f"{stem}.samples.npy", self.samples)
-        np.save(f"{stem}.packets.npy", self.packets)
+        with replacing(Path(f"{stem}.idx"), encoding="utf-8") as file:
+            file.write(self.idx)
+        for name, table in (("samples", self.samples), ("packets", self.packets)):
+            with replacing(Path(f"{stem}.{name}.npy"), "wb") as file:
+                np.save(file, table)
 
 
 class ScanError(Exception):
@@ -128,17 +131,15 @@ def _video(path: Path, entry: Entry, row: np.void) -> np.ndarray:
         raise ScanError(entry.key, f"{member.extension}: {error}") from None
     if not packets:
         raise ScanError(entry.key, f"{member.extension}: the video track is empty")
-    table = np.array([(packet.pos + member.offset, packet.size) for packet in packets], PACKET)
-    if jpeg and all(_is_located(path, packet, row) for packet in (packets[0], packets[-1])):
-        return table
-    return table[:0]
+    located = jpeg and all(packet.pos is not None for packet in packets)
+    if located and all(_is_located(path, packet, row) for packet in (packets[0], packets[-1])):
+        return np.array([(packet.pos + member.offset, packet.size) for packet in packets], PACKET)
+    return np.zeros(0, PACKET)
 
 
 def _is_located(path: Path, packet: av.Packet, row: np.void) -> bool:
     """Whether the packet's position is that of its bytes: some containers give another."""
-    return packet.pos is not None and bytes(packet) == _read(
-        path, int(row["video"]) + packet.pos, packet.size
-    )
+    return bytes(packet) == _read(path, int(row["video"]) + packet.pos, packet.size)
 
 
 def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.format import SAMPLE_COLUMNS
+from xdc_fast.shards.tables import check_labels
 
 PATH_COLUMNS = ("path", "file")
 NAME_COLUMNS = ("file", "path", "name")
@@ -42,7 +42,7 @@ class Inputs:
         """SHA-256 over names, sizes and labels: the same on another machine and at another path."""
         total = hashlib.sha256()
         for source in self.sources:
-            size = source.path.stat().st_size if source.path.is_file() else -1
+            size = os.path.getsize(source.path) if os.path.isfile(source.path) else -1
             total.update(json.dumps([source.name, size, source.labels]).encode())
         return total.hexdigest()
 
@@ -50,7 +50,8 @@ class Inputs:
 def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
     """The inputs that SOURCE arguments stand for; raises UserError.
 
-    Files under `out` are not inputs. Folders are walked in sorted order, hidden files are skipped.
+    Files under `out` are not inputs. Folders are walked in sorted order, through links, each once;
+    hidden files are skipped.
     """
     sources: list[Source] = []
     columns: list[str] = []
@@ -78,9 +79,7 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
         columns += [c for c in _join(sources, labels, notes) if c not in columns]
     if "class" not in columns and len(arguments) == 1 and arguments[0].is_dir():
         columns += _folder_classes(sources, notes)
-    for name in columns:
-        if name in SAMPLE_COLUMNS:
-            raise UserError(f"label column '{name}' has a name that samples.csv uses; rename it")
+    check_labels(columns)
     return Inputs(sources, sorted(columns), notes)
 
 
@@ -91,18 +90,20 @@ def printable(name: str) -> str:
 
 def _walk(folder: Path, out: Path, labels: Path | None, notes: list[str]) -> list[Source]:
     found, passed = [], 0
-    barred = out.resolve()
-    for root, folders, files in os.walk(folder):
+    seen = {_real(out)} - {_real(folder)}
+    for root, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         here = Path(root)
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and (here / f).resolve() != barred
-        )
+        if _real(here) in seen:
+            folders.clear()
+            continue
+        seen.add(_real(here))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in files:
             if file.startswith("."):
                 continue
             path = here / file
             if path.suffix.lower() in NO_MEDIA:
-                passed += labels is None or path.resolve() != labels.resolve()
+                passed += labels is None or _real(path) != _real(labels)
                 continue
             found.append(Source(path, path.relative_to(folder).as_posix()))
     if passed:
@@ -110,10 +111,19 @@ def _walk(folder: Path, out: Path, labels: Path | None, notes: list[str]) -> lis
     return sorted(found, key=lambda source: os.fsencode(source.name))
 
 
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}; make it readable or move it away")
+
+
+def _real(path: Path) -> str:
+    """Where a path leads; itself if it can lead nowhere."""
+    return str(path) if "\0" in str(path) else os.path.realpath(path)
+
+
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
-    kept: dict[Path, Source] = {}
+    kept: dict[str, Source] = {}
     for source in sources:
-        kept.setdefault(source.path.resolve(), source)
+        kept.setdefault(_real(source.path), source)
     if len(kept) < len(sources):
         notes.append(f"{len(sources) - len(kept)} files were given twice and are taken once")
     return list(kept.values())
@@ -127,6 +137,8 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[str, list[dict[str
             rows, names = list(reader), [name for name in reader.fieldnames or [] if name]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: two columns of the same name, '{twice[0]}'; rename one")
     key = next((name for name in columns if name in names), None)
     if key is None:
         raise UserError(f"{path}: no column {' or '.join(columns)}; it has: {', '.join(names)}")
@@ -153,14 +165,16 @@ def _join(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
         labels = _labels(row, columns)
         if table.setdefault(row[key] or "", labels) != labels:
             raise UserError(f"{path}: two different rows for '{row[key]}'; keep one")
-    used = set()
+    used: dict[str, str] = {}
     for source in sources:
         name = PurePosixPath(source.name)
         match = next((k for k in (str(name), name.name, name.stem) if k in table), None)
         source.labels.update(table[match] if match else dict.fromkeys(columns, ""))
-        used.add(match)
+        if match and used.setdefault(match, source.name) != source.name:
+            both = f"{used[match]} and {source.name}"
+            raise UserError(f"{path}: '{match}' is the name of {both}; give the folder too")
     missing = sum(1 for s in sources if not any(s.labels[c] for c in columns)) if columns else 0
-    unused = len(table.keys() - used)
+    unused = len(table.keys() - used.keys())
     if missing or unused:
         notes.append(f"{path}: {missing} inputs have no labels, {unused} rows match no input")
     return columns

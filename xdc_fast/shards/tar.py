@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ class ShardWriter:
     """Appends samples to a USTAR file: fixed dates and owners, files of a sample adjacent."""
 
     def __init__(self, path: Path):
-        self.path, self.bytes, self.samples = path, 0, 0
+        self.path, self.bytes = path, 0
         self._file = path.open("wb")
         self._sum = hashlib.sha256()
 
@@ -34,7 +35,6 @@ class ShardWriter:
                 while block := file.read(PIECE):
                     self._write(block)
             self._write(bytes(-entry.size % BLOCK))
-        self.samples += 1
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -42,8 +42,10 @@ class ShardWriter:
         self.bytes += len(data)
 
     def close(self) -> str:
-        """End the archive; returns its SHA-256 in hex."""
+        """End the archive, safe on the disk; returns its SHA-256 in hex."""
         self._write(bytes(2 * BLOCK))
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
         return self._sum.hexdigest()
 

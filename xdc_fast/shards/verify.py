@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import simplejpeg
 from tqdm import tqdm
 
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import SAMPLES
+from xdc_fast.shards.format import SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.index import table_rows
 from xdc_fast.shards.media import decode_frames, decode_waveform
 from xdc_fast.shards.scan import Scan, ScanError, scan
 from xdc_fast.shards.tar import checksum
@@ -42,14 +44,22 @@ def verify(out: Path, decode: bool = False) -> dict:
 
 
 def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict]:
-    """The rows of samples.csv; none of them where their number is wrong."""
-    path = shards.root / SAMPLES
-    rows = shards.table() if path.is_file() else []
-    if len(rows) != len(shards):
-        what = f"{len(rows)} rows, the manifest says {len(shards)}" if path.is_file() else "missing"
-        damaged.append({"shard": SAMPLES, "sample": "", "what": what})
-        return []
-    return rows
+    """The rows of samples.csv; none of them where their number or their columns are wrong."""
+    columns = [*SAMPLE_COLUMNS, *shards.label_names]
+    try:
+        rows = shards.table()
+        if len(rows) != len(shards):
+            what = f"{len(rows)} rows, the manifest says {len(shards)}"
+        elif rows and list(rows[0]) != columns:
+            what = f"its columns are not {', '.join(columns)}"
+        else:
+            return rows
+    except FileNotFoundError:
+        what = "missing"
+    except (ValueError, csv.Error) as error:
+        what = f"cannot be read ({error})"
+    damaged.append({"shard": SAMPLES, "sample": "", "what": what})
+    return []
 
 
 def _check_shard(out, record, first, shards, wanted, seen, decode):
@@ -77,11 +87,11 @@ def _check_shard(out, record, first, shards, wanted, seen, decode):
         if key in seen:
             yield key, "its files are not adjacent, or the key is used twice"
         seen.add(key)
-    for row, key, facts in zip(wanted, found.keys, found.facts, strict=False):
-        if row["key"] != key:
-            yield key, f"{SAMPLES} has {row['key']} in its place"
-        if facts.get("source", key) != row["source"]:
-            yield key, f"its source is {facts.get('source')}, {SAMPLES} says {row['source']}"
+    told = table_rows(path, found, shards.label_names)
+    for row, key, values in zip(wanted, found.keys, told, strict=False):
+        for name, value in zip(row, values, strict=False):
+            if str(value) != row[name]:
+                yield key, f"its {name} is {value}, {SAMPLES} says {row[name]}"
     yield from _check_sidecars(out / path.stem, found)
     if decode:
         for row, key in zip(found.samples, found.keys, strict=True):

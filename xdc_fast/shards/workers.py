@@ -9,6 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -17,8 +19,13 @@ import av
 from xdc_fast.shards.convert import Settings, convert
 from xdc_fast.shards.media import Refusal
 
-OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM}
+# what FFmpeg may report of the files we write; errors of the source are refusals by then
+OUR_FAULT = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EIO, errno.EACCES, errno.ENOENT),
+}
 AHEAD = 8  # files per worker that may wait for a slow one before them
+IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
 Job = tuple[int, Path]
 Outcome = dict | Refusal
@@ -36,7 +43,6 @@ class FatalError(Exception):
 
 def work(pipe, settings: Settings, scratch: Path, task: Convert) -> None:
     """A worker's life: convert each file that comes, answer with its metadata or its refusal."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     pipe.send(None)
@@ -47,8 +53,9 @@ def work(pipe, settings: Settings, scratch: Path, task: Convert) -> None:
         except Refusal as refusal:
             answer = (refusal.reason, refusal.detail)
         except (av.FFmpegError, OSError, ValueError) as error:
-            full = getattr(error, "errno", None) in OUR_FAULT
-            answer = str(error) if full else ("undecodable", str(error))
+            of_source = isinstance(error, (av.FFmpegError, ValueError))
+            ours = not of_source or getattr(error, "errno", None) in OUR_FAULT
+            answer = str(error) if ours else ("undecodable", str(error))
         pipe.send(answer)
 
 
@@ -59,13 +66,22 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
         self.process = context.Process(target=work, args=(child, *arguments), daemon=True)
-        self.process.start()
+        resource_tracker.ensure_running()  # starting it later would unblock SIGINT
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()  # SIGINT stays blocked there: the parent decides
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.close()
         self.started, self.job, self.deadline = False, None, float("inf")
 
+    @property
+    def is_idle(self) -> bool:
+        return self.started and self.job is None
+
     def give(self, job: Job, time_limit: float) -> None:
-        self.job, self.deadline = job, time.monotonic() + time_limit
         self.pipe.send(job)
+        self.job, self.deadline = job, time.monotonic() + time_limit
 
     def stop(self) -> None:
         self.process.kill()
@@ -87,26 +103,30 @@ def run_jobs(
     new process takes the place of the old. Raises FatalError.
     """
     arguments = (settings, scratch, task)
-    crew = [Worker(*arguments) for _ in range(min(workers, len(jobs)))]
+    crew: list[Worker] = []
     outcomes: dict[int, Outcome] = {}  # by place in jobs
-    asked = answered = 0
+    asked = answered = idle_deaths = 0
     place = {number: i for i, (number, _) in enumerate(jobs)}
     try:
+        for _ in range(min(workers, len(jobs))):
+            crew.append(Worker(*arguments))
         while answered < len(jobs):
             for i, worker in enumerate(crew):
                 outcome = _poll(worker, time_limit)
-                if outcome is None:
-                    continue
-                outcomes[place[worker.job[0]]] = outcome
-                worker.job, worker.deadline = None, float("inf")
-                if not worker.process.is_alive():
+                if outcome is not None:
+                    outcomes[place[worker.job[0]]] = outcome
+                    worker.job, worker.deadline, idle_deaths = None, float("inf"), 0
+                if worker.is_idle and not worker.process.is_alive():
+                    idle_deaths += outcome is None
+                    if idle_deaths > IDLE_DEATHS:
+                        raise FatalError("worker processes keep dying while they have no file")
                     worker.stop()
                     crew[i] = Worker(*arguments)
             for worker in crew:
-                idle = worker.started and worker.job is None
-                if idle and asked < min(len(jobs), answered + AHEAD * workers):
-                    worker.give(jobs[asked], time_limit)
-                    asked += 1
+                if worker.is_idle and asked < min(len(jobs), answered + AHEAD * workers):
+                    with suppress(BrokenPipeError):  # it has just died and is replaced next
+                        worker.give(jobs[asked], time_limit)
+                        asked += 1
             if answered in outcomes:
                 yield jobs[answered], outcomes.pop(answered)
                 answered += 1
@@ -142,7 +162,7 @@ def _poll(worker: Worker, time_limit: float) -> Outcome | None:
         if not worker.started:
             raise FatalError(f"a worker process could not start (exit status {code})")
         if worker.job is None:
-            raise FatalError(f"a worker process died while idle (exit status {code})")
+            return None
         return Refusal("decoder died", f"signal {-code}" if code < 0 else f"exit status {code}")
     if time.monotonic() > worker.deadline:
         worker.stop()
