@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test test-slow test-gpu lint format clean
+.PHONY: demo bench test test-slow test-gpu lint format clean
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ test-slow: .venv/installed
 
 test-gpu: .venv/installed
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m gpu
+
+bench: .venv/installed
+	$(BIN)/pip install --quiet -e .[bench]
+	$(BIN)/python -m benchmarks all --json bench.json
 
 lint: .venv/installed
 	$(BIN)/ruff check .

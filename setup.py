@@ -5,6 +5,7 @@ from setuptools import setup
 SUBPACKAGES = ("shards", "clips", "encoders", "clusters", "pretrain", "evaluate", "report")
 
 TEST = ["pytest>=8", "ruff==0.17.*"]
+BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4"]  # peers; a missing one is named
 
 setup(
     name="xdc_fast",
@@ -41,7 +42,7 @@ setup(
         "tensorboard>=2.18",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "bench": []},
+    extras_require={"test": TEST, "bench": BENCH},
     entry_points={
         "console_scripts": [
             "xdc-shard = xdc_fast.tools.shard:main",

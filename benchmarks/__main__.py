@@ -1,0 +1,68 @@
+"""Measure stages against their peers and the machine's limit.
+
+Each stage runs once per number of threads, in a process bound to as many cores, whose libraries
+are told so too. Outputs are compared before anything is timed: exit status 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.ffmpeg import link_ffmpeg
+from benchmarks.stages import load_stage, stage_names
+
+POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = stage_names()
+    parser.add_argument(
+        "stage",
+        nargs="+",
+        choices=[*names, "all"],
+        metavar="STAGE",
+        help=f"{', '.join(names)}, all",
+    )
+    parser.add_argument("--quick", action="store_true", help="little data, seconds: a smoke test")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    options = parser.parse_args()
+    chosen = names if "all" in options.stage else options.stage
+    results, broken = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        link_ffmpeg(Path(folder))
+        for stage in chosen:
+            for threads in load_stage(stage).THREADS:
+                items, status = measure_apart(stage, threads, options.quick, Path(folder))
+                results += items
+                broken += [f"{stage}, {threads} threads: exit status {status}"] if status else []
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    broken += [f"{i['stage']}: {i['case']}: {i['failed']}" for i in results if "failed" in i]
+    if broken:
+        sys.exit("\n".join(broken))
+
+
+def measure_apart(stage: str, threads: int, quick: bool, folder: Path) -> tuple[list[dict], int]:
+    """The items of a stage from a process with `threads` threads, and its exit status."""
+    cores = len(os.sched_getaffinity(0))
+    if threads > cores:
+        print(f"{stage}: {threads} threads need as many cores, {cores} here")
+        return [], 0
+    out = folder / f"{stage}-{threads}.json"
+    environment = os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in POOLS}
+    paths = (str(folder), os.environ.get("LD_LIBRARY_PATH"))
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, "-m", "benchmarks.worker", stage, str(threads), str(out)]
+    done = subprocess.run([*command, *(["--quick"] if quick else [])], env=environment, check=False)
+    return json.loads(out.read_text()) if out.exists() else [], done.returncode
+
+
+if __name__ == "__main__":
+    main()

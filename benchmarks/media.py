@@ -1,0 +1,36 @@
+"""Videos to measure with, and shards of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xdc_fast.shards.convert import Settings
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.pack import pack
+from xdc_fast.shards.sources import collect
+from xdc_fast.shards.toy import make_toy
+
+GRID = Path(__file__).parents[2] / "shared/data/grid_s1"
+
+
+def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
+    """What they are, and `count` videos: GRID's where it lies beside the repository, else the toy
+    world's, made in `folder`."""
+    if GRID.is_dir():
+        every = sorted(GRID.glob("*.mp4"))
+        return "GRID", every[:: max(1, len(every) // count)][:count]
+    make_toy(folder / "toy", videos=count, classes=4, seed=0, workers=1)
+    return "toy world", sorted((folder / "toy").glob("*.mp4"))
+
+
+def pack_videos(videos: list[Path], out: Path, **settings) -> ShardSet:
+    """The videos packed with these settings, in shards of 16 MB."""
+    pack(collect(videos, None, out), out, Settings(**settings), shard_mb=16, workers=1)
+    return ShardSet(out)
+
+
+def describe_shards(what: str, shards: ShardSet) -> str:
+    """Codec, source and picture size, for the name of a case."""
+    row = shards.row(0)[1]
+    size = f"{row['width']}x{row['height']}"
+    return f"{what}, {size} at {shards.settings['fps']:g} fps"

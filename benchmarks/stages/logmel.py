@@ -1,0 +1,113 @@
+"""Log-mel spectrograms of a batch of one-second clips."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Case
+from xdc_fast.kernels import MelSpec, log_mel
+
+THREADS = (1, 2)
+SPECS = (MelSpec(), MelSpec(n_fft=512, window=400, mels=64))
+
+
+def cases(quick: bool, threads: int) -> Iterator[Case]:
+    for spec in SPECS:
+        sound = draw_sound(4 if quick else 64, spec.samples(100))
+        for waveform in (sound, np.round(sound * 32767).astype(np.int16)):
+            size = f"{spec.n_fft}/{spec.window}/{spec.hop}, {spec.mels} mels"
+            yield Case(
+                f"{size}, {waveform.dtype}, {len(waveform)} clips of 100 frames",
+                "frames per second",
+                len(waveform) * spec.frames(waveform.shape[1]),
+                partial(log_mel, waveform, spec),
+                {name: partial(make, waveform, spec) for name, make in PEERS.items()},
+                assert_same,
+                ("torch.fft.rfft of the frames", bare_transform(waveform, spec)),
+            )
+
+
+def draw_sound(clips: int, samples: int) -> np.ndarray:
+    """Tones in noise, float32 (clips, samples) within -1 to 1."""
+    rng = np.random.default_rng(0)
+    time = np.arange(samples) / 16000
+    tones = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 4000, (clips, 1)) * time)
+    return (tones + rng.uniform(-0.1, 0.1, tones.shape)).astype(np.float32)
+
+
+def as_float(waveform: np.ndarray) -> torch.Tensor:
+    """What the peers take: float32, full scale 1."""
+    tensor = torch.from_numpy(waveform)
+    return tensor if waveform.dtype == np.float32 else tensor.float() / 32768
+
+
+def make_torchaudio(waveform: np.ndarray, spec: MelSpec):
+    import torchaudio
+
+    with warnings.catch_warnings():  # the lowest filters are narrower than a bin
+        warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
+        transform = torchaudio.transforms.MelSpectrogram(
+            spec.rate, spec.n_fft, spec.window, spec.hop, spec.fmin, spec.top,
+            n_mels=spec.mels, center=spec.center,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def run():
+        return (transform(as_float(waveform)) + spec.floor).log().numpy()
+
+    return run
+
+
+def make_librosa(waveform: np.ndarray, spec: MelSpec):
+    from librosa.feature import melspectrogram
+
+    options = {"sr": spec.rate, "n_fft": spec.n_fft, "win_length": spec.window}
+    options |= {"hop_length": spec.hop, "n_mels": spec.mels, "center": spec.center}
+
+    def run():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Empty filters detected")
+            power = melspectrogram(y=as_float(waveform).numpy(), htk=True, norm=None, **options)
+        return np.log(power + np.float32(spec.floor))
+
+    return run
+
+
+def make_nnaudio(waveform: np.ndarray, spec: MelSpec):
+    from nnAudio.features.mel import MelSpectrogram
+
+    transform = MelSpectrogram(
+        spec.rate, spec.n_fft, spec.window, spec.mels, spec.hop, center=spec.center,
+        htk=True, norm=None, fmin=spec.fmin, fmax=spec.top, verbose=False,
+    )  # fmt: skip
+
+    @torch.inference_mode()
+    def run():
+        return (transform(as_float(waveform)) + spec.floor).log().numpy()
+
+    return run
+
+
+PEERS = {"torchaudio": make_torchaudio, "librosa": make_librosa, "nnAudio": make_nnaudio}
+
+
+def bare_transform(waveform: np.ndarray, spec: MelSpec):
+    """The real transform of the frames, already cut out and windowed."""
+    frames = as_float(waveform).unfold(1, spec.n_fft, spec.hop).reshape(-1, spec.n_fft)
+    frames = frames * torch.hann_window(spec.n_fft)
+    out = torch.fft.rfft(frames)
+    return lambda: torch.fft.rfft(frames, out=out)
+
+
+def assert_same(ours: np.ndarray, other: np.ndarray) -> None:
+    """Mel power within 0.1 %, or 120 dB below the loudest filter of the frame."""
+    assert ours.shape == other.shape, f"shape {other.shape}, ours {ours.shape}"
+    ours, other = ours.astype(np.float64), other.astype(np.float64)
+    quiet = 1e-12 * np.exp(ours.max(axis=1, keepdims=True) - ours)
+    worst = (np.abs(np.expm1(other - ours)) - quiet).max()
+    assert worst <= 1e-3, f"mel power differs by {worst:.1%}"
