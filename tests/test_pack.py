@@ -182,11 +182,19 @@ def test_odd_paths_are_refused_and_odd_names_are_kept(videos, tmp_path):
     shutil.copy(videos / "cats" / "0.mp4", folder / "a\rb.mp4")
     (folder / "loop.mp4").symlink_to("loop.mp4")
     table = folder / "list.csv"
-    table.write_bytes(b'path,kind\n"a\rb.mp4",x\nloop.mp4,x\n%s,x\nn\0l.mp4,x\n' % (b"n" * 300))
+    rows = b'path,kind\n"a\rb.mp4",x\nloop.mp4,x\n%s,x\n' % (b"n" * 300)
+    table.write_bytes(rows)
     summary = run([table], tmp_path / "out")
-    assert (summary.packed, summary.reasons) == (1, {"unreadable": 3})
+    assert (summary.packed, summary.reasons) == (1, {"unreadable": 2})
     assert ShardSet(tmp_path / "out").sources == ["a\rb.mp4"]
     assert cli("verify", tmp_path / "out").exit_code == 0
+
+
+def test_a_nul_in_a_list_is_no_traceback(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"path\nn\0l.mp4\n")
+    result = cli("pack", tmp_path / "list.csv", tmp_path / "out")
+    assert result.exit_code == 2  # Python 3.10 refuses the list, later ones the file
+    assert "list.csv: cannot be read as CSV" in result.stderr or "unreadable" in result.output
 
 
 def fail_some(path, settings, video, audio):
