@@ -24,7 +24,7 @@ def describe_machine() -> dict:
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpu": name or None,
         "driver": driver or None,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "libraries": _versions(),
         "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),

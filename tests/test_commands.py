@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from xdc_fast.pretrain.run import Run
+from xdc_fast.tools.doctor import stages
 from xdc_fast.tools.xdc import main
 
 SETTINGS = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
@@ -46,6 +47,14 @@ def test_doctor_names_every_stage():
     text = xdc("doctor").stdout
     for word in ("torch", "NVDEC", "faiss", "numba threading", "clips", "log-mel", "k-means"):
         assert word in text
+
+
+def test_doctor_says_which_path_a_gpu_changes(monkeypatch):
+    before = dict(stages())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    after = dict(stages())
+    assert before["clips"].startswith("host path") and after["clips"].startswith("DALI on the GPU")
+    assert "CPU" in before["log-mel"] and "CUDA" in after["log-mel"]
 
 
 def test_settings_are_listed_in_the_help():

@@ -1,0 +1,1 @@
+"""Shards in, batches of clips on the device out."""

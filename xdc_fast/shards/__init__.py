@@ -1,0 +1,1 @@
+"""Raw media in, tar shards out."""
