@@ -1,6 +1,8 @@
 """Shared fixtures: a small toy world, packed; and what becomes of GPU tests without a GPU."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,15 @@ def toy_shards(toy_videos, tmp_path_factory):
 def toy_h264(toy_videos, tmp_path_factory):
     """The toy videos as short-GOP H.264."""
     return pack_toy(toy_videos, tmp_path_factory.mktemp("shards") / "h264", codec="h264")
+
+
+def run_script(script, **environment):
+    """Run a script in a process of its own: numba reads its variables when imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

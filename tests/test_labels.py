@@ -1,10 +1,7 @@
-import os
-import subprocess
-import sys
-
 import numba
 import numpy as np
 import pytest
+from conftest import run_script
 from sklearn import metrics
 from sklearn.metrics.cluster import contingency_matrix
 
@@ -171,18 +168,6 @@ def test_errors_name_position_and_value():
         gather_labels(a, np.array([0, 1]), np.empty(3, np.int64))
 
 
-def run(script, **environment):
-    """Run a script in a process of its own: numba reads its variables when imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 SMALL = """
 import numpy as np
 rng = np.random.default_rng(0)
@@ -229,11 +214,11 @@ refuses(IndexError, "index[3] is 150", gather_labels_cuda, put(a), put(index), z
 
 
 def test_runs_uncompiled():
-    run(SMALL + UNCOMPILED, NUMBA_DISABLE_JIT="1")
+    run_script(SMALL + UNCOMPILED, NUMBA_DISABLE_JIT="1")
 
 
 def test_cuda_kernels_in_the_simulator():
-    run(SMALL + SIMULATED, NUMBA_ENABLE_CUDASIM="1")
+    run_script(SMALL + SIMULATED, NUMBA_ENABLE_CUDASIM="1")
 
 
 @pytest.mark.parametrize("integer", [numba.int32, numba.int64])

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 import threading
 
 import numba
@@ -8,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from conftest import run_script
 
 from xdc_fast.kernels import MelSpec, filter_bank, log_mel
 
@@ -226,18 +224,6 @@ def test_settings_without_meaning(setting, message):
         MelSpec(**setting)
 
 
-def run(script, **environment):
-    """Run a script in a process of its own: numba reads its variables when imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 SMALL = """
 import numpy as np
 from xdc_fast.kernels import MelSpec
@@ -248,7 +234,7 @@ waveform = rng.integers(-32768, 32768, (2, 150)).astype(np.int16)
 
 
 def test_runs_uncompiled(tmp_path):
-    run(
+    run_script(
         SMALL + f"from xdc_fast.kernels import log_mel\n"
         f"np.savez({str(tmp_path / 'x.npz')!r}, waveform=waveform, "
         f"result=log_mel(waveform, spec), serial=log_mel(waveform, spec, parallel=False))",
@@ -263,7 +249,7 @@ def test_runs_uncompiled(tmp_path):
 
 def test_compiles_where_nothing_can_be_cached():
     # A function without a source file has no place for a cache either.
-    run(
+    run_script(
         """
 import numba
 from xdc_fast.kernels._jit import njit
@@ -294,7 +280,7 @@ for spec, dtype in ((spec, np.int16), (MelSpec(n_fft=64, window=64, hop=40, mels
 
 
 def test_cuda_kernel_in_the_simulator():
-    run(SMALL + SIMULATED, NUMBA_ENABLE_CUDASIM="1")
+    run_script(SMALL + SIMULATED, NUMBA_ENABLE_CUDASIM="1")
 
 
 @pytest.mark.parametrize("dtype", [numba.int16, numba.float32])

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import torch
 
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.errors import UserError
+from xdc_fast.files import replacing
 from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -211,10 +211,5 @@ def _lines(recipe: Recipe) -> dict[str, str]:
 
 
 def _write(path: Path, content) -> None:
-    """Replaces a file whole: neither a kill nor a power cut leaves half of it."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
+from xdc_fast.files import replacing
 from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.recipe import dump_recipe
 from xdc_fast.report.cards import NEAREST, Deck, deal
@@ -80,9 +81,8 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         paint=lambda sample: paint(sample.mel, low, high),
     )
     path = run.root / "report.html"
-    part = path.with_name("report.html.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    with replacing(path, encoding="utf-8") as file:
+        file.write(page)
     return path
 
 

@@ -22,7 +22,13 @@ from xdc_fast.shards.format import (
     SAMPLES,
 )
 from xdc_fast.shards.scan import Scan, ScanError, probe_rate, scan
-from xdc_fast.shards.tables import check_labels, read_manifest, write_csv, write_manifest
+from xdc_fast.shards.tables import (
+    check_labels,
+    complete,
+    read_manifest,
+    write_csv,
+    write_manifest,
+)
 from xdc_fast.shards.tar import checksum
 
 
@@ -61,17 +67,9 @@ def index(out: Path) -> dict:
     ]
     write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
     refused = _refused(out / REFUSED)
-    manifest = {
-        **_head(old, scans, rate, first + len(refused)),
-        "samples": first,
-        "frames": sum(row[5] for row in rows),
-        "seconds": round(sum(row[4] for row in rows), 3),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "labels": names,
-        "cut": old["cut"] if old else 0,
-        "refused": dict(sorted(Counter(row["reason"] for row in refused).items())),
-        "shards": shards,
-    }
+    head = _head(old, scans, rate, first + len(refused))
+    reasons = [row["reason"] for row in refused]
+    manifest = complete(head, rows, names, old["cut"] if old else 0, reasons, shards)
     write_manifest(out, manifest)
     return manifest
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,7 +32,7 @@ from xdc_fast.shards.journal import Journal
 from xdc_fast.shards.media import Refusal
 from xdc_fast.shards.scan import ScanError, scan
 from xdc_fast.shards.sources import Inputs, Source
-from xdc_fast.shards.tables import read_manifest, write_csv, write_manifest
+from xdc_fast.shards.tables import complete, read_manifest, write_csv, write_manifest
 from xdc_fast.shards.tar import ShardWriter
 from xdc_fast.shards.workers import Convert, FatalError, run_jobs, scratch_files
 
@@ -256,17 +255,8 @@ def _finish(inputs: Inputs, out: Path, run: dict, journal: Journal) -> dict:
     refused = [row for record in journal.records for row in record["refused"]]
     shards = [record["shard"] for record in journal.records if record["shard"]]
     write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
-    manifest = {
-        **run,
-        "samples": len(rows),
-        "frames": sum(row[5] for row in rows),
-        "seconds": round(sum(row[4] for row in rows), 3),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "labels": inputs.columns,
-        "cut": sum(record["cut"] for record in journal.records),
-        "refused": dict(sorted(Counter(row[1] for row in refused).items())),
-        "shards": shards,
-    }
+    cut = sum(record["cut"] for record in journal.records)
+    manifest = complete(run, rows, inputs.columns, cut, [row[1] for row in refused], shards)
     if rows:
         write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
         write_manifest(out, manifest)

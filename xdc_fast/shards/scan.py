@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from xdc_fast.files import replacing
 from xdc_fast.shards.format import PACKET, SAMPLE
-from xdc_fast.shards.tables import replacing
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "mov", "mkv", "webm", "avi")

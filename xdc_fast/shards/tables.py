@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
 
 from xdc_fast.errors import UserError
+from xdc_fast.files import replacing
 from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLE_COLUMNS
 
 KEYS = {
@@ -19,17 +17,6 @@ KEYS = {
     *("labels", "cut", "refused", "shards"),
 }
 SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
-
-
-@contextmanager
-def replacing(path: Path, mode: str = "w", **options) -> Iterator[IO]:
-    """A file that takes the place of `path` when it is whole and on the disk."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open(mode, **options) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[list]) -> None:
@@ -46,6 +33,32 @@ def check_labels(names: list[str]) -> None:
     for name in names:
         if name in SAMPLE_COLUMNS:
             raise UserError(f"label column '{name}' has a name that samples.csv uses; rename it")
+
+
+def complete(
+    head: dict,
+    rows: list[list],
+    labels: list[str],
+    cut: int,
+    reasons: list[str],
+    shards: list[dict],
+) -> dict:
+    """The manifest of a set: how it was made, then what its tables come to.
+
+    head: format, settings, inputs, packer. rows: of samples.csv. reasons: of refused.csv.
+    """
+    frames, seconds = SAMPLE_COLUMNS.index("frames"), SAMPLE_COLUMNS.index("seconds")
+    return {
+        **head,
+        "samples": len(rows),
+        "frames": sum(row[frames] for row in rows),
+        "seconds": round(sum(row[seconds] for row in rows), 3),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "labels": labels,
+        "cut": cut,
+        "refused": dict(sorted(Counter(reasons).items())),
+        "shards": shards,
+    }
 
 
 def write_manifest(out: Path, manifest: dict) -> None:

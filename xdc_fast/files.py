@@ -1,0 +1,23 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w", **options) -> Iterator[IO]:
+    """A file that takes the place of `path` when it is whole and on the disk.
+
+    Neither a kill nor a power cut leaves half of it. Arguments as of open().
+    """
+    part = path.with_name(f".{path.name}.part")
+    with part.open(mode, **options) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
