@@ -1,7 +1,8 @@
 """Measure stages against their peers and the machine's limit.
 
 Each stage runs once per number of threads, in a process bound to as many cores, whose libraries
-are told so too. Outputs are compared before anything is timed: exit status 1 where they differ.
+are told so too; and once on the GPU, if it has a part for it and there is one. Outputs are
+compared before anything is timed: exit status 1 where they differ.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.ffmpeg import link_ffmpeg
+from benchmarks.machine import describe_machine
 from benchmarks.stages import load_stage, stage_names
 
 POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
@@ -34,14 +36,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args()
     chosen = names if "all" in options.stage else options.stage
+    gpu = describe_machine()["gpu"]
+    cores = len(os.sched_getaffinity(0))
     results, broken = [], []
     with tempfile.TemporaryDirectory() as folder:
         link_ffmpeg(Path(folder))
         for stage in chosen:
-            for threads in load_stage(stage).THREADS:
-                items, status = measure_apart(stage, threads, options.quick, Path(folder))
+            module = load_stage(stage)
+            devices = [("cpu", threads) for threads in getattr(module, "THREADS", ())]
+            if gpu and hasattr(module, "cuda_cases"):
+                devices.append(("cuda", cores))
+            for device, threads in devices:
+                if threads > cores:
+                    print(f"{stage}: {threads} threads need as many cores, {cores} here")
+                    continue
+                items, status = measure_apart(stage, device, threads, options.quick, Path(folder))
                 results += items
-                broken += [f"{stage}, {threads} threads: exit status {status}"] if status else []
+                if status:
+                    broken.append(f"{stage}, {device}, {threads} threads: exit status {status}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     broken += [f"{i['stage']}: {i['case']}: {i['failed']}" for i in results if "failed" in i]
@@ -49,17 +61,16 @@ def main() -> None:
         sys.exit("\n".join(broken))
 
 
-def measure_apart(stage: str, threads: int, quick: bool, folder: Path) -> tuple[list[dict], int]:
+def measure_apart(
+    stage: str, device: str, threads: int, quick: bool, folder: Path
+) -> tuple[list[dict], int]:
     """The items of a stage from a process with `threads` threads, and its exit status."""
-    cores = len(os.sched_getaffinity(0))
-    if threads > cores:
-        print(f"{stage}: {threads} threads need as many cores, {cores} here")
-        return [], 0
-    out = folder / f"{stage}-{threads}.json"
+    out = folder / f"{stage}-{device}-{threads}.json"
     environment = os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in POOLS}
     paths = (str(folder), os.environ.get("LD_LIBRARY_PATH"))
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
-    command = [sys.executable, "-m", "benchmarks.worker", stage, str(threads), str(out)]
+    command = [sys.executable, "-m", "benchmarks.worker", stage, device, str(threads)]
+    command.append(str(out))
     done = subprocess.run([*command, *(["--quick"] if quick else [])], env=environment, check=False)
     return json.loads(out.read_text()) if out.exists() else [], done.returncode
 

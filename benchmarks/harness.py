@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 SECONDS = 0.3  # a timed run lasts at least this long
 
@@ -87,6 +88,8 @@ def _clock(call: Callable, repeats: int) -> float:
     begun = time.perf_counter()
     for _ in range(repeats):
         call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # kernels run on after their launch
     return time.perf_counter() - begun
 
 

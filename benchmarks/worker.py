@@ -1,4 +1,4 @@
-"""One stage at one number of threads: what `python -m benchmarks` starts, with the environment."""
+"""One stage on one device: what `python -m benchmarks` starts, with the environment."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ RUNS = 7
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage")
+    parser.add_argument("device", choices=["cpu", "cuda"])
     parser.add_argument("threads", type=int)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     machine = describe_machine()
     bind(options.threads)
+    stage = load_stage(options.stage)
+    on_gpu = options.device == "cuda"
     head = {
         "stage": options.stage,
-        "device": f"{machine['cpu']}, {machine['cores']} cores",
+        "device": machine["gpu"] if on_gpu else f"{machine['cpu']}, {machine['cores']} cores",
         "threads": options.threads,
     }
     items = []
-    for case in load_stage(options.stage).cases(options.quick, options.threads):
+    make = stage.cuda_cases if on_gpu else stage.cases
+    for case in make(options.quick, options.threads):
         how = {"runs": 5, "seconds": 0.0} if options.quick else {"runs": RUNS}
         item = head | measure(case, **how) | {"quick": options.quick, "machine": machine}
         print(line(item), flush=True)

@@ -1,4 +1,8 @@
-"""The registry: every module here is a stage."""
+"""The registry: every module here is a stage.
+
+It has THREADS and cases(quick, threads), cuda_cases(quick, threads) for a GPU, or both; they yield
+Cases and Figures.
+"""
 
 from __future__ import annotations
 
@@ -13,5 +17,5 @@ def stage_names() -> list[str]:
 
 
 def load_stage(name: str) -> ModuleType:
-    """A stage's module: its THREADS and its cases(quick, threads)."""
+    """A stage's module."""
     return import_module(f"{__name__}.{name}")
