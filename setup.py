@@ -5,7 +5,8 @@ from setuptools import setup
 SUBPACKAGES = ("shards", "clips", "encoders", "clusters", "pretrain", "evaluate", "report")
 
 TEST = ["pytest>=8", "ruff==0.17.*"]
-BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4"]  # peers; a missing one is named
+# peers; a missing one is named
+BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4", "imageio-ffmpeg>=0.6"]
 
 setup(
     name="xdc_fast",

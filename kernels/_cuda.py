@@ -13,7 +13,7 @@ def as_device(array):
     if hasattr(array, "__cuda_array_interface__"):
         return cuda.as_cuda_array(array)
     if config.ENABLE_CUDASIM:
-        return array
+        return array.numpy() if hasattr(array, "numpy") else array
     raise TypeError(f"expected an array on a CUDA device, got {type(array).__name__}")
 
 

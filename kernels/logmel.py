@@ -54,14 +54,12 @@ def _radix4(z, n, h, twiddles):
 @njit(fastmath=FAST, forceinline=True)
 def _radix2(z, n):
     """The last stage where log2(n) is odd."""
-    im, b = U(LANES), U(PAIR)
+    b, lanes = U(PAIR), z.size // n & -PAIR  # PAIR, but not a constant: see _filter
     for row in range(0, n, 2):
         first = U(row * PAIR)
-        for lane in range(LANES):
+        for lane in range(lanes):
             a = first + U(lane)
-            ar, ai, br, bi = z[a], z[a + im], z[a + b], z[a + b + im]
-            z[a], z[a + im] = ar + br, ai + bi
-            z[a + b], z[a + b + im] = ar - br, ai - bi
+            z[a], z[a + b] = z[a] + z[a + b], z[a] - z[a + b]
 
 
 @njit(fastmath=FAST)
@@ -70,25 +68,26 @@ def _transform(z, n, twiddles):
     h, start = n // 4, 0
     while h >= 1:
         stage = twiddles[start:]
-        # The distance must be a constant for the vectoriser; sizes beyond run, but slower.
+        # The distance must be a constant for the vectoriser; sizes beyond run, but slower. As a
+        # literal, each would be compiled alone before it is inlined.
         if h == 1:
-            _radix4(z, n, 1, stage)
+            _radix4(z, n, np.int64(1), stage)
         elif h == 2:
-            _radix4(z, n, 2, stage)
+            _radix4(z, n, np.int64(2), stage)
         elif h == 4:
-            _radix4(z, n, 4, stage)
+            _radix4(z, n, np.int64(4), stage)
         elif h == 8:
-            _radix4(z, n, 8, stage)
+            _radix4(z, n, np.int64(8), stage)
         elif h == 16:
-            _radix4(z, n, 16, stage)
+            _radix4(z, n, np.int64(16), stage)
         elif h == 32:
-            _radix4(z, n, 32, stage)
+            _radix4(z, n, np.int64(32), stage)
         elif h == 64:
-            _radix4(z, n, 64, stage)
+            _radix4(z, n, np.int64(64), stage)
         elif h == 128:
-            _radix4(z, n, 128, stage)
+            _radix4(z, n, np.int64(128), stage)
         elif h == 256:
-            _radix4(z, n, 256, stage)
+            _radix4(z, n, np.int64(256), stage)
         else:
             _radix4(z, n, h, stage)
         if h == 2:
@@ -127,7 +126,7 @@ def _power(z, rows, unpack):
 def _filter(z, offsets, taps, weights, floor, y):
     """Mel power plus floor: y[mel * LANES + lane]."""
     # LANES, but not a constant: a short constant loop is unrolled before it is vectorised.
-    lanes = y.size // (offsets.size - 1)
+    lanes = y.size // (offsets.size - 1) & -LANES
     for mel in range(offsets.size - 1):
         first = U(mel * LANES)
         for lane in range(lanes):
@@ -163,49 +162,80 @@ def _log(y):
 
 
 @njit(fastmath=FAST)
-def _load(waveform, first, frames, window, hop, pad, z):
-    """Windowed samples of LANES frames, counted over all clips, transposed into z."""
-    length = waveform.shape[1]
-    last = waveform.shape[0] * frames - 1
-    left = (z.size // LANES - window.size) // 2
-    z[: left * LANES] = 0
-    z[(left + window.size) * LANES :] = 0
-    for lane in range(LANES):
-        frame = min(first + lane, last)  # the last block repeats the last frame
-        clip = waveform[frame // frames]
-        start = frame % frames * hop - pad + left
-        row = left * LANES + lane
-        if start >= 0 and start + window.size <= length:
-            for t in range(window.size):
-                z[U(row + t * LANES)] = clip[U(start + t)] * window[t]
-        else:
-            for t in range(window.size):
-                i = abs(start + t)
-                i = min(i, 2 * (length - 1) - i)
-                z[U(row + t * LANES)] = clip[i] * window[t]
+def _load(flat, length, first, last, frames, window, hop, skip, x, z):
+    """Windowed samples of LANES frames from `first`, transposed: z[sample * LANES + lane].
+
+    Frames are counted over all clips; the ones after `last` repeat it. Every fourth lane is
+    interleaved into a quarter of x, then the quarters: LLVM makes shuffles of both.
+    """
+    n = window.size
+    for quarter in range(4):
+        inside = True
+        for lane in range(quarter, LANES, 4):
+            start = min(first + lane, last) % frames * hop + skip
+            inside = inside and start >= 0 and start + n <= length
+        row = U(4 * n * quarter)
+        if inside:
+            a = _find(first + quarter, last, frames, length, hop, skip)
+            b = _find(first + quarter + 4, last, frames, length, hop, skip)
+            c = _find(first + quarter + 8, last, frames, length, hop, skip)
+            d = _find(first + quarter + 12, last, frames, length, hop, skip)
+            for t in range(n):
+                i, to = U(t), row + U(4 * t)
+                x[to] = flat[a + i] * window[i]
+                x[to + U(1)] = flat[b + i] * window[i]
+                x[to + U(2)] = flat[c + i] * window[i]
+                x[to + U(3)] = flat[d + i] * window[i]
+        else:  # samples reflected at the ends of a clip
+            for part in range(4):
+                clip, frame = divmod(min(first + quarter + 4 * part, last), frames)
+                for t in range(n):
+                    i = abs(frame * hop + skip + t)
+                    i = min(i, 2 * (length - 1) - i)
+                    x[row + U(4 * t + part)] = flat[clip * length + i] * window[t]
+    b, c, d = U(4 * n), U(8 * n), U(12 * n)
+    for t in range(4 * n):
+        i, to = U(t), U(4 * t)
+        z[to], z[to + U(1)], z[to + U(2)], z[to + U(3)] = x[i], x[b + i], x[c + i], x[d + i]
+
+
+@njit(forceinline=True)
+def _find(frame, last, frames, length, hop, skip):
+    """Where a frame begins in the samples of all clips."""
+    clip, frame = divmod(min(frame, last), frames)
+    return U(clip * length + frame * hop + skip)
 
 
 @njit(fastmath=FAST, nogil=True, error_model="numpy")
 def _blocks(waveform, begin, end, hop, pad, floor, table, out):
     """Blocks begin to end (of LANES frames each) of a batch."""
     window, twiddles, unpack, rows, offsets, taps, weights = table
-    frames = out.shape[2]
-    n_fft, mels = 2 * (rows.size - 1), out.shape[1]
-    raw = np.empty((1 + n_fft + mels) * LANES, np.float32)
+    clips, mels, frames = out.shape
+    n_fft, n = 2 * (rows.size - 1), window.size
+    raw = np.empty((1 + n_fft + n + mels) * LANES, np.float32)
     start = LANES - np.int64(raw.ctypes.data) // 4 % LANES  # rows begin on cache lines
-    z = raw[start : start + n_fft * LANES]
-    y = raw[start + z.size : start + z.size + mels * LANES]
+    z, raw = raw[start : start + n_fft * LANES], raw[start + n_fft * LANES :]
+    x, y = raw[: n * LANES], raw[n * LANES : (n + mels) * LANES]
+    left = (n_fft - n) // 2
     for block in range(begin, end):
-        first = block * LANES
-        _load(waveform, first, frames, window, hop, pad, z)
+        first, stop = block * LANES, min((block + 1) * LANES, clips * frames)
+        z[: left * LANES] = 0
+        z[(left + n) * LANES :] = 0
+        _load(
+            waveform.ravel(), waveform.shape[1], first, stop - 1,
+            frames, window, hop, left - pad, x, z[left * LANES :],
+        )  # fmt: skip
         _transform(z, n_fft // 2, twiddles)
         _power(z, rows, unpack)
         _filter(z, offsets, taps, weights, floor, y)
         _log(y)
-        for lane in range(min(LANES, out.shape[0] * frames - first)):
-            clip, frame = divmod(first + lane, frames)
+        while first < stop:  # frames of one clip at a time
+            clip, frame = divmod(first, frames)
+            lane, count = first % LANES, min(stop - first, frames - frame)
             for mel in range(mels):
-                out[clip, mel, frame] = y[mel * LANES + lane]
+                for i in range(count):
+                    out[clip, mel, frame + i] = y[mel * LANES + lane + i]
+            first += count
 
 
 @njit(parallel=True)

@@ -158,7 +158,7 @@ def test_another_output_fails_the_case(monkeypatch):
 def test_a_crash_is_no_success(monkeypatch):
     monkeypatch.setattr(suite, "measure_apart", lambda *_: ([], -11))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "labels"])
-    with pytest.raises(SystemExit, match="labels, 1 threads: exit status -11"):
+    with pytest.raises(SystemExit, match="labels, cpu, 1 threads: exit status -11"):
         suite.main()
 
 

@@ -76,6 +76,36 @@ def test_leaving_an_epoch_early_leaves_no_threads(toy_shards):
     assert not [t for t in threading.enumerate() if t.name.startswith("clips")]
 
 
+def test_memory_is_used_again_but_never_while_somebody_looks(toy_shards):
+    plan = EpochPlan(toy_shards.shard_sizes, 2, seed=1)  # 24 steps
+    feed = HostFeed(toy_shards, SHAPE, threads=1)
+    kept, copies, places = [], [], set()
+    for step, batch in enumerate(feed.batches(plan, random)):
+        places.add(batch.frames.data_ptr())
+        if step % 6 == 0:
+            parts = batch.frames[1, 3].permute(2, 0, 1).numpy(), batch.waveform.numpy()[1, 5:]
+            kept += parts
+            copies += [part.copy() for part in parts]
+        del batch
+    assert len(places) < 12
+    for part, copy in zip(kept, copies, strict=True):
+        assert np.array_equal(part, copy)
+
+
+def test_a_picture_larger_than_its_row_says_is_refused(toy_shards, tmp_path):
+    """Whatever the others of its batch measure."""
+    shutil.copytree(toy_shards.root, tmp_path / "set")
+    path = tmp_path / "set" / toy_shards.shards[0].replace(".tar", ".samples.npy")
+    rows = np.load(path)
+    rows["width"][1] = 36
+    np.save(path, rows)
+    shards = ShardSet(tmp_path / "set")
+    feed = HostFeed(shards, SHAPE)
+    plan = EpochPlan(shards.shard_sizes, 4, shuffle=False)
+    batch = next(feed.batches(plan, random))
+    assert 1 not in batch.index.tolist() and feed.failures == {"undecodable": 1}
+
+
 def test_waveform_beyond_the_track_is_silence(toy_shards):
     long = ClipShape(frames=8, rate=7.5, crop=32, samples=80_000, audio_rate=16000)
     plan = EpochPlan(toy_shards.shard_sizes, 4, shuffle=False)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix
 
-from xdc_fast.clusters.kmeans import cluster, prepare
+from xdc_fast.clusters.kmeans import cluster, plusplus, prepare
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 
@@ -115,3 +117,110 @@ def test_refusals_name_the_cause():
         cluster([dead], seen(dead), 5, Cluster(pca=dead.shape[1]), seed=0)
     with pytest.raises(UserError, match=r"cluster.pca=99"):
         cluster([blobs(n=30)[0]], np.ones(30, bool), 5, Cluster(pca=99), seed=0)
+
+
+def overlapping(n=4000, d=16, k=20, groups=30):
+    """Points of groups that overlap, and the same after a training that moved them a little."""
+    centres = rng.standard_normal((groups, d)) * 1.5
+    group = rng.integers(0, groups, n)
+    points = centres[group] + rng.standard_normal((n, d))
+    moved = (
+        points + 0.3 * rng.standard_normal((groups, d))[group] + 0.2 * rng.standard_normal((n, d))
+    )
+    return points.astype(np.float32), moved.astype(np.float32)
+
+
+def test_from_the_last_clusters_the_inertia_is_as_low_as_from_scratch_in_fewer_rounds():
+    points, moved = overlapping()
+    last = cluster([points], seen(points), 20, Cluster(), seed=0)
+    warm = cluster([moved], seen(moved), 20, Cluster(), seed=1, previous=last.assignment)
+    theirs = KMeans(20, n_init=1, max_iter=20, tol=0, random_state=0).fit(moved).inertia_ / 4000
+    assert warm.inertia < 1.005 * theirs
+    assert 0 < warm.rounds <= 10
+
+
+def test_clusters_keep_their_numbers_from_iteration_to_iteration():
+    points, moved = overlapping()
+    last = cluster([points], seen(points), 20, Cluster(), seed=0).assignment
+    warm = cluster([moved], seen(moved), 20, Cluster(), seed=1, previous=last).assignment
+    fresh = cluster([moved], seen(moved), 20, Cluster(), seed=1).assignment
+    shared = contingency_matrix(last, warm)
+    assert np.array_equal(linear_sum_assignment(-shared)[1], np.arange(20))
+    assert (last == warm).mean() > 0.7 > 0.2 > (last == fresh).mean()
+
+
+def test_the_last_clusters_matter_through_their_members_only():
+    # another rotation of the features, as a refitted PCA gives, does not disturb the start
+    points, _ = overlapping(d=8)
+    turned = points @ np.linalg.qr(rng.standard_normal((8, 8)))[0].astype(np.float32)
+    last = cluster([points], seen(points), 20, Cluster(), seed=0)
+    again = cluster([turned], seen(turned), 20, Cluster(), seed=1, previous=last.assignment)
+    assert (again.assignment == last.assignment).mean() > 0.9
+    assert again.inertia <= last.inertia * (1 + 1e-5)
+
+
+def test_clusters_that_the_last_iteration_left_empty_are_filled():
+    points, _ = overlapping()
+    last = np.arange(len(points), dtype=np.int32) % 5  # 5 to 19 hold nothing
+    result = cluster([points], seen(points), 20, Cluster(), seed=0, previous=last)
+    fresh = cluster([points], seen(points), 20, Cluster(), seed=0)
+    assert np.bincount(result.assignment, minlength=20).min() > 0
+    assert result.splits >= 14
+    assert result.inertia < 1.05 * fresh.inertia
+
+
+def test_a_crowd_of_copies_is_not_what_fills_an_empty_cluster():
+    points, _ = overlapping(n=400)
+    points[:300] = points[0]  # silent sound tracks
+    last = np.where(np.arange(400) < 300, 0, 1).astype(np.int32)
+    result = cluster([points], seen(points), 12, Cluster(), seed=0, previous=last)
+    assert np.bincount(result.assignment, minlength=12).min() > 0
+    assert len(np.unique(result.assignment[:300])) == 1
+
+
+def test_samples_that_come_or_go_between_iterations():
+    points, moved = overlapping(n=1000)
+    before, now = seen(points), seen(moved)
+    before[:50], now[950:] = False, False
+    last = cluster([points], before, 10, Cluster(), seed=0)
+    result = cluster([moved], now, 10, Cluster(), seed=1, previous=last.assignment)
+    assert (result.assignment[:950] >= 0).all() and (result.assignment[950:] == -1).all()
+    assert (result.assignment[50:950] == last.assignment[50:950]).mean() > 0.7
+    nobody = np.full(1000, -1, dtype=np.int32)
+    fresh = cluster([moved], now, 10, Cluster(), seed=1)
+    unknown = cluster([moved], now, 10, Cluster(), seed=1, previous=nobody)
+    assert np.array_equal(unknown.assignment, fresh.assignment)
+
+
+def test_the_last_clusters_and_the_seed_of_a_draw_decide():
+    points, moved = overlapping()
+    last = cluster([points], seen(points), 20, Cluster(), seed=0).assignment
+    arguments = {"settings": Cluster(points=1500), "previous": last}
+    a, b = (cluster([moved], seen(moved), 20, seed=3, **arguments) for _ in range(2))
+    assert np.array_equal(a.assignment, b.assignment)
+    assert np.array_equal(a.centroids, b.centroids)
+    squared = ((moved[:, None] - a.centroids[None]) ** 2).sum(2)
+    assert np.array_equal(squared.argmin(1), a.assignment)
+    every = cluster([moved], seen(moved), 20, Cluster(), seed=3, previous=last)
+    assert a.inertia < 1.05 * every.inertia
+
+
+def test_more_rounds_than_needed_change_little():
+    points, _ = overlapping()
+    stopped = cluster([points], seen(points), 20, Cluster(rounds=200), seed=0)
+    assert stopped.rounds < 30
+    start = stopped.centroids
+    theirs = KMeans(20, init=start, n_init=1, max_iter=20, tol=0).fit(points).inertia_ / 4000
+    assert stopped.inertia < 1.005 * theirs
+    assert cluster([points], seen(points), 20, Cluster(rounds=1), seed=0).rounds == 1
+
+
+def test_plusplus_is_as_good_a_start_as_scikit_learns():
+    points = (5 + blobs(n=2000, k=30, spread=0.2)[0]).astype(np.float32)
+
+    def cost(rows):
+        return ((points[:, None] - points[rows]) ** 2).sum(2).min(1).mean()
+
+    ours = [cost(plusplus(points, 30, np.random.default_rng(s))) for s in range(5)]
+    theirs = [cost(kmeans_plusplus(points, 30, random_state=s)[1]) for s in range(5)]
+    assert np.mean(ours) < 1.1 * np.mean(theirs)

@@ -266,6 +266,60 @@ assert njit()(successor)(1) == 2
     )
 
 
+CACHED = """
+import numpy as np
+from xdc_fast.kernels import MelSpec, contingency, gather_labels, log_mel
+from xdc_fast.kernels import labels, logmel
+log_mel(np.zeros((1, 256), np.int16), MelSpec())
+a = np.zeros(3, np.int32)
+contingency(a, a, 1, 1)
+gather_labels(a, a)
+for kernel in (logmel._parallel_blocks, labels._contingency, labels._gather):
+    assert not kernel.stats.cache_misses if SECOND else kernel.stats.cache_misses, kernel
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    for second in (False, True):
+        run_script(f"SECOND = {second}" + CACHED, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+ENTERED_AT_ONCE = """
+import threading
+import numba
+import numpy as np
+from xdc_fast.kernels import MelSpec, contingency, log_mel
+rng = np.random.default_rng(0)
+waveform = rng.uniform(-1, 1, (8, 16096)).astype(np.float32)
+a = rng.integers(0, 9, 100_000)
+expected = log_mel(waveform, MelSpec(), parallel=False)
+pairs = np.histogram2d(a, a, 9)[0]
+right = []
+
+def work(i):
+    for _ in range(20):
+        np.testing.assert_array_equal(log_mel(waveform, MelSpec()), expected)
+        np.testing.assert_array_equal(contingency(a, a, 9, 9), pairs)
+    right.append(i)
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(right) == 4
+assert numba.threading_layer() == LAYER
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+def test_parallel_kernels_entered_at_once(layer):
+    # workqueue aborts the process when two threads are inside
+    module = {"workqueue": "workqueue", "omp": "omppool", "tbb": "tbbpool"}[layer]
+    pytest.importorskip(f"numba.np.ufunc.{module}", exc_type=ImportError)
+    run_script(f"LAYER = {layer!r}" + ENTERED_AT_ONCE, NUMBA_THREADING_LAYER=layer)
+
+
 SIMULATED = """
 from numba import cuda
 from xdc_fast.kernels import log_mel
@@ -281,6 +335,24 @@ for spec, dtype in ((spec, np.int16), (MelSpec(n_fft=64, window=64, hop=40, mels
 
 def test_cuda_kernel_in_the_simulator():
     run_script(SMALL + SIMULATED, NUMBA_ENABLE_CUDASIM="1")
+
+
+@pytest.mark.parametrize("stage", ["logmel", "labels"])
+def test_cuda_cases_in_the_simulator(stage):
+    run_script(
+        f"""
+import warnings
+warnings.simplefilter("error")
+from benchmarks.harness import measure
+from benchmarks.stages import {stage} as stage
+stage.SPECS = [stage.MelSpec(n_fft=32, window=30, hop=16, mels=6)] if "{stage}" == "logmel" else ()
+items = [measure(case, 1, 0) for case in stage.cuda_cases(True, 1, device="cpu")]
+assert len(items) == 2
+for item in items:
+    assert "failed" not in item, item
+""",
+        NUMBA_ENABLE_CUDASIM="1",
+    )
 
 
 @pytest.mark.parametrize("dtype", [numba.int16, numba.float32])

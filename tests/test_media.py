@@ -3,6 +3,7 @@
 import io
 import wave
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -245,6 +246,32 @@ def test_gaps_in_the_sound_become_silence():
     assert len(late) == 12000 and np.array_equal(late, sound[4000:16000])
     with pytest.raises(Refusal, match="overlap"):
         list(heard(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6))
+
+
+def test_sound_does_not_depend_on_the_lengths_of_its_frames():
+    """Against the whole of it resampled at once; frames past the limit are not asked for."""
+    rng = np.random.default_rng(0)
+    noise = (0.2 * rng.standard_normal((1, 100_000))).astype(np.float32)
+    cuts = [0, *np.sort(rng.choice(np.arange(1, 100_000), 90, replace=False)), 100_000]
+
+    def cut(begin, end):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(noise[:, begin:end]), "flt", "mono")
+        frame.sample_rate = 44100
+        return frame
+
+    def frames(asked):
+        for begin, end in pairwise(cuts):
+            asked.append(end)
+            yield begin / 44100, end / 44100, cut(begin, end)
+
+    resample = av.AudioResampler("s16", "mono", 16000)
+    parts = resample.resample(cut(0, 100_000)) + resample.resample(None)
+    wanted = np.concatenate([part.to_ndarray()[0] for part in parts])
+    assert np.array_equal(np.concatenate(list(heard(frames([]), 0.0, 16000, 10**6))), wanted)
+    asked = []
+    sound = np.concatenate(list(heard(frames(asked), 0.0, 16000, 20_000)))
+    assert np.array_equal(sound, wanted[:20_000])
+    assert asked[-3] < 20_000 / 16000 * 44100 < asked[-1] + 1
 
 
 def test_max_seconds_cuts_both_tracks(tmp_path, packed):

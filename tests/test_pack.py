@@ -310,6 +310,19 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(videos, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_workers_do_not_run_the_main_module_again(videos, tmp_path):
+    """Whose imports would keep every one of them waiting."""
+    script = tmp_path / "script.py"
+    call = "run([sys.argv[1]], Path(sys.argv[2]), workers=2)"  # not even guarded
+    lines = ("import sys", "from pathlib import Path", "from test_pack import run")
+    script.write_text("\n".join([*lines, "print('started')", call]))
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), str(videos), str(tmp_path / "out")]
+    done = subprocess.run(command, env=here, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["started"]
+    assert len(ShardSet(tmp_path / "out")) == 8
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():

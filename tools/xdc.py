@@ -93,6 +93,37 @@ def report(run, data) -> None:
 
 
 @main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1), help="for each part"
+)
+@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
+def bench(recipe: Path, settings: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """How fast RECIPE runs on its shards: each part alone, the bottleneck, and what to change.
+
+    KEY=VALUE overrides the file, as for `xdc pretrain`. Nothing is written.
+    """
+    from xdc_fast.pretrain.speed import PARTS, measure_speed
+
+    loaded = load_recipe(recipe, settings)
+    result = measure_speed(loaded, seconds)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"on {result['device']}, clips per second")
+    for part, meaning in PARTS.items():
+        click.echo(f"  {part:10}{result['rates'][part]:12,.0f}   {meaning}")
+    total = sum(result["iteration"].values())
+    click.echo(f"one iteration, {total:,.0f} s by these rates")
+    for part, spent in result["iteration"].items():
+        click.echo(f"  {part:10}{spent:12,.1f} s {spent / total:5.0%}")
+    click.echo(f"bottleneck: {result['verdict']}")
+    for line in result["advice"]:
+        click.echo(f"  change: {line}")
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine offers and which path each stage will take, and why."""
     from xdc_fast.tools.doctor import examine

@@ -71,9 +71,11 @@ class Cluster:
     pca: int = 0
     """whitened principal components kept; 0: no PCA"""
     rounds: int = 20
-    """k-means rounds"""
+    """k-means rounds at most; they end when one lowers the inertia by less than 0.1 %"""
     restarts: int = 1
-    """k-means runs from new seeds, of which the best is kept"""
+    """starts from scratch, of which the best goes on"""
+    warm: bool = True
+    """after the first iteration, start from the last clusters instead of from scratch"""
     points: int = 0
     """samples that k-means sees, drawn at random; 0: all"""
 

@@ -32,6 +32,29 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
             )
 
 
+def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case]:
+    """Waveforms and results stay on the device."""
+    from xdc_fast.kernels.logmel_cuda import log_mel_cuda
+
+    for spec in SPECS:
+        for clips in (1,) if quick else (64, 1024):
+            sound = draw_sound(clips, spec.samples(2 if quick else 200))
+            for waveform in (sound, np.round(sound * 32767).astype(np.int16)):
+                frames = spec.frames(waveform.shape[1])
+                source = torch.from_numpy(waveform).to(device)
+                out = torch.empty(clips, spec.mels, frames, device=device)
+                size = f"{spec.n_fft}/{spec.window}/{spec.hop}, {spec.mels} mels"
+                yield Case(
+                    f"{size}, {waveform.dtype}, {clips} clips of {frames} frames",
+                    "frames per second",
+                    clips * frames,
+                    partial(log_mel_cuda, source, spec, out),
+                    {"torchaudio": partial(make_torchaudio_on, source, spec)},
+                    assert_same_on_device,
+                    ("device copy of as many bytes", copy_bytes(source, out)),
+                )
+
+
 def draw_sound(clips: int, samples: int) -> np.ndarray:
     """Tones in noise, float32 (clips, samples) within -1 to 1."""
     rng = np.random.default_rng(0)
@@ -47,20 +70,36 @@ def as_float(waveform: np.ndarray) -> torch.Tensor:
 
 
 def make_torchaudio(waveform: np.ndarray, spec: MelSpec):
-    import torchaudio
-
-    with warnings.catch_warnings():  # the lowest filters are narrower than a bin
-        warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
-        transform = torchaudio.transforms.MelSpectrogram(
-            spec.rate, spec.n_fft, spec.window, spec.hop, spec.fmin, spec.top,
-            n_mels=spec.mels, center=spec.center,
-        )  # fmt: skip
+    transform = torchaudio_transform(spec)
 
     @torch.inference_mode()
     def run():
         return (transform(as_float(waveform)) + spec.floor).log().numpy()
 
     return run
+
+
+def make_torchaudio_on(source: torch.Tensor, spec: MelSpec):
+    transform = torchaudio_transform(spec).to(source.device)
+    scale = 1 if source.dtype == torch.float32 else 1 / 32768
+
+    @torch.inference_mode()
+    def run():
+        wave = source if scale == 1 else source.float() * scale
+        return (transform(wave) + spec.floor).log()
+
+    return run
+
+
+def torchaudio_transform(spec: MelSpec) -> torch.nn.Module:
+    import torchaudio
+
+    with warnings.catch_warnings():  # the lowest filters are narrower than a bin
+        warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
+        return torchaudio.transforms.MelSpectrogram(
+            spec.rate, spec.n_fft, spec.window, spec.hop, spec.fmin, spec.top,
+            n_mels=spec.mels, center=spec.center,
+        )  # fmt: skip
 
 
 def make_librosa(waveform: np.ndarray, spec: MelSpec):
@@ -102,6 +141,17 @@ def bare_transform(waveform: np.ndarray, spec: MelSpec):
     frames = frames * torch.hann_window(spec.n_fft)
     out = torch.fft.rfft(frames)
     return lambda: torch.fft.rfft(frames, out=out)
+
+
+def copy_bytes(source: torch.Tensor, out: torch.Tensor):
+    """Reads and writes together as many bytes as the waveform and the result have."""
+    half = (source.nbytes + out.nbytes) // 2
+    from_, to = (torch.zeros(half, dtype=torch.uint8, device=out.device) for _ in range(2))
+    return lambda: to.copy_(from_)
+
+
+def assert_same_on_device(ours: torch.Tensor, other: torch.Tensor) -> None:
+    assert_same(ours.cpu().numpy(), other.cpu().numpy())
 
 
 def assert_same(ours: np.ndarray, other: np.ndarray) -> None:

@@ -1,12 +1,20 @@
-"""Reading samples of packed shards: from page cache, in one thread, nothing decoded."""
+"""Reading samples of packed shards: from page cache, in one thread, nothing decoded.
+
+Everybody hands out bytes of their own, one sample after the other, and each is dropped when the
+next comes, as in training. Kept all together they would time the system instead: new memory is
+cleared page by page as it is touched, which takes longer than copying into it, and several times
+as long on a virtual machine.
+"""
 
 from __future__ import annotations
 
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -33,51 +41,56 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
             f"whole samples in order, {what}",
             "samples per second",
             len(shards),
-            partial(read_samples, shards),
+            stream(partial(read_samples, shards)),
             streams,
             assert_same_samples,
             ("copy from page cache", copy_samples(shards)),
         )
-        starts = np.random.default_rng(0).integers(
-            shards.rows()["frames"] - (FRAMES - 1) * STEP, dtype=np.int64
-        )
+        windows = draw_windows(shards)
         yield Case(
             f"what a window of {FRAMES} frames and {SAMPLES} sound samples needs, {what}",
             "samples per second",
             len(shards),
-            partial(read_windows, shards, starts),
+            stream(partial(read_windows, shards, *windows)),
             streams,
-            partial(assert_windows_of, shards, starts),
-            ("copy from page cache", copy_windows(shards, starts)),
+            partial(assert_windows_of, shards, windows[1]),
+            ("copy from page cache", copy_windows(shards, *windows)),
         )
 
 
-def read_samples(shards: ShardSet) -> list[tuple[bytes, ...]]:
+def stream(read: Callable[[], Iterable]) -> Callable[[], Iterable]:
+    """A call that reads to the end: the first one keeps what comes, to be compared, the ones that
+    are timed drop it."""
+    ends = chain([list], repeat(partial(deque, maxlen=0)))
+    return lambda: next(ends)(read())
+
+
+def draw_windows(shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
+    """A window of every sample: frame numbers (N, FRAMES), the first of its sound samples (N,)."""
+    rows = shards.rows()
+    first = np.random.default_rng(0).integers(rows["frames"] - (FRAMES - 1) * STEP, dtype=np.int64)
+    numbers = first[:, None] + STEP * np.arange(FRAMES)
+    return numbers, np.rint(first / rows["fps"] * shards.rate).astype(np.int64)
+
+
+def read_samples(shards: ShardSet) -> Iterator[tuple[bytes, ...]]:
     """The video, audio and metadata file of every sample."""
-    return [_files(shards, index) for index in range(len(shards))]
-
-
-def _files(shards: ShardSet, index: int) -> tuple[bytes, ...]:
-    name, row = shards.row(index)
-    return tuple(
-        shards.read(name, row[part], row[f"{part}_bytes"]).tobytes()
-        for part in ("video", "audio", "meta")
-    )
-
-
-def read_windows(shards: ShardSet, starts: np.ndarray) -> list[tuple[list[bytes], np.ndarray]]:
-    """The packets and sound of a window of every sample, copied out of the map."""
-    windows = []
-    for index, start in enumerate(starts):
+    for index in range(len(shards)):
         name, row = shards.row(index)
-        packets = shards.packets(name, row, start + STEP * np.arange(FRAMES))
-        sound = shards.pcm(name, row, _first_sound(shards, row, start), SAMPLES)
-        windows.append(([packet.tobytes() for packet in packets], sound))
-    return windows
+        yield tuple(
+            shards.read(name, row[part], row[f"{part}_bytes"]).tobytes()
+            for part in ("video", "audio", "meta")
+        )
 
 
-def _first_sound(shards: ShardSet, row: np.void, start: int) -> int:
-    return round(start / row["fps"] * shards.rate)
+def read_windows(
+    shards: ShardSet, numbers: np.ndarray, sounds: np.ndarray
+) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """The packets and sound of a window of every sample, copied out of the map."""
+    for index, start in enumerate(sounds.tolist()):
+        name, row = shards.row(index)
+        packets = shards.packets(name, row, numbers[index])
+        yield [packet.tobytes() for packet in packets], shards.pcm(name, row, start, SAMPLES)
 
 
 def copy_samples(shards: ShardSet):
@@ -90,15 +103,14 @@ def copy_samples(shards: ShardSet):
     return _copy(stretches)
 
 
-def copy_windows(shards: ShardSet, starts: np.ndarray):
+def copy_windows(shards: ShardSet, numbers: np.ndarray, sounds: np.ndarray):
     """Copies the bytes of every window into one buffer."""
     stretches = []
-    for index, start in enumerate(starts):
+    for index, start in enumerate(sounds):
         name, row = shards.row(index)
-        stretches += shards.packets(name, row, start + STEP * np.arange(FRAMES))
-        begin = _first_sound(shards, row, start)
-        count = min(SAMPLES, row["samples"] - begin)
-        stretches.append(shards.read(name, row["pcm"] + 2 * begin, 2 * count))
+        stretches += shards.packets(name, row, numbers[index])
+        count = min(SAMPLES, row["samples"] - start)
+        stretches.append(shards.read(name, row["pcm"] + 2 * start, 2 * count))
     return _copy(stretches)
 
 
@@ -116,26 +128,26 @@ def _copy(stretches: list[np.ndarray]):
 def make_webdataset(paths: list[Path]):
     import webdataset
 
-    def run():
+    def read():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # it leaves files open
             samples = webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
-            return [(sample["mp4"], sample["wav"], sample["json"]) for sample in samples]
+            for sample in samples:
+                yield sample["mp4"], sample["wav"], sample["json"]
 
-    return run
+    return stream(read)
 
 
 def make_tarfile(paths: list[Path]):
     """Python's tarfile as a stream, the files of a sample by their order."""
 
-    def run():
-        files = []
+    def read():
         for path in paths:
             with tarfile.open(path, "r|") as tar:
-                files += [tar.extractfile(member).read() for member in tar]
-        return list(zip(*[iter(files)] * 3, strict=True))
+                files = (tar.extractfile(member).read() for member in tar)
+                yield from zip(files, files, files, strict=True)
 
-    return run
+    return stream(read)
 
 
 def assert_same_samples(ours: list, other: list) -> None:
@@ -144,12 +156,12 @@ def assert_same_samples(ours: list, other: list) -> None:
         assert a == b, f"sample {index} has other bytes"
 
 
-def assert_windows_of(shards: ShardSet, starts: np.ndarray, ours: list, other: list) -> None:
+def assert_windows_of(shards: ShardSet, sounds: np.ndarray, ours: list, other: list) -> None:
     """Our windows lie in the peer's samples, where the format says."""
     assert len(ours) == len(other), f"{len(other)} samples, ours {len(ours)}"
     for index, ((packets, sound), (video, audio, _)) in enumerate(zip(ours, other, strict=True)):
         row = shards.row(index)[1]
         assert all(packet in video for packet in packets), f"sample {index}: not its packets"
-        begin = row["pcm"] - row["audio"] + 2 * _first_sound(shards, row, starts[index])
+        begin = row["pcm"] - row["audio"] + 2 * sounds[index]
         inside = np.frombuffer(audio[begin:][: 2 * SAMPLES], "<i2")
         assert np.array_equal(sound[: len(inside)], inside), f"sample {index}: other sound"

@@ -163,11 +163,20 @@ def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str
     )
     extracted = time.perf_counter()
     clusterings = {}
+    previous = run.clusters(number - 1) if number else {}
     for order, modalities in enumerate(clusterings_of(recipe.method)):
         seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
         parts = [features[modality] for modality in modalities]
-        clusterings[clustering_name(modalities)] = cluster(
-            parts, seen, k, recipe.cluster, seed, gpu=feed.device.type == "cuda"
+        clustering = clustering_name(modalities)
+        before = previous.get(clustering) if recipe.cluster.warm else None
+        clusterings[clustering] = cluster(
+            parts,
+            seen,
+            k,
+            recipe.cluster,
+            seed,
+            gpu=feed.device.type == "cuda",
+            previous=before and before["assignment"],
         )
     run.save_clusters(number, clusterings)
     figures: dict = {
@@ -175,12 +184,12 @@ def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str
         "extract_seconds": extracted - began,
         "cluster_seconds": time.perf_counter() - extracted,
     }
-    previous = run.clusters(number - 1) if number else {}
     for clustering, c in clusterings.items():
         before = previous.get(clustering)
         figures[clustering] = {
             "inertia": c.inertia,
             "splits": c.splits,
+            "rounds": c.rounds,
             "sizes": sizes(c.assignment, k),
             "nmi_previous": before and agreement(before["assignment"], c.assignment, k),
             "labels": against_labels(c.assignment, k, shards),

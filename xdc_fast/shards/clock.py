@@ -12,6 +12,7 @@ from xdc_fast.shards.media import Refusal, Resample
 
 MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
 MAX_OVERLAP = 0.1  # of the sound; timestamps that overlap more are no clock at all
+BATCH = 16384  # samples that are resampled at once, where so many follow each other
 ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame still holds it
 
 
@@ -77,7 +78,7 @@ def heard(
     """
     position, drop, expected, source_rate = 0, 0, None, None
     overlap, total = 0.0, 0.0
-    resample = None
+    resample, batch, waiting = None, [], 0
 
     def place(block: np.ndarray) -> np.ndarray:
         nonlocal position, drop
@@ -91,9 +92,10 @@ def heard(
         jump = expected is not None and abs(time - expected) > MAX_DRIFT
         if resample is None or jump or frame.sample_rate != source_rate:
             if resample is not None:
-                yield place(resample(None))
+                yield place(resample(batch, last=True))
             overlap += max(0.0, expected - time) if jump else 0.0
             resample, source_rate, expected = Resample(rate), frame.sample_rate, time
+            batch, waiting = [], 0
             begin = round((time - start) * rate)
             drop = max(0, position - begin)
             silence = min(max(0, begin - position), limit - position)
@@ -101,10 +103,15 @@ def heard(
             yield np.zeros(silence, np.int16)
         expected += end - time
         total += end - time
-        yield place(resample(frame))
-        if position >= limit:
-            return
+        batch.append(frame)
+        waiting += frame.samples
+        # near the limit frame by frame: what comes after it is not even decoded
+        if waiting >= BATCH or position + waiting * rate / source_rate + 1 >= limit:
+            yield place(resample(batch))
+            batch, waiting = [], 0
+            if position >= limit:
+                return
     if resample is not None:
-        yield place(resample(None))
+        yield place(resample(batch, last=True))
     if overlap > MAX_OVERLAP * total + MAX_DRIFT:
         raise Refusal("damaged", "audio: the timestamps overlap")

@@ -109,7 +109,7 @@ def write_pcm(path: Path, blocks) -> int:
     with path.open("wb") as file:
         file.write(bytes(WAV_HEADER))
         for block in blocks:
-            file.write(block.astype("<i2", copy=False).tobytes())
+            file.write(block.astype("<i2", copy=False))
             samples += len(block)
     return samples
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from bisect import bisect_right
 from difflib import get_close_matches
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +25,21 @@ class SampleError(Exception):
         self.reason = reason
 
 
-def _map(path: Path) -> np.ndarray:
-    return np.memmap(path, mode="r", dtype=np.uint8)
+# Slices of np.memmap itself cost ten times those of the plain arrays made of it here.
 
 
-def _table(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The rows of an .npy file, mapped.
+def _map(root: Path, name: str) -> np.ndarray:
+    """The bytes of a tar, mapped."""
+    return np.memmap(root / name, mode="r", dtype=np.uint8).view(np.ndarray)
+
+
+def _table(root: Path, suffix: str, dtype: np.dtype, name: str) -> np.ndarray:
+    """The rows of an .npy file beside the tar `name`, mapped.
 
     np.load would parse the header with `ast`, which is not safe in threads before Python 3.12
     (python/cpython#106905).
     """
+    path = root / (name.removesuffix(".tar") + suffix)
     with path.open("rb") as file:
         start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, header length
         header = file.read(start - 10)
@@ -41,7 +48,9 @@ def _table(path: Path, dtype: np.dtype) -> np.ndarray:
         raise UserError(
             f"{path}: not a table of this format; rebuild it with `xdc-shard index {path.parent}`"
         )
-    return np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r", offset=start)
+    if empty:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, mode="r", offset=start).view(np.ndarray)
 
 
 class ShardSet:
@@ -59,31 +68,32 @@ class ShardSet:
         self.label_names: list[str] = manifest["labels"]
         self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
         self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
-        self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        # a map outlives its eviction as long as somebody reads it
-        self._map, self._table = lru_cache(maxsize=512)(_map), lru_cache(maxsize=512)(_table)
+        self._first = [0, *accumulate(self.shard_sizes.tolist())]
+        # by the tar's name; a map outlives its eviction as long as somebody reads it
+        keep = lru_cache(maxsize=512)
+        self._map = keep(partial(_map, self.root))
+        self._samples = keep(partial(_table, self.root, ".samples.npy", SAMPLE))
+        self._packets = keep(partial(_table, self.root, ".packets.npy", PACKET))
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def row(self, index: int) -> tuple[str, np.void]:
         """The tar's file name and the SAMPLE row of one sample."""
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
+        shard = bisect_right(self._first, index) - 1
         name = self.shards[shard]
-        table = self._table(self.root / f"{name.removesuffix('.tar')}.samples.npy", SAMPLE)
-        return name, table[index - self._first[shard]]
+        return name, self._samples(name)[index - self._first[shard]]
 
     def rows(self) -> np.ndarray:
         """All SAMPLE rows, shape (N,)."""
-        paths = (self.root / f"{name.removesuffix('.tar')}.samples.npy" for name in self.shards)
-        return np.concatenate([self._table(path, SAMPLE) for path in paths])
+        return np.concatenate([self._samples(name) for name in self.shards])
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
         """`size` bytes of a tar from `offset`, a uint8 view; ValueError past its end."""
-        data = self._map(self.root / name)[offset : offset + size]
+        data = self._map(name)[offset : offset + size]
         if len(data) < size:
             raise ValueError(f"the tar ends before byte {offset + size}")
         return data
@@ -103,11 +113,8 @@ class ShardSet:
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
-        table = self._table(self.root / f"{name.removesuffix('.tar')}.packets.npy", PACKET)
-        chosen = table[row["packet"] + frames]
-        return [
-            self.read(name, o, n) for o, n in zip(chosen["offset"], chosen["bytes"], strict=True)
-        ]
+        places = self._packets(name)[row["packet"] + frames].tolist()
+        return [self.read(name, offset, size) for offset, size in places]
 
     def pcm(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
         """int16 (count,) from sample `start` of a PCM track; zeros beyond either end."""

@@ -92,10 +92,10 @@ class VideoWriter:
                 "x264-params": f"keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0"
                 ":threads=1",
             }
-        self._stream, self._fps, self.frames = stream, fps, 0
+        self._stream, self._tick, self.frames = stream, 1 / fps, 0
 
     def add(self, picture: av.VideoFrame) -> None:
-        picture.pts, picture.time_base = self.frames, 1 / self._fps
+        picture.pts, picture.time_base = self.frames, self._tick
         picture.pict_type = 0
         self._container.mux(self._stream.encode(picture))
         self.frames += 1

@@ -6,6 +6,7 @@ import errno
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -121,6 +122,7 @@ class Timestamps:
 
     def __init__(self, stream):
         self._kind = stream.type
+        self._base = stream.time_base.as_integer_ratio()  # Fractions are slow, frame by frame
         rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
         self._usual = float(1 / rate) if rate else 0.04
         self._end: float | None = None
@@ -130,7 +132,7 @@ class Timestamps:
     def place(self, frame) -> tuple[float, float]:
         """Start and end of the next frame; raises Refusal for a corrupt frame or a wild jump."""
         ticks, end = self._choose(frame), self._end
-        start = end or 0.0 if ticks is None else float(ticks * frame.time_base)
+        start = end or 0.0 if ticks is None else self._seconds(ticks)
         if frame.is_corrupt and end is not None:
             raise Refusal("damaged", f"{self._kind}: corrupt frame at {start:.2f} s")
         if end is not None and abs(start - end) > MAX_JUMP:
@@ -139,9 +141,13 @@ class Timestamps:
         if self._kind == "audio":
             self._end = start + frame.samples / frame.sample_rate
         else:
-            duration = float(frame.duration * frame.time_base) if frame.duration else self._usual
+            duration = self._seconds(frame.duration) if frame.duration else self._usual
             self._end = start + duration
         return start, self._end
+
+    def _seconds(self, ticks: int) -> float:
+        numerator, denominator = self._base
+        return ticks * numerator / denominator
 
     def _choose(self, frame) -> int | None:
         """pts, or dts where that has run backwards less often (FFmpeg's own rule): the pts of
@@ -179,11 +185,17 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return True, bool(c < 0), bool(b < 0)
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of a frame's channels, float32 (samples,), full scale = 1."""
-    data = frame.to_ndarray()
-    if not frame.format.is_planar:
-        data = data.reshape(-1, frame.layout.nb_channels).T
+def mono(frames: list[av.AudioFrame]) -> np.ndarray:
+    """The mean of the channels of consecutive frames, float32 (samples,), full scale = 1."""
+    alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.nb_channels))
+    return np.concatenate([_mean(list(group)) for _, group in alike])
+
+
+def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
+    """`mono` of frames of one sample format and number of channels."""
+    data = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    if not frames[0].format.is_planar:
+        data = data.reshape(-1, frames[0].layout.nb_channels).T
     if data.dtype.kind == "f":
         return data.mean(axis=0, dtype=np.float32)
     middle = 128.0 if data.dtype == np.uint8 else 0.0
@@ -249,23 +261,29 @@ def decode_waveform(file: bytes, rate: int) -> np.ndarray:
             raise ValueError("no audio stream")
         stream = container.streams.audio[0]
         resample = Resample(rate)
-        blocks = [resample(frame) for frame in container.decode(stream)]
-        blocks.append(resample(None))
+        blocks = [resample([frame]) for frame in container.decode(stream)]
+        blocks.append(resample([], last=True))
     return np.concatenate(blocks)
 
 
 class Resample:
-    """Decoded audio frames of one rate to mono int16 at another; call with None for the rest."""
+    """Decoded audio frames of one rate to mono int16 at another, the rest with the last.
+
+    The sound does not depend on how many frames a call brings; many at once cost less.
+    """
 
     def __init__(self, rate: int):
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
 
-    def __call__(self, frame: av.AudioFrame | None) -> np.ndarray:
-        if frame is not None:
-            single = av.AudioFrame.from_ndarray(mono(frame)[None], format="flt", layout="mono")
-            single.sample_rate, frame = frame.sample_rate, single
-        blocks = [f.to_ndarray()[0] for f in self._resampler.resample(frame)]
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+    def __call__(self, frames: list[av.AudioFrame], last: bool = False) -> np.ndarray:
+        ready = []
+        if frames:
+            single = av.AudioFrame.from_ndarray(mono(frames)[None], format="flt", layout="mono")
+            single.sample_rate = frames[0].sample_rate
+            ready += self._resampler.resample(single)
+        if last:
+            ready += self._resampler.resample(None)
+        return np.concatenate([np.zeros(0, np.int16), *(f.to_ndarray()[0] for f in ready)])
 
 
 def stream_facts(stream) -> dict:

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 
 import av
 
@@ -68,9 +70,12 @@ class Worker:
         self.process = context.Process(target=work, args=(child, *arguments), daemon=True)
         resource_tracker.ensure_running()  # starting it later would unblock SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # a new process runs the caller's main module again; ours need not wait for its imports
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
             self.process.start()  # SIGINT stays blocked there: the parent decides
         finally:
+            sys.modules["__main__"] = main
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.close()
         self.started, self.job, self.deadline = False, None, float("inf")

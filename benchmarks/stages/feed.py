@@ -1,0 +1,206 @@
+"""Clips as training takes them: pictures cropped and mirrored, log-mel normalised, in shuffled
+batches.
+
+Everybody draws the same windows and has equally many cores, and decoding threads or processes. A
+call is a whole pass, or several, so that nothing is ready before the clock starts or under way
+when it stops.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Case
+from benchmarks.media import describe_shards, find_videos, pack_videos
+from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
+from benchmarks.stages.decode import SHAPE, decode_packets
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.windows import random_windows
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.recipe import Recipe
+from xdc_fast.shards.dataset import ShardSet
+
+THREADS = (1, 2)
+BATCH = 16
+ENDLESS = 10**9  # passes
+INPUTS = Inputs(Recipe())
+SAMPLING = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
+
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # index, frames, log-mel of a batch
+
+
+class Passes:
+    """Epochs one after the other, as one plan."""
+
+    def __init__(self, shards: ShardSet, batch: int, passes: int):
+        self.batch, self.passes = batch, passes
+        self._epoch = lru_cache(2)(lambda epoch: EpochPlan(shards.shard_sizes, batch, epoch=epoch))
+        self.steps = passes * self._epoch(0).steps
+        self.clips = self.steps * batch
+
+    def indices(self, step: int) -> np.ndarray:
+        epoch, step = divmod(step, self._epoch(0).steps)
+        return self._epoch(epoch).indices(step)
+
+
+def cases(quick: bool, threads: int) -> Iterator[Case]:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
+        batch = 4 if quick else BATCH
+        what, videos = find_videos(Path(folder), batch if quick else 4 * batch)
+        shards = pack_videos(videos, Path(folder) / "set")
+        feed = HostFeed(shards, SHAPE, threads=threads)
+        for files, passes, tolerance in (
+            (original_files(shards, videos), 1, {"pictures": 8, "sound": 0.2}),
+            (packed_files(shards), 1 if quick else 3, {"pictures": 4, "sound": 1e-3}),
+        ):
+            plan = Passes(shards, batch, passes)
+            name, samples = files
+            tars = write_tars(samples, Path(folder) / name, 2 * threads)
+            yield Case(
+                f"{describe_shards(what, shards)}, peers read {name}",
+                "clips per second",
+                plan.clips,
+                partial(deliver, feed, plan),
+                {
+                    reader: partial(make_plain, reader, shards, tars, plan, threads)
+                    for reader in READERS
+                },
+                partial(assert_same, **tolerance),
+                decoding_alone(shards, plan, pool),
+            )
+
+
+def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case]:
+    """DALI against host threads and the plain way, from JPEG packets and from H.264.
+
+    A DALI pipeline takes longer to build than a call lasts, so its stream goes on from call to
+    call: two of a call's batches may be ready when it begins.
+    """
+    from xdc_fast.clips.dali import DaliFeed
+
+    batch, passes = (BATCH, 1) if quick else (32, 8)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
+        what, videos = find_videos(Path(folder), batch * (1 if quick else 16))
+        for codec in ("jpeg", "h264"):
+            shards = pack_videos(videos, Path(folder) / codec, codec=codec)
+            plan = Passes(shards, batch, passes)
+            feed = DaliFeed(shards, SHAPE, device=device, threads=threads)
+            stream = feed.batches(Passes(shards, batch, ENDLESS), SAMPLING)
+            host = HostFeed(shards, SHAPE, device=device, threads=threads)
+            peers = {"host threads": partial(partial, deliver, host, plan)}
+            for name, samples in (original_files(shards, videos), packed_files(shards)):
+                tars = write_tars(samples, Path(folder) / f"{codec}, {name}", threads)
+                peers[f"torchcodec, {name}"] = partial(
+                    make_plain, "torchcodec", shards, tars, plan, threads, device
+                )
+            yield Case(
+                f"{describe_shards(what, shards)}, {codec}, batches of {batch}",
+                "clips per second",
+                plan.clips,
+                lambda stream=stream, steps=plan.steps: thin(islice(stream, steps)),
+                peers,
+                partial(assert_same, pictures=8, sound=0.2),
+                decoding_alone(shards, plan, pool) if codec == "jpeg" else None,
+            )
+
+
+def original_files(shards: ShardSet, videos: list[Path]) -> tuple[str, Iterator[dict]]:
+    """The videos that the samples were made of."""
+    found = {video.name: video for video in videos}
+    return "the videos themselves", (
+        {"mp4": found[Path(source).name].read_bytes()} for source in shards.sources
+    )
+
+
+def packed_files(shards: ShardSet) -> tuple[str, Iterator[dict]]:
+    """Our samples' files, in tars of equal size instead of our shards."""
+    return "our samples", (
+        {"mp4": shards.video_file(index), "wav": shards.audio_file(index)}
+        for index in range(len(shards))
+    )
+
+
+def deliver(feed: HostFeed, plan: Passes) -> list[Parts]:
+    return thin(feed.batches(plan, SAMPLING))
+
+
+def make_plain(
+    reader: str, shards: ShardSet, tars: list[Path], plan: Passes, workers: int, device: str = "cpu"
+) -> Callable[[], list[Parts]]:
+    loader = open_plain(
+        tars * plan.passes,
+        draw_cuts(shards.rows(), SAMPLING),
+        READERS[reader](),
+        INPUTS,
+        batch=plan.batch,
+        workers=workers,
+        pin=device != "cpu",
+    )
+
+    def run() -> list[Parts]:
+        return [
+            (index, _few(frames.to(device, non_blocking=True)), mel.to(device, non_blocking=True))
+            for index, frames, mel in loader
+        ]
+
+    return run
+
+
+def thin(batches: Iterable[Batch]) -> list[Parts]:
+    """Batches with the log-mel of training."""
+    return [
+        (batch.index, _few(batch.frames), INPUTS.of("audio", batch, epoch=0)) for batch in batches
+    ]
+
+
+def _few(frames: torch.Tensor) -> torch.Tensor:
+    """Rows to compare, on their own: training does not keep its batches either."""
+    rows = frames[:, :, ::8]
+    # NumPy has one thread; those of torch would go on spinning where the next batch is decoded
+    return rows.clone() if rows.is_cuda else torch.from_numpy(rows.numpy().copy())
+
+
+def decoding_alone(shards: ShardSet, plan: Passes, pool) -> tuple[str, Callable[[], list]]:
+    """The limit: all packets of a plan decoded on the pool's threads."""
+    places = [[shards.row(int(i)) for i in plan.indices(step)] for step in range(plan.steps)]
+    packets = []
+    for batch in places:
+        frames = SAMPLING(np.array([row for _, row in batch])).frames
+        packets.append(
+            [shards.packets(*place, numbers) for place, numbers in zip(batch, frames, strict=True)]
+        )
+    return "simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets))
+
+
+def assert_same(ours: list[Parts], other: list[Parts], pictures: float, sound: float) -> None:
+    """The same clips as often, whatever their order; pictures (of 0 to 255) and log-mel (nats)
+    differ by less than this on average over a clip."""
+    order, frames, mel = _sorted(ours)
+    others, pixels, heard = _sorted(other)
+    assert torch.equal(order, others), f"{len(others)} clips, ours {len(order)}, or other ones"
+    assert frames.shape == pixels.shape, f"frames {pixels.shape}, ours {frames.shape}"
+    off = (frames - pixels).abs().mean(dim=(1, 2, 3, 4))
+    assert off.max() < pictures, f"pixels differ by {off.max():.1f} on average"
+    late = (frames[:, :-1] - pixels[:, 1:]).abs().mean(dim=(1, 2, 3, 4))
+    early = (frames[:, 1:] - pixels[:, :-1]).abs().mean(dim=(1, 2, 3, 4))
+    assert (off <= torch.minimum(late, early)).all(), "frames of another time"
+    assert mel.shape == heard.shape, f"log-mel {heard.shape}, ours {mel.shape}"
+    wrong = INPUTS.audio.std * (mel - heard).abs().mean(dim=(1, 2, 3))
+    assert wrong.max() < sound, f"log-mel differs by {wrong.max():.2g} nats on average"
+
+
+def _sorted(batches: list[Parts]) -> Parts:
+    """All clips by index, on the host, as numbers to subtract."""
+    index, frames, mel = (torch.cat([part.cpu() for part in p]) for p in zip(*batches, strict=True))
+    order = index.argsort(stable=True)
+    return index[order], frames[order].float(), mel[order]
