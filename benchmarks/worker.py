@@ -53,7 +53,7 @@ def bind(threads: int) -> None:
 
 def line(item: dict) -> str:
     """An item as a paragraph of the printed table."""
-    head = f"{item['stage']:8s}{item['case']}, {item['threads']} thread(s) [{item['unit']}]"
+    head = f"{item['stage']:10s}{item['case']}, {item['threads']} thread(s) [{item['unit']}]"
     if "failed" in item:
         return f"{head}\n    FAILED {item['failed']}"
     limit = item["limit"] or {"name": None, "value": None}

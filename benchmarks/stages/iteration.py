@@ -1,0 +1,191 @@
+"""A whole XDC iteration on small encoders: BatchNorm set, features, k-means, training.
+
+Ours is `pretrain` itself, run folder and checkpoints included. The peer is a plain loop around the
+same encoders, which takes its clips from the plain DataLoader, its features in a pass of their own
+and its clusters from faiss. The limit is what the encoders alone take of it, on one batch again
+and again.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.harness import Case, Figure
+from benchmarks.media import describe_shards, find_videos, pack_videos
+from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
+from benchmarks.stages.feed import original_files, packed_files
+from benchmarks.stages.step import draw_batch
+from xdc_fast.clips.windows import fixed_windows, random_windows
+from xdc_fast.clusters.kmeans import prepare
+from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
+from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.pretrain.learner import Learner, learning_rate
+from xdc_fast.pretrain.loop import pretrain
+from xdc_fast.recipe import load_recipe
+from xdc_fast.shards.dataset import ShardSet
+
+THREADS = (2,)
+RECIPE = Path(__file__).parents[2] / "recipes/toy.yaml"
+EPOCHS, BATCH = 3, 16
+
+
+def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        what, videos = find_videos(root, 32 if quick else 96)
+        shards = pack_videos(videos, root / "set", short_side=40)
+        settings = (f"data={shards.root}", f"threads={threads}", "train.iterations=1",
+                    f"train.epochs={EPOCHS}", f"train.batch={BATCH}", "k=8",
+                    "video.jitter=0", "audio.jitter=0")  # fmt: skip
+        waits: dict[str, list[float]] = {"ours": []}
+        fresh = count()
+
+        def run_ours() -> tuple[float, float]:
+            recipe = load_recipe(RECIPE, (*settings, f"out={root / str(next(fresh))}"))
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                record = pretrain(recipe)["iterations"][0]
+            waits["ours"].append(100 * record["data_wait_share"])
+            return record["video_loss"], record["clusters"]["video"]["inertia"]
+
+        recipe = load_recipe(RECIPE, settings)
+        peers: dict[str, Callable] = {}
+        for name, samples in (original_files(shards, videos), packed_files(shards)):
+            tars = write_tars(samples, root / name, 2 * threads)
+            key = f"plain loop, {name}"
+            peers[key] = partial(make_plain, recipe, shards, tars, waits.setdefault(key, []))
+        form = f"{describe_shards(what, shards)}, {len(shards)} samples, {EPOCHS} epochs"
+        yield Case(
+            f"{recipe.video.encoder} and {recipe.audio.encoder}, {form}",
+            "clips per second",
+            len(shards) * (EPOCHS + 2),
+            run_ours,
+            peers,
+            assert_same,
+            ("encoders alone", bare_iteration(recipe, len(shards))),
+        )
+        for spent in waits.values():
+            del spent[:2]  # the comparison and the warm-up
+        ours = waits.pop("ours")
+        yield Figure(f"waiting for data, {form}", "% of training", ours, waits)
+
+
+def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
+    """The plain loop, with torchcodec's readers, or PyAV's where torchcodec does not load."""
+    try:
+        readers = READERS["torchcodec"]()
+    except ImportError:
+        readers = READERS["PyAV"]()
+    inputs, device = Inputs(recipe), torch.device("cpu")
+    rows, crop = shards.rows(), inputs.shape.crop
+    still = partial(fixed_windows, shape=inputs.shape)
+    drawn = partial(random_windows, shape=inputs.shape, seed=0, epoch=0, flip=recipe.video.flip)
+    evaluation, training = (
+        open_plain(
+            tars, draw_cuts(rows, sampling, crop), readers, inputs,
+            batch=recipe.train.batch, workers=recipe.threads,
+        )
+        for sampling in (still, drawn)
+    )  # fmt: skip
+    mean = torch.tensor(recipe.video.mean)[:, None, None, None]
+    std = torch.tensor(recipe.video.std)[:, None, None, None]
+
+    def pictures(frames: torch.Tensor) -> torch.Tensor:
+        return frames.permute(0, 4, 1, 2, 3).float().div(255).sub(mean).div(std)
+
+    def run() -> tuple[float, float]:
+        encoders = build_encoders(recipe, device)
+        models = torch.nn.ModuleDict(encoders).train()
+        norms = [m for m in models.modules() if hasattr(m, "running_mean")]
+        for norm in norms:
+            norm.momentum = None
+        with torch.no_grad():
+            for _, frames, sound in evaluation:
+                models["video"](pictures(frames)), models["audio"](sound)
+        for norm in norms:
+            norm.momentum = 0.1
+        models.eval()
+        features = {m: np.zeros((len(rows), e.features), np.float32) for m, e in encoders.items()}
+        with torch.no_grad():
+            for index, frames, sound in evaluation:
+                features["video"][index] = models["video"](pictures(frames)).numpy()
+                features["audio"][index] = models["audio"](sound).numpy()
+        labels, inertia = {}, 0.0
+        for modality, points in features.items():
+            points = prepare(points, recipe.cluster)
+            kmeans = faiss.Kmeans(points.shape[1], recipe.k, niter=20, min_points_per_centroid=1)
+            kmeans.train(points)
+            distance, nearest = kmeans.assign(points)
+            labels[modality] = torch.from_numpy(nearest)
+            inertia = float(distance.mean()) if modality == "video" else inertia
+        heads = {m: new_head(e.features, recipe.k, n) for n, (m, e) in enumerate(encoders.items())}
+        models.train()
+        settings = recipe.train
+        optimizer = torch.optim.SGD(
+            [*models.parameters(), *(p for head in heads.values() for p in head.parameters())],
+            lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay,
+        )  # fmt: skip
+        steps, step = settings.epochs * math.ceil(len(rows) / settings.batch), 0
+        waited, losses, begun = 0.0, [], time.perf_counter()
+        for _ in range(settings.epochs):
+            batches = iter(training)
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                index, frames, sound = batch
+                own = heads["video"](models["video"](pictures(frames)))
+                heard = heads["audio"](models["audio"](sound))
+                loss = cross_entropy(own, labels["audio"][index])
+                losses.append(loss.item())
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, min(step, steps - 1), steps)
+                optimizer.zero_grad()
+                (loss + cross_entropy(heard, labels["video"][index])).backward()
+                optimizer.step()
+                step += 1
+        waits.append(100 * waited / (time.perf_counter() - begun))
+        return float(np.mean(losses)), inertia
+
+    return run
+
+
+def bare_iteration(recipe, samples: int):
+    """As many forward passes and training steps as an iteration has."""
+    inputs, encoders = Inputs(recipe), build_encoders(recipe)
+    batch = draw_batch(recipe, inputs, torch.device("cpu"))
+    ready = {m: inputs.of(m, batch) for m in MODALITIES}
+    labels = dict.fromkeys(MODALITIES, np.zeros(len(batch), np.int32))
+    models = Learner(recipe, encoders, inputs, labels, iteration=0).models
+    steps = math.ceil(samples / recipe.train.batch)
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(2 * steps):
+                for modality, x in ready.items():
+                    encoders[modality](x)
+        for _ in range(recipe.train.epochs * steps):
+            models.zero_grad()
+            sum(encoders[modality](x).mean() for modality, x in ready.items()).backward()
+
+    return run
+
+
+def assert_same(ours: tuple[float, float], other: tuple[float, float]) -> None:
+    """The mean loss and the inertia of the video clusters; windows are the same, their order and
+    the clusters' starts are not."""
+    assert np.allclose(ours, other, rtol=0.2), f"loss and inertia {other}, ours {ours}"
