@@ -4,7 +4,8 @@ from setuptools import setup
 
 SUBPACKAGES = ("shards", "clips", "encoders", "clusters", "pretrain", "evaluate", "report")
 
-TEST = ["pytest>=8", "ruff==0.17.*"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
+TEST = ["pytest>=8", "ruff==0.17.*", *ONNX]
 # peers; a missing one is named
 BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4", "imageio-ffmpeg>=0.6"]
 
@@ -34,6 +35,7 @@ setup(
         "numpy>=1.26",
         "av>=16",
         "simplejpeg>=1.8",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "click>=8.1",
@@ -43,7 +45,7 @@ setup(
         "tensorboard>=2.18",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "bench": BENCH},
+    extras_require={"test": TEST, "bench": BENCH, "onnx": ONNX},
     entry_points={
         "console_scripts": [
             "xdc-shard = xdc_fast.tools.shard:main",

@@ -13,7 +13,7 @@ from making import draw, make_media, tone, write_sound
 from xdc_fast.shards.clock import frame_count, heard, nearest_rate, sample_count, shown
 from xdc_fast.shards.convert import Settings, convert
 from xdc_fast.shards.encode import open_mp4, packed_size
-from xdc_fast.shards.media import Refusal, decode_frames, decode_waveform, turn
+from xdc_fast.shards.media import Refusal, decode_frames, decode_waveform, mono, turn
 
 FAST = Settings(short_side=64)
 
@@ -226,6 +226,17 @@ def test_sound_is_the_mean_of_channels_resampled(tmp_path, packed):
     wanted = tone(2, 16000, 0.3) * 32768
     assert len(found) == 32000
     assert np.abs(found - wanted)[200:-200].max() < 30
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("7.1", 8), ("hexadecagonal", 16)])
+def test_sound_of_many_channels(layout, channels):
+    """Planar frames, each channel a tone of its own level: their mean."""
+    levels = np.linspace(0.1, 0.8, channels)
+    waves = (levels[:, None] * tone(1, 16000, 1.0)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(waves.T.reshape(1, -1).copy(), "flt", layout)
+    frame.sample_rate = 16000
+    (planar,) = av.AudioResampler("fltp", layout).resample(frame)
+    np.testing.assert_allclose(mono([planar, planar])[16000:], waves.mean(axis=0), atol=1e-6)
 
 
 def test_gaps_in_the_sound_become_silence():

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from xdc_fast.errors import UserError
 from xdc_fast.shards.convert import Settings
+from xdc_fast.shards.lists import READERS, collect_dataset, write_missing
 from xdc_fast.tools import Group
 
 FOLDER = click.Path(path_type=Path)
@@ -27,6 +29,11 @@ def main():
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=FOLDER)
 @click.argument("out", metavar="OUT", type=FOLDER)
 @click.option("--labels", type=FOLDER, help="CSV with a file column; the others become labels.")
+@click.option(
+    "--dataset",
+    type=click.Choice(sorted(READERS)),
+    help="SOURCE holds this data set and its official lists: labels and splits come from them.",
+)
 @click.option("--max-seconds", type=float, help="Cut longer videos to their first seconds.")
 @click.option("--min-seconds", type=float, default=Settings.min_seconds, show_default=True)
 @click.option("--fps", type=float, default=Settings.fps, show_default=True)
@@ -39,22 +46,39 @@ def main():
     help="JPEG packets, H.264 with short GOPs, or the video stream as it is.",
 )
 @click.option("--audio-rate", type=int, default=Settings.audio_rate, show_default=True)
+@click.option(
+    "--tracks",
+    type=click.Choice(["both", "video", "audio"]),
+    default=Settings.tracks,
+    show_default=True,
+    help="What is packed; one track alone need not have the other. --dataset has its own default.",
+)
 @click.option("--shard-mb", type=int, default=256, show_default=True)
 @click.option("--workers", type=int, help="Processes; as many as cores unless given.")
 @click.option("--time-limit", type=float, default=600, show_default=True, help="Seconds per file.")
 @click.option("--json", "as_json", is_flag=True, help="End with a line of JSON.")
-def pack(sources, out, labels, shard_mb, workers, time_limit, as_json, **options):
+def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, **options):
     """Pack SOURCE... (folders, files, or a CSV with a path column) into the folder OUT.
 
-    Every input is packed or refused with a reason; OUT/refused.csv lists the refused. Run again
-    after an interruption, it goes on.
+    Every input is packed or refused with a reason; OUT/refused.csv lists the refused. What the
+    lists of a --dataset name and SOURCE has not is in OUT/missing.csv. Run again after an
+    interruption, it goes on.
     """
     from xdc_fast.shards import pack as packing
     from xdc_fast.shards.sources import collect
 
+    if dataset and (len(sources) > 1 or labels):
+        raise UserError("--dataset takes one folder and no --labels; its lists bring the labels")
+    given = click.get_current_context().get_parameter_source("tracks")
+    if dataset and given == ParameterSource.DEFAULT:
+        options["tracks"] = READERS[dataset].tracks
     settings = _check(Settings(**options), shard_mb, workers, time_limit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    inputs = collect(list(sources), labels, out)
+    inputs = (
+        collect_dataset(dataset, sources[0], out)
+        if dataset
+        else collect(list(sources), labels, out)
+    )
     for note in inputs.notes:
         click.echo(note, err=True)
     try:
@@ -64,6 +88,8 @@ def pack(sources, out, labels, shard_mb, workers, time_limit, as_json, **options
     except KeyboardInterrupt:
         click.echo("xdc-shard: interrupted; run the same command again to go on", err=True)
         sys.exit(130)
+    if summary.packed:
+        write_missing(out, inputs)
     _say(summary, out)
     if as_json:
         click.echo(summary.as_json())

@@ -10,6 +10,7 @@ import click
 
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import Group
+from xdc_fast.tools.export import export
 
 
 @click.group(cls=Group, name="xdc")
@@ -129,3 +130,6 @@ def doctor() -> None:
     from xdc_fast.tools.doctor import examine
 
     click.echo(examine())
+
+
+main.add_command(export)

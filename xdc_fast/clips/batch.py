@@ -12,14 +12,21 @@ class Batch:
     """Clips on the device.
 
     frames: uint8 (B, T, H, W, 3), RGB. Permuted to (B, 3, T, H, W) it is channels_last_3d.
-    waveform: int16 (B, S), full scale 32768, at the clip shape's audio rate.
+    None where the set has no video.
+    waveform: int16 (B, S), full scale 32768, at the clip shape's audio rate. None where the set
+    has no sound.
     index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
     replaced by another of its batch, and its place here names that other one.
     """
 
-    frames: torch.Tensor
-    waveform: torch.Tensor
+    frames: torch.Tensor | None
+    waveform: torch.Tensor | None
     index: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the clips are."""
+        return (self.waveform if self.frames is None else self.frames).device
 
     def __len__(self) -> int:
         return len(self.index)

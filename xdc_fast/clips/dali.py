@@ -24,7 +24,7 @@ from xdc_fast.shards.dataset import SampleError, ShardSet
 
 
 class DaliFeed(HostFeed):
-    """Batches of a shard set, decoded by DALI.
+    """Batches of a shard set that has video, decoded by DALI.
 
     One bad sample kills a DALI pipeline, so bytes that are no picture are replaced before it sees
     them; a batch that it still fails on is read by the host path, and the pipeline built anew.
@@ -35,6 +35,8 @@ class DaliFeed(HostFeed):
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cuda", threads: int = 2
     ):
         super().__init__(shards, shape, device=device, threads=threads)
+        if "video" not in shards.modalities:
+            raise UserError(f"{shards.root}: there is no video for DALI to decode; set loader=host")
         if self.device.type == "cuda":
             self._copies = torch.cuda.Stream(self.device)
         self.by_packet = shards.settings["codec"] == "jpeg"
@@ -100,15 +102,18 @@ class DaliFeed(HostFeed):
         """What the pipeline reads of one batch; the rest of the batch goes to `ready`."""
         names, rows = self.locate(indices)
         windows = sampling(rows)
-        pin = self.device.type == "cuda"
-        waveform = torch.zeros(len(rows), self.shape.samples, dtype=torch.int16, pin_memory=pin)
+        waveform = None
+        if "audio" in self.shards.modalities:
+            pin = self.device.type == "cuda"
+            waveform = torch.zeros(len(rows), self.shape.samples, dtype=torch.int16, pin_memory=pin)
         corner = np.stack([windows.top, windows.left], axis=1).astype(np.int32)
         flip, frames = windows.flip.astype(np.int32), windows.frames.astype(np.int32)
         data: list[list[np.ndarray]] = [[] for _ in rows]
         errors: dict[int, SampleError] = {}
         for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
             try:
-                waveform.numpy()[slot] = self._read_sound(name, row, windows.start[slot])
+                if waveform is not None:
+                    waveform.numpy()[slot] = self._read_sound(name, row, windows.start[slot])
                 data[slot] = self._read_encoded(name, row, windows.frames[slot])
             except SampleError as error:
                 errors[slot] = error

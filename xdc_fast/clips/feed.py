@@ -22,7 +22,8 @@ def choose_device(recipe: Recipe) -> torch.device:
 
 def open_feed(recipe: Recipe, shards: ShardSet, shape: ClipShape, device: torch.device):
     """The feed a recipe asks for; by itself DALI for our codecs on a CUDA device, else the host."""
-    fits = device.type == "cuda" and shards.settings["codec"] in ("jpeg", "h264")
+    ours = "video" in shards.modalities and shards.settings["codec"] in ("jpeg", "h264")
+    fits = device.type == "cuda" and ours
     if recipe.loader == "dali" or (recipe.loader == "auto" and fits):
         from xdc_fast.clips.dali import DaliFeed  # seconds to import, and not needed on a CPU
 

@@ -61,7 +61,7 @@ def _room_for_a_picture(rows: np.ndarray) -> np.ndarray:
 
 
 class HostFeed:
-    """Batches of a shard set, decoded on the CPU while the caller computes.
+    """Batches of a shard set, of the tracks it has, decoded on the CPU while the caller computes.
 
     shape: what a clip holds. device: where batches go. threads: batches decoded at a time.
     failures counts unreadable samples by reason; examples keeps the first message of each.
@@ -71,7 +71,7 @@ class HostFeed:
     def __init__(
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cpu", threads: int = 2
     ):
-        if shards.rate != shape.audio_rate:
+        if "audio" in shards.modalities and shards.rate != shape.audio_rate:
             raise UserError(
                 f"{shards.root}: sound at {shards.rate} Hz, the recipe asks for "
                 f"{shape.audio_rate}; set audio.rate={shards.rate} or pack with "
@@ -105,14 +105,20 @@ class HostFeed:
         names, rows = self.locate(indices)
         windows = sampling(rows)
         shape, size = self.shape, len(indices)
-        frames = self._empty(torch.uint8, size, shape.frames, shape.crop, shape.crop, 3)
-        waveform = self._empty(torch.int16, size, shape.samples)
+        frames = waveform = None
+        if "video" in self.shards.modalities:
+            frames = self._empty(torch.uint8, size, shape.frames, shape.crop, shape.crop, 3)
+            pictures, room = frames.numpy(), _room_for_a_picture(rows)
+        if "audio" in self.shards.modalities:
+            waveform = self._empty(torch.int16, size, shape.samples)
+            sound = waveform.numpy()
         errors: dict[int, SampleError] = {}
-        pictures, sound, room = frames.numpy(), waveform.numpy(), _room_for_a_picture(rows)
         for slot in range(size):
             try:
-                self._read_frames(names[slot], rows[slot], windows, slot, room, pictures[slot])
-                sound[slot] = self._read_sound(names[slot], rows[slot], windows.start[slot])
+                if frames is not None:
+                    self._read_frames(names[slot], rows[slot], windows, slot, room, pictures[slot])
+                if waveform is not None:
+                    sound[slot] = self._read_sound(names[slot], rows[slot], windows.start[slot])
             except SampleError as error:
                 errors[slot] = error
         index = torch.from_numpy(indices.copy())
@@ -130,7 +136,7 @@ class HostFeed:
         rows = np.array([row for _, row in found], SAMPLE)
         sides = np.minimum(rows["height"], rows["width"])
         small = int(sides.argmin())
-        if sides[small] < self.shape.crop:
+        if sides[small] < self.shape.crop and "video" in self.shards.modalities:
             raise UserError(
                 f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
                 f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "
@@ -174,7 +180,8 @@ class HostFeed:
         return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))
 
     def _replace(self, errors: dict[int, SampleError], *parts) -> None:
-        """Fills unreadable slots of a batch's parts with readable ones."""
+        """Fills unreadable slots of a batch's parts, where not None, with readable ones."""
+        parts = [part for part in parts if part is not None]
         good = [slot for slot in range(len(parts[0])) if slot not in errors]
         for slot, error in errors.items():
             if not good:
@@ -189,8 +196,8 @@ class HostFeed:
         for error in errors:
             self.failures[error.reason] += 1
             self.examples.setdefault(error.reason, str(error))
-        return Batch(
-            frames.to(self.device, non_blocking=True),
-            waveform.to(self.device, non_blocking=True),
-            index,
+        tracks = (
+            None if track is None else track.to(self.device, non_blocking=True)
+            for track in (frames, waveform)
         )
+        return Batch(*tracks, index)

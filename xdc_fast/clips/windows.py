@@ -39,6 +39,7 @@ class Windows:
     frames: int64 (B, T), frame numbers in each sample; past an end, the end frame again.
     start: int64 (B,), the first sound sample; may be negative (zeros are read there).
     top, left: int64 (B,), the crop's corner in pixels. flip: bool (B,), mirrored left to right.
+    Of a track that the samples lack, the numbers mean nothing.
     """
 
     frames: np.ndarray
@@ -75,8 +76,14 @@ def fixed_windows(rows, shape: ClipShape, clip: int = 0, clips: int = 1) -> Wind
 
 
 def _place(rows, shape: ClipShape, share, top, left, flip) -> Windows:
-    seconds = np.minimum(rows["frames"] / rows["fps"], rows["samples"] / shape.audio_rate)
-    centre = share * np.maximum(seconds - shape.seconds, 0) + np.minimum(seconds, shape.seconds) / 2
+    tracks = []  # seconds of each that the samples have, and what a clip takes of it
+    if (rows["video"] >= 0).all():
+        tracks.append((rows["frames"] / rows["fps"], shape.frames / shape.rate))
+    if (rows["audio"] >= 0).all():
+        tracks.append((rows["samples"] / shape.audio_rate, shape.samples / shape.audio_rate))
+    lengths, spans = zip(*tracks, strict=True)
+    seconds, wanted = np.min(lengths, axis=0), max(spans)
+    centre = share * np.maximum(seconds - wanted, 0) + np.minimum(seconds, wanted) / 2
     first = np.floor((centre - shape.frames / shape.rate / 2 + TICK) * rows["fps"])
     step = np.floor(np.arange(shape.frames) / shape.rate * rows["fps"][:, None] + TICK)
     frames = np.clip(first[:, None] + step, 0, rows["frames"][:, None] - 1).astype(np.int64)

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.errors import UserError
+from xdc_fast.shards.dataset import ShardSet
 
 SAMPLES = 1024  # clips that BatchNorm is calibrated on
 
@@ -21,9 +23,11 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, 
     """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
 
     stop: called between batches, to raise when the pass is to end early.
+    Raises UserError for an encoder of a modality that the set lacks.
     A freshly built encoder has mean 0 and variance 1 there; clustering its features in eval mode
     would see them badly scaled.
     """
+    _check(encoders, feed.shards)
     norms = [
         module
         for encoder in encoders.values()
@@ -47,6 +51,17 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, 
             stop()
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
+
+
+def _check(encoders: dict[str, nn.Module], shards: ShardSet) -> None:
+    """UserError for an encoder of a modality that the set lacks."""
+    for modality in encoders:
+        if modality not in shards.modalities:
+            held = " and ".join(shards.modalities)
+            raise UserError(
+                f"{shards.root}: holds {held} only, and the {modality} is asked for; take a set "
+                f"with {modality}, or pack this one with --tracks both"
+            )
 
 
 class Subset:
@@ -75,7 +90,9 @@ def extract(
 
     Returns {modality: float32 (N, D)} and seen, bool (N,): False where no clip could be read.
     stop: called between batches, to raise when the pass is to end early.
+    Raises UserError for an encoder of a modality that the set lacks.
     """
+    _check(encoders, feed.shards)
     count = len(feed.shards)
     sums = {
         m: np.zeros((count, encoder.features), dtype=np.float32) for m, encoder in encoders.items()

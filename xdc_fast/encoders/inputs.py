@@ -38,6 +38,7 @@ class Inputs:
     def of(self, modality: str, batch: Batch, epoch: int | None = None) -> torch.Tensor:
         """Encoder input of a batch: video (B, 3, T, H, W), audio (B, 1, mels, frames), float32.
 
+        modality: one that the batch has.
         epoch: training, where the recipe's jitters are drawn per (seed, epoch, sample); None:
         evaluation, without them.
         """
@@ -46,7 +47,7 @@ class Inputs:
     def _draw(self, batch: Batch, epoch: int, stream: int) -> torch.Tensor:
         """Uniform in [-1, 1), float32 (B,) on the batch's device."""
         draws = 2 * uniform(self.seed, epoch, batch.index.numpy(), stream) - 1
-        return torch.from_numpy(draws).to(batch.frames.device, torch.float32)
+        return torch.from_numpy(draws).to(batch.device, torch.float32)
 
     def _pictures(self, batch: Batch, epoch: int | None) -> torch.Tensor:
         x = batch.frames.permute(0, 4, 1, 2, 3)  # channels_last_3d without a copy

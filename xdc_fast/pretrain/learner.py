@@ -55,7 +55,7 @@ class Learner:
 
     def step(self, batch: Batch, epoch: int, rate: float) -> dict[str, torch.Tensor]:
         """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors."""
-        device = batch.frames.device
+        device = batch.device
         half = self.recipe.train.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             features = {

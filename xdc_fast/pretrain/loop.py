@@ -122,6 +122,11 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
     if not recipe.data:
         raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
     shards = ShardSet(recipe.data)
+    if shards.modalities != MODALITIES:
+        raise UserError(
+            f"{shards.root}: holds {shards.modalities[0]} only, pretraining needs both tracks; "
+            "pack with --tracks both"
+        )
     if recipe.k > len(shards):
         raise UserError(
             f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"

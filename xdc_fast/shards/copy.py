@@ -22,13 +22,14 @@ from xdc_fast.shards.media import (
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 
 
-def check_copyable(path: Path) -> tuple[float, Fraction, int]:
+def check_copyable(path: Path, wanted: tuple[str, ...]) -> tuple[float, Fraction, int]:
     """Decode all of a video; returns its first frame's time, its rate and its number of frames.
 
-    Raises Refusal when it is rotated, of variable rate, or does not decode cleanly.
+    Raises Refusal when it is rotated, of variable rate, or does not decode cleanly, or lacks a
+    stream that is wanted.
     """
     with open_media(path) as container:
-        stream, _ = choose_streams(container)
+        stream, _ = choose_streams(container, wanted)
         rates = {stream.average_rate, stream.guessed_rate}
         times = []
         for time, _, frame in decoded(container, stream):
@@ -58,7 +59,7 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
     read again.
     """
     with open_media(source) as container:
-        stream, _ = choose_streams(container)
+        stream, _ = choose_streams(container, ("video",))
         try:
             packets = [packet for packet in container.demux(stream) if packet.size]
         except av.FFmpegError as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.shards.format import PACKET, SAMPLE, SAMPLES
-from xdc_fast.shards.tables import read_manifest
+from xdc_fast.shards.tables import modalities_of, read_manifest
 
 
 class SampleError(Exception):
@@ -57,6 +57,8 @@ class ShardSet:
     """The samples of one packed set, by index 0 to N-1.
 
     root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
+    modalities: the tracks that every sample has: ("video", "audio"), or one of them.
+    rate: of the sound, Hz.
     Raises UserError when the folder holds no complete set or one of another format.
     """
 
@@ -64,6 +66,7 @@ class ShardSet:
         self.root = Path(root)
         self.manifest = manifest = read_manifest(self.root)
         self.settings: dict = manifest["settings"]
+        self.modalities: tuple[str, ...] = modalities_of(manifest)
         self.rate: int = manifest["settings"]["audio_rate"]
         self.label_names: list[str] = manifest["labels"]
         self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
@@ -99,17 +102,20 @@ class ShardSet:
         return data
 
     def video_file(self, index: int) -> bytes:
-        name, row = self.row(index)
-        return self.read(name, row["video"], row["video_bytes"]).tobytes()
+        return self._file(index, "video")
 
     def audio_file(self, index: int) -> bytes:
-        name, row = self.row(index)
-        return self.read(name, row["audio"], row["audio_bytes"]).tobytes()
+        return self._file(index, "audio")
 
     def meta(self, index: int) -> dict:
         """The sample's metadata: source, seconds, fps, frames, labels."""
+        return json.loads(self._file(index, "meta"))
+
+    def _file(self, index: int, part: str) -> bytes:
         name, row = self.row(index)
-        return json.loads(self.read(name, row["meta"], row["meta_bytes"]).tobytes())
+        if row[part] < 0:
+            raise ValueError(f"{self.root}: its samples have no {part}")
+        return self.read(name, row[part], row[f"{part}_bytes"]).tobytes()
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""

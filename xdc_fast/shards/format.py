@@ -1,6 +1,7 @@
 """The layout of a packed set: what lies where, and nothing about how it got there.
 
     SET/shard-000000.tar           USTAR; each sample's files adjacent: KEY.mp4, KEY.wav, KEY.json
+                                   (a set of one track has no wav, or no mp4)
     SET/shard-000000.idx           DALI's index of the tar ("v1.2")
     SET/shard-000000.samples.npy   one SAMPLE row per sample: where its bytes lie
     SET/shard-000000.packets.npy   one PACKET row per frame of a JPEG-packet track
@@ -22,12 +23,14 @@ REFUSED = "refused.csv"
 SAMPLE_COLUMNS = ("index", "key", "shard", "source", "seconds", "frames")
 REFUSED_COLUMNS = ("source", "reason", "detail")
 
+TRACKS = {"both": ("video", "audio"), "video": ("video",), "audio": ("audio",)}
+
 SAMPLE = np.dtype(
     [
         ("index", "<i8"),  # 0 to N-1 over the whole set, in packing order
-        ("video", "<i8"),  # byte offset of the video file's content in the tar
+        ("video", "<i8"),  # byte offset of the video file's content in the tar; -1: none
         ("video_bytes", "<i8"),
-        ("audio", "<i8"),  # byte offset of the audio file's content
+        ("audio", "<i8"),  # byte offset of the audio file's content; -1: none
         ("audio_bytes", "<i8"),
         ("meta", "<i8"),  # byte offset of the metadata JSON
         ("meta_bytes", "<i8"),

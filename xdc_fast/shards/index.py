@@ -21,10 +21,11 @@ from xdc_fast.shards.format import (
     SAMPLE_COLUMNS,
     SAMPLES,
 )
-from xdc_fast.shards.scan import Scan, ScanError, probe_rate, scan
+from xdc_fast.shards.scan import Scan, ScanError, probe, scan
 from xdc_fast.shards.tables import (
     check_labels,
     complete,
+    modalities_of,
     read_manifest,
     write_csv,
     write_manifest,
@@ -33,11 +34,12 @@ from xdc_fast.shards.tar import checksum
 
 
 def index(out: Path) -> dict:
-    """Rebuild the sidecars, samples.csv and the manifest of an audio-video WebDataset.
+    """Rebuild the sidecars, samples.csv and the manifest of a WebDataset of video and sound.
 
     out: a folder of .tar files; a sample has a video file (mp4, mov, mkv, webm, avi), its sound in
     a file of its own (wav, flac, ogg, mp3, m4a) or in the video's, and json metadata, or a cls or
     txt label. Both tracks are taken to begin together, and the video to have a constant rate.
+    Where the first sample has one track only, so must all.
     What the tars cannot tell (settings, what was refused) is kept from a manifest that is there.
     Returns the manifest. Raises UserError, which names the shard and the sample, or the manifest
     that is not one of ours.
@@ -47,11 +49,14 @@ def index(out: Path) -> dict:
         raise UserError(f"{out}: no .tar files there")
     old = read_manifest(out) if (out / MANIFEST).exists() else None
     with _readable(paths[0]):
-        rate = old["settings"]["audio_rate"] if old else probe_rate(paths[0])
+        if old:
+            rate, modalities = old["settings"]["audio_rate"], modalities_of(old)
+        else:
+            modalities, rate = probe(paths[0])
     scans, shards, first = [], [], 0
     for path in tqdm(paths, unit="shard", desc="indexing"):
         with _readable(path):
-            found = scan(path, first, rate)
+            found = scan(path, first, rate, modalities)
         found.write(out / path.stem)
         scans.append(found)
         shard = {"name": path.name, "samples": len(found.keys), "first": first}
@@ -67,7 +72,7 @@ def index(out: Path) -> dict:
     ]
     write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
     refused = _refused(out / REFUSED)
-    head = _head(old, scans, rate, first + len(refused))
+    head = _head(old, scans, modalities, first + len(refused))
     reasons = [row["reason"] for row in refused]
     manifest = complete(head, rows, names, old["cut"] if old else 0, reasons, shards)
     write_manifest(out, manifest)
@@ -85,7 +90,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a sound tar ({error}); mend or remove it") from None
 
 
-def _head(old: dict | None, scans: list[Scan], rate: int, inputs: int) -> dict:
+def _head(old: dict | None, scans: list[Scan], modalities: tuple[str, ...], inputs: int) -> dict:
     """How the set was made: from the old manifest, or what the first sample shows."""
     if old:
         return {key: old[key] for key in ("format", "settings", "inputs", "packer")}
@@ -94,8 +99,10 @@ def _head(old: dict | None, scans: list[Scan], rate: int, inputs: int) -> dict:
         "codec": "jpeg" if all((s.samples["packet"] >= 0).all() for s in scans) else "copy",
         "fps": float(row["fps"]),
         "short_side": int(min(row["width"], row["height"])),
-        "audio_rate": rate,
+        "audio_rate": scans[0].rate,
     }
+    if len(modalities) == 1:
+        settings["tracks"] = modalities[0]
     counts = {"count": inputs, "sha256": None}
     return {"format": FORMAT, "settings": settings, "inputs": counts, "packer": {}}
 
@@ -113,6 +120,8 @@ def table_rows(path: Path, found: Scan, names: list[str]) -> list[list]:
         source, seconds = str(facts.get("source") or key), facts.get("seconds")
         if not isinstance(seconds, int | float):
             seconds = frames / (float(row["fps"]) or np.inf)
+            if row["video"] < 0:
+                seconds = int(row["samples"]) / found.rate
         told = [int(row["index"]), key, path.name, source, seconds, frames]
         rows.append(told + [labels.get(name, "") for name in names])
     return rows

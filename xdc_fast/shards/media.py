@@ -24,7 +24,7 @@ REASONS = {
     "not media": "no demuxer recognises the file",
     "undecodable": "no decoder for it, or nothing came out of the decoder",
     "damaged": "the decoder met errors, or the file ends before its header says",
-    "too short": "both tracks together cover less than --min-seconds",
+    "too short": "the tracks together cover less than --min-seconds",
     "no overlap": "one track ends before the other begins",
     "cannot be copied": "--codec copy, and the video is not plain constant-rate video",
     "unreadable": "the file could not be opened or read",
@@ -62,21 +62,28 @@ def open_media(path: Path) -> av.container.InputContainer:
     return container
 
 
-def choose_streams(container: av.container.InputContainer):
-    """The video and the audio stream a player would take; raises Refusal."""
+def choose_streams(
+    container: av.container.InputContainer, wanted: tuple[str, ...] = ("video", "audio")
+):
+    """The video and the audio stream a player would take, each None unless wanted.
+
+    Raises Refusal for one that is wanted and not there, or has no decoder.
+    """
     pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     videos = [s for s in container.streams.video if s not in pictures]
-    if not videos:
+    sounds = container.streams.audio
+    if "video" in wanted and not videos:
         raise Refusal("cover art", "attached picture") if pictures else Refusal("no video")
-    if not container.streams.audio:
+    if "audio" in wanted and not sounds:
         raise Refusal("no audio")
     video = container.streams.best("video")
-    video = video if video in videos else videos[0]
-    audio = container.streams.best("audio", related=video) or container.streams.audio[0]
-    for stream in (video, audio):
-        if stream.codec_context is None:
+    video = video if video in videos else next(iter(videos), None)
+    audio = container.streams.best("audio", related=video) or next(iter(sounds), None)
+    chosen = video if "video" in wanted else None, audio if "audio" in wanted else None
+    for stream in chosen:
+        if stream is not None and stream.codec_context is None:
             raise Refusal("undecodable", f"no decoder for the {stream.type} stream")
-    return video, audio
+    return chosen
 
 
 def decoded(
@@ -193,9 +200,13 @@ def mono(frames: list[av.AudioFrame]) -> np.ndarray:
 
 def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
     """`mono` of frames of one sample format and number of channels."""
+    channels = frames[0].layout.nb_channels
+    if frames[0].format.is_planar and channels >= 8:  # PyAV 18 reads a plane too many and crashes
+        pack = av.AudioResampler(frames[0].format.packed, frames[0].layout)
+        frames = [packed for frame in frames for packed in pack.resample(frame)]
     data = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
     if not frames[0].format.is_planar:
-        data = data.reshape(-1, frames[0].layout.nb_channels).T
+        data = data.reshape(-1, channels).T
     if data.dtype.kind == "f":
         return data.mean(axis=0, dtype=np.float32)
     middle = 128.0 if data.dtype == np.uint8 else 0.0

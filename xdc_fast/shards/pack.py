@@ -191,7 +191,7 @@ def _pack_rest(
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10,
     )
-    shard = OpenShard(out, journal.shards, index)
+    shard = OpenShard(out, journal.shards, index, settings)
     outcomes = run_jobs(rest, settings, scratch, workers, time_limit, task)
     try:
         for (number, _), outcome in outcomes:
@@ -204,10 +204,10 @@ def _pack_rest(
                 file.unlink(missing_ok=True)
             bar.update()
             if shard.rows and shard.writer.bytes >= shard_mb * 1_000_000:
-                journal.append(shard.finish(settings.audio_rate, number + 1))
-                shard = OpenShard(out, journal.shards, journal.next_index)
+                journal.append(shard.finish(number + 1))
+                shard = OpenShard(out, journal.shards, journal.next_index, settings)
         if shard.rows or shard.refused:
-            journal.append(shard.finish(settings.audio_rate, len(inputs.sources)))
+            journal.append(shard.finish(len(inputs.sources)))
     finally:
         outcomes.close()
         shard.writer.abandon()
@@ -217,8 +217,9 @@ def _pack_rest(
 class OpenShard:
     """The shard being written, and what the set's tables will say about it."""
 
-    def __init__(self, out: Path, number: int, first: int):
+    def __init__(self, out: Path, number: int, first: int, settings: Settings):
         self.out, self.name, self.first = out, shard_name(number), first
+        self.settings = settings
         self.writer = ShardWriter(out / WORK / f"{self.name}.tar")
         self.rows: list[list] = []
         self.refused: list[list[str]] = []
@@ -230,12 +231,14 @@ class OpenShard:
         labels = {name: source.labels.get(name, "") for name in columns}
         facts = {**facts, "index": index, "source": source.name, "labels": labels}
         self.cut += facts.pop("cut")
-        self.writer.add(index, {"mp4": video, "wav": audio, "json": metadata(facts)})
+        tracks = {"video": ("mp4", video), "audio": ("wav", audio)}
+        files = dict(tracks[modality] for modality in self.settings.modalities)
+        self.writer.add(index, {**files, "json": metadata(facts)})
         key, shard = sample_key(index), f"{self.name}.tar"
         row = [index, key, shard, source.name, facts["seconds"], facts["frames"]]
         self.rows.append(row + list(labels.values()))
 
-    def finish(self, rate: int, next_input: int) -> dict:
+    def finish(self, next_input: int) -> dict:
         """Close the tar, put it in its place with its sidecars, and return its journal record."""
         record = {"next_input": next_input, "rows": self.rows, "refused": self.refused}
         record["cut"] = self.cut
@@ -244,7 +247,8 @@ class OpenShard:
         total = self.writer.close()
         tar = self.out / f"{self.name}.tar"
         os.replace(self.writer.path, tar)
-        scan(tar, self.first, rate).write(self.out / self.name)
+        found = scan(tar, self.first, self.settings.audio_rate, self.settings.modalities)
+        found.write(self.out / self.name)
         shard = {"name": tar.name, "samples": len(self.rows), "first": self.first}
         return {**record, "shard": {**shard, "bytes": self.writer.bytes, "sha256": total}}
 

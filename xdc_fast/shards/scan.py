@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from xdc_fast.files import replacing
-from xdc_fast.shards.format import PACKET, SAMPLE
+from xdc_fast.shards.format import PACKET, SAMPLE, TRACKS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "mov", "mkv", "webm", "avi")
@@ -20,13 +20,14 @@ AUDIO = ("wav", "flac", "ogg", "mp3", "m4a")
 
 @dataclass
 class Scan:
-    """One shard's tables."""
+    """One shard's tables; sound counts at `rate` Hz."""
 
     samples: np.ndarray
     packets: np.ndarray
     idx: str
     keys: list[str]
     facts: list[dict]
+    rate: int
 
     def write(self, stem: Path) -> None:
         """Write the sidecars STEM.idx, .samples.npy and .packets.npy."""
@@ -45,9 +46,10 @@ class ScanError(Exception):
         self.key, self.what = key, what
 
 
-def scan(path: Path, first: int, rate: int) -> Scan:
+def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan:
     """Read a shard whose first sample has index `first`; sound counts at `rate` Hz.
 
+    modalities: the tracks that every sample has, video, audio or both.
     Raises ScanError, tarfile.TarError or EOFError.
     """
     found = list(entries(path))
@@ -56,29 +58,55 @@ def scan(path: Path, first: int, rate: int) -> Scan:
     for number, entry in enumerate(found):
         row = samples[number]
         row["index"] = first + number
+        row["video"] = row["audio"] = row["pcm"] = -1
         facts.append(_meta(path, entry, row))
-        video = _video(path, entry, row)
-        _audio(path, entry, row, rate)
+        if len(modalities) == 1:
+            _refuse_others(path, entry, modalities)
+        video = _video(path, entry, row) if "video" in modalities else packets[0]
+        if "audio" in modalities:
+            _audio(path, entry, row, rate)
         row["packet"] = count if len(video) else -1
         packets.append(video)
         count += len(video)
     keys = [entry.key for entry in found]
-    return Scan(samples, np.concatenate(packets), dali_index(found), keys, facts)
+    return Scan(samples, np.concatenate(packets), dali_index(found), keys, facts, rate)
 
 
-def probe_rate(path: Path) -> int:
-    """The sampling rate in Hz of the first sample's sound."""
+def probe(path: Path) -> tuple[tuple[str, ...], int]:
+    """What the first sample holds (video, audio or both), and its sound's rate in Hz, or 0."""
     entry = next(entries(path), None)
     if entry is None:
         raise ScanError("", "the shard is empty")
-    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
-    if member is None:
+    modalities = _modalities(path, entry)
+    if not modalities:
         raise ScanError(entry.key, "neither video nor sound")
+    if "audio" not in modalities:
+        return modalities, 0
+    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
     try:
         with _open(path, member) as container:
-            return container.streams.audio[0].codec_context.sample_rate
+            return modalities, container.streams.audio[0].codec_context.sample_rate
     except (av.FFmpegError, IndexError) as error:
         raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
+
+
+def _modalities(path: Path, entry: Entry) -> tuple[str, ...]:
+    """The tracks of a sample by its files' names and, of a video file, by what is in it."""
+    member, found = _pick(entry, VIDEO), {"audio"} if _pick(entry, AUDIO) else set()
+    if member is not None:
+        try:
+            with _open(path, member) as container:
+                found |= {stream.type for stream in container.streams}
+        except av.FFmpegError as error:
+            raise ScanError(entry.key, f"{member.extension}: {error}") from None
+    return tuple(m for m in TRACKS["both"] if m in found)
+
+
+def _refuse_others(path: Path, entry: Entry, modalities: tuple[str, ...]) -> None:
+    """ScanError where a sample has a track besides the one that its set has."""
+    others = [m for m in _modalities(path, entry) if m not in modalities]
+    if others:
+        raise ScanError(entry.key, f"has {others[0]}, the set has {modalities[0]} only")
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
@@ -145,7 +173,9 @@ def _is_located(path: Path, packet: av.Packet, row: np.void) -> bool:
 def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:
     """Fill in the audio's columns: its own file, or the video file where it holds the sound."""
     member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
-    row["audio"], row["audio_bytes"], row["pcm"] = member.offset, member.size, -1
+    if member is None:
+        raise ScanError(entry.key, f"no sound file ({', '.join(AUDIO)})")
+    row["audio"], row["audio_bytes"] = member.offset, member.size
     if _plain_pcm(path, member, row, rate):
         return
     try:

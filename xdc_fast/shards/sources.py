@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -32,11 +33,15 @@ class Source:
 
 @dataclass
 class Inputs:
-    """Every input in packing order; `notes` are lines for the user."""
+    """Every input in packing order; `notes` are lines for the user.
+
+    missing: name and list of what a data set's official list has and the user has not.
+    """
 
     sources: list[Source]
     columns: list[str]
     notes: list[str]
+    missing: list[tuple[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """SHA-256 over names, sizes and labels: the same on another machine and at another path."""
@@ -88,24 +93,31 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: Path, out: Path, labels: Path | None, notes: list[str]) -> list[Source]:
-    found, passed = [], 0
+def files_under(folder: Path, out: Path) -> Iterator[str]:
+    """Every file that is not hidden, relative to `folder`, without those under `out`.
+
+    Links are followed, each folder is entered once. Raises UserError for one that cannot be read.
+    """
     seen = {_real(out)} - {_real(folder)}
     for root, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        here = Path(root)
-        if _real(here) in seen:
+        if (here := _real(root)) in seen:
             folders.clear()
             continue
-        seen.add(_real(here))
+        seen.add(here)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in files:
-            if file.startswith("."):
-                continue
-            path = here / file
-            if path.suffix.lower() in NO_MEDIA:
-                passed += labels is None or _real(path) != _real(labels)
-                continue
-            found.append(Source(path, path.relative_to(folder).as_posix()))
+        within = os.path.relpath(root, folder)
+        prefix = "" if within == "." else f"{within}/"
+        yield from (prefix + file for file in files if not file.startswith("."))
+
+
+def _walk(folder: Path, out: Path, labels: Path | None, notes: list[str]) -> list[Source]:
+    found, passed = [], 0
+    for name in files_under(folder, out):
+        path = folder / name
+        if path.suffix.lower() in NO_MEDIA:
+            passed += labels is None or _real(path) != _real(labels)
+            continue
+        found.append(Source(path, name))
     if passed:
         notes.append(f"{folder}: {passed} files passed over, no media by their names")
     return sorted(found, key=lambda source: os.fsencode(source.name))
@@ -115,7 +127,7 @@ def _refuse_folder(error: OSError) -> None:
     raise UserError(f"{error.filename}: {error.strerror}; make it readable or move it away")
 
 
-def _real(path: Path) -> str:
+def _real(path: Path | str) -> str:
     """Where a path leads; itself if it can lead nowhere."""
     return str(path) if "\0" in str(path) else os.path.realpath(path)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
-from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLE_COLUMNS
+from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLE_COLUMNS, TRACKS
 
 KEYS = {
     *("format", "settings", "inputs", "packer", "samples", "frames", "seconds", "bytes"),
@@ -86,6 +86,11 @@ def read_manifest(out: Path) -> dict:
     return manifest
 
 
+def modalities_of(manifest: dict) -> tuple[str, ...]:
+    """The tracks of a set's samples: video, audio or, where its settings do not tell, both."""
+    return TRACKS[manifest["settings"].get("tracks", "both")]
+
+
 def _fault(manifest: object) -> str:
     """Why it is no manifest that this version reads; empty if it is one."""
     if not isinstance(manifest, dict) or "format" not in manifest:
@@ -97,6 +102,7 @@ def _fault(manifest: object) -> str:
     sound = (
         isinstance(manifest["settings"], dict)
         and isinstance(manifest["settings"].get("audio_rate"), int)
+        and manifest["settings"].get("tracks", "both") in tuple(TRACKS)
         and all(isinstance(manifest[key], list) for key in ("labels", "shards"))
         and all(isinstance(manifest[key], dict) for key in ("inputs", "packer", "refused"))
         and all(isinstance(s, dict) and s.keys() >= SHARD_KEYS for s in manifest["shards"])

@@ -74,7 +74,7 @@ def _check_shard(out, record, first, shards, wanted, seen, decode):
     elif checksum(path) != record["sha256"]:
         yield "", "the checksum differs from the manifest's"
     try:
-        found = scan(path, first, shards.rate)
+        found = scan(path, first, shards.rate, shards.modalities)
     except ScanError as error:
         yield error.key, error.what
         return
@@ -122,14 +122,15 @@ def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int):
     video = data[row["video"] : row["video"] + row["video_bytes"]]
     audio = data[row["audio"] : row["audio"] + row["audio_bytes"]]
     try:
-        if row["packet"] < 0:
-            _decode_all(video.tobytes(), int(row["frames"]))
-        else:
+        if row["packet"] >= 0:
             _decode_jpegs(data, packets[row["packet"] : row["packet"] + row["frames"]], row)
+        elif row["video"] >= 0:
+            _decode_all(video.tobytes(), int(row["frames"]))
     except (av.FFmpegError, ValueError) as error:
         yield f"video: {error}"
     try:
-        decode_waveform(audio.tobytes(), rate)
+        if row["audio"] >= 0:
+            decode_waveform(audio.tobytes(), rate)
     except (av.FFmpegError, ValueError) as error:
         yield f"audio: {error}"
 

@@ -1,0 +1,207 @@
+"""Weights out: a folder of safetensors, a config, and ONNX files when asked for.
+
+OUT/config.yaml          format, source, packing, recipe; written last: the export is complete
+OUT/video.safetensors    the encoders' weights, of those that there are
+OUT/audio.safetensors
+OUT/heads.safetensors    NAME.weight and NAME.bias of each cluster head, if there are any
+OUT/video.onnx           the encoders as graphs: `clips`, as encoders read them, to `features`
+OUT/audio.onnx
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import nn
+
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.errors import UserError
+from xdc_fast.files import replacing
+from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
+
+FORMAT = 1
+CONFIG = "config.yaml"
+HEADS = "heads.safetensors"
+ONNX_OPSET = 18
+TOLERANCE = 1e-5  # of an ONNX file's features, relative to the largest of the encoder's own
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a folder of ours holds: state dicts of encoders by modality and of heads by name."""
+
+    recipe: Recipe
+    packing: dict
+    weights: dict[str, dict[str, torch.Tensor]]
+    heads: dict[str, dict[str, torch.Tensor]]
+
+
+def flatten(recipe: dict) -> tuple[str, ...]:
+    """A recipe's values, nested as in its YAML, as KEY=VALUE settings."""
+    settings = []
+    for key, value in recipe.items():
+        group = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {}
+        for name, item in (group or {key: value}).items():
+            settings.append(f"{name}={item if isinstance(item, str) else json.dumps(item)}")
+    return tuple(settings)
+
+
+def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
+    """Write a model (`xdc_fast.load`) to a folder; returns {file name: bytes}.
+
+    The recipe is kept without the places and the machine of its run. ONNX files take batches of
+    any size of float32 clips as the recipe shapes them, and are checked by onnxruntime at two.
+    Raises UserError when the folder holds anything but an earlier export, which is replaced, or
+    when ONNX packages are missing.
+    """
+    if onnx:
+        _import_onnx()
+    _clear(out)
+    files = {f"{modality}.safetensors": e.state_dict() for modality, e in model.encoders.items()}
+    if model.heads:
+        heads = model.heads.items()
+        files[HEADS] = {f"{n}.{k}": t for n, head in heads for k, t in head.state_dict().items()}
+    for name, tensors in files.items():
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        _write(out / name, safetensors.torch.save(plain, {"format": "pt"}))
+    if onnx:
+        for modality, encoder in model.encoders.items():
+            write_onnx(out / f"{modality}.onnx", encoder, clip_shape(model.recipe, modality))
+    recipe = replace(model.recipe, data="", out="", device="auto", loader="auto")
+    packing = model.packing
+    config = {
+        "format": FORMAT,
+        "source": Path(model.name).name,
+        "packing": {k: getattr(packing, k) for k in ("codec", "fps", "short_side")},
+        "recipe": yaml.safe_load(dump_recipe(recipe)),
+    }
+    _write(out / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+    return {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+
+
+def clip_shape(recipe: Recipe, modality: str) -> tuple[int, ...]:
+    """What an encoder reads of one clip: video (3, T, H, W), audio (1, mels, frames)."""
+    video, audio = recipe.video, recipe.audio
+    if modality == "video":
+        return 3, video.frames, video.crop, video.crop
+    return 1, audio.mels, audio.frames
+
+
+def read_export(folder: Path) -> Export:
+    """A folder that `write_export` wrote; UserError when it is damaged or of another format."""
+    path = folder / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found, packing, settings = (config[key] for key in ("format", "packing", "recipe"))
+        settings, packing = flatten(settings), dict(packing)
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the config of an export ({error}); export again") from None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; export again")
+    weights = {
+        modality: _read(folder / f"{modality}.safetensors")
+        for modality in MODALITIES
+        if (folder / f"{modality}.safetensors").is_file()
+    }
+    if not weights:
+        raise UserError(f"{folder}: neither video.safetensors nor audio.safetensors; export again")
+    heads: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in (_read(folder / HEADS) if (folder / HEADS).is_file() else {}).items():
+        head, _, part = key.rpartition(".")
+        heads.setdefault(head, {})[part] = tensor
+    return Export(load_recipe(None, settings), packing, weights, heads)
+
+
+def _clear(out: Path) -> None:
+    """An empty folder; UserError when it is a file or holds anything but an export of ours."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give another folder")
+    ours = {CONFIG, HEADS, *(f"{m}.{kind}" for m in MODALITIES for kind in ("safetensors", "onnx"))}
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if found and (CONFIG not in found or found - ours):
+        raise UserError(f"{out}: not empty and not an earlier export; give another folder")
+    for name in sorted(found, key=CONFIG.__ne__):  # the config first: what is left is no export
+        (out / name).unlink()
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); export again") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path, "wb") as file:
+        file.write(content)
+
+
+def _import_onnx():
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx.export needs it
+    except ImportError as error:
+        raise UserError(
+            f"--onnx: {error.name} is not installed; pip install onnx onnxscript onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+class GlobalMax(nn.Module):
+    """nn.AdaptiveMaxPool2d(1), for which torch.onnx has no translation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.amax((2, 3), keepdim=True)
+
+
+def write_onnx(path: Path, encoder: nn.Module, shape: tuple[int, ...]) -> None:
+    """Export an encoder, and compare its features by onnxruntime at batches of 1 and 3."""
+    encoder = copy.deepcopy(encoder).cpu().eval()
+    graph = copy.deepcopy(encoder)
+    if isinstance(getattr(graph, "pool", None), nn.AdaptiveMaxPool2d):
+        graph.pool = GlobalMax()
+    draw = torch.Generator().manual_seed(0)
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)  # it would warn that torchvision is not installed
+    try:
+        with warnings.catch_warnings():
+            # of torch's own code, under torch 2.11
+            warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
+            program = torch.onnx.export(
+                graph,
+                (torch.randn(2, *shape, generator=draw),),
+                dynamo=True,
+                input_names=["clips"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=ONNX_OPSET,
+                verbose=False,
+            )
+    finally:
+        registration.setLevel(level)
+    content = program.model_proto.SerializeToString()
+    session = _import_onnx().InferenceSession(content, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        clips = torch.randn(batch, *shape, generator=draw)
+        with torch.no_grad():
+            wanted = encoder(clips).numpy()
+        (found,) = session.run(["features"], {"clips": clips.numpy()})
+        error = np.abs(found - wanted).max() / np.abs(wanted).max()
+        if found.shape != wanted.shape or not error <= TOLERANCE:
+            raise UserError(
+                f"{path}: not written, by onnxruntime its features are {error:.1e} off; export "
+                "without --onnx"
+            )
+    _write(path, content)

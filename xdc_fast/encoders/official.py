@@ -1,0 +1,141 @@
+"""Weights in: the video encoders that XDC's authors released, and how any weights are checked.
+
+The five files, of https://github.com/HumamAlwassel/XDC (release `model_weights`):
+    r2plus1d_18_xdc_ig65m_kinetics-f24f6ffb.pth
+    r2plus1d_18_xdc_ig65m_random-189d23f4.pth
+    r2plus1d_18_xdc_audioset-f29ffe8f.pth
+    r2plus1d_18_fs_kinetics-622bdad9.pth
+    r2plus1d_18_fs_imagenet-ff446670.pth
+Each holds an R(2+1)D-18 without its last layer, by the names that our `r2plus1d_18` uses too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from xdc_fast.errors import UserError
+from xdc_fast.shards.tar import checksum
+
+ENCODER = "r2plus1d_18"
+NAME = re.compile(r"(?P<name>.+)-(?P<hash>[0-9a-f]{8})\.pth")
+COUNTER = "num_batches_tracked"  # of training alone, and not in every file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of weights beside those of an encoder.
+
+    reshaped: {name: (shape in the file, shape in the encoder)} where the two differ.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def fault(self, spare: tuple[str, ...] = ()) -> str:
+        """The first reason why the weights do not fit, empty when they do.
+
+        spare: prefixes of unexpected names that may be there.
+        """
+        for name, (found, wanted) in self.reshaped.items():
+            return f"{name} is {found}, not {wanted}"
+        for name in self.missing:
+            if not name.endswith(COUNTER):
+                return f"no {name}"
+        for name in self.unexpected:
+            if not name.startswith(spare):
+                return f"unknown {name}"
+        return ""
+
+    def __str__(self) -> str:
+        parts = f"{len(self.matched)} keys match, {len(self.missing)} missing, "
+        return parts + f"{len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape"
+
+
+def compare(encoder: nn.Module, weights: dict[str, torch.Tensor]) -> Keys:
+    """Which weights fit the encoder, by name and shape."""
+    own = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return Keys(
+        matched=[name for name in own if found.get(name) == own[name]],
+        missing=[name for name in own if name not in found],
+        unexpected=[name for name in found if name not in own],
+        reshaped={n: (found[n], own[n]) for n in own if n in found and found[n] != own[n]},
+    )
+
+
+def fill(
+    encoder: nn.Module,
+    weights: dict[str, torch.Tensor],
+    file: Path,
+    name: str,
+    mend: str,
+    spare: tuple[str, ...] = (),
+) -> Keys:
+    """Load weights into the encoder called `name`; UserError, which ends with `mend`, unless they
+    are all there, of its shapes, with no others than those that begin with `spare`."""
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise UserError(f"{file}: holds other things than weights; {mend}")
+    keys = compare(encoder, weights)
+    if fault := keys.fault(spare):
+        raise UserError(f"{file}: weights of another architecture than {name}: {fault}; {mend}")
+    encoder.load_state_dict({key: weights[key] for key in keys.matched}, strict=False)
+    return keys
+
+
+def read(file: Path, mend: str) -> dict:
+    """The dict that a PyTorch file holds, on the CPU, without running what it may hold of code.
+
+    Raises UserError, which ends with `mend`.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}; {mend}") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {mend}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no weights by name; {mend}")
+    return content
+
+
+def load_official(file: Path, encoder: nn.Module) -> Keys:
+    """Load a released checkpoint into an `r2plus1d_18`; returns how its keys matched.
+
+    Its normalisation is known: RGB on [0, 1] less the mean and divided by the deviation that are
+    the defaults of a recipe's `video.mean` and `video.std`. The size of its clips is not: 8
+    pictures of 224 x 224 at 30 per second are likely, our defaults are 8 of 112 x 112 at 7.5. The
+    encoder reads any; try `video.crop=224 video.rate=30` beside them.
+
+    Raises UserError for a file whose name does not end in the first 8 hexadecimal digits of its
+    SHA-256, which cannot be read, or whose weights do not fit.
+    """
+    again = "download it again"
+    match = NAME.fullmatch(file.name)
+    if match is None:
+        raise UserError(
+            f"{file}: its name ends in no 8-digit checksum; give it the name it was released by, "
+            "such as r2plus1d_18_xdc_ig65m_kinetics-f24f6ffb.pth"
+        )
+    try:
+        total = checksum(file)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; {again}") from None
+    if not total.startswith(match["hash"]):
+        raise UserError(
+            f"{file}: a damaged download, its SHA-256 begins with {total[:8]} and not with "
+            f"{match['hash']}; {again}"
+        )
+    mend = "take one of the files that XDC's authors released"
+    keys = fill(encoder, read(file, again), file, ENCODER, mend, spare=("fc.",))
+    log.info("%s: %s", file, keys)
+    return keys
