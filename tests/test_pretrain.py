@@ -18,12 +18,14 @@ from sklearn.metrics import normalized_mutual_info_score
 from xdc_fast.clips.host import HostFeed
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import fixed_windows
-from xdc_fast.encoders.build import build_encoders
+from xdc_fast.encoders.build import build_encoders, modality_of
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
-from xdc_fast.pretrain.learner import Learner
+from xdc_fast.evaluate.model import load
+from xdc_fast.pretrain.bank import Bank
+from xdc_fast.pretrain.learner import Learner, even_weights
 from xdc_fast.pretrain.loop import pretrain
-from xdc_fast.pretrain.methods import METHODS, clusterings_of
+from xdc_fast.pretrain.methods import METHODS, clusterings_of, encoders_of
 from xdc_fast.pretrain.run import Run
 from xdc_fast.recipe import load_recipe
 
@@ -243,13 +245,96 @@ def test_a_finished_run_is_not_run_again(finished, toy_shards):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path):
-    chosen = recipe(toy_shards, tmp_path / method, f"method={method}", "train.iterations=1")
+    labeled = ("label=class", "k=4") if method == "supervised" else ()
+    chosen = recipe(
+        toy_shards, tmp_path / method, f"method={method}", "train.iterations=1", *labeled
+    )
     summary = pretrain(chosen)
     record = summary["iterations"][0]
     assert record["video_loss"] > 0 and record["audio_loss"] > 0
     names = {"+".join(c) for c in clusterings_of(method)}
     kept = set(Run.open(tmp_path / method).clusters(0))
     assert {"joint" if "+" in name else name for name in names} == kept
+    encoders = {head.encoder for head in METHODS[method]}
+    assert set(Run.open(tmp_path / method).checkpoint()["encoders"]) == encoders
+    assert set(load(tmp_path / method).heads) == {head.name for head in METHODS[method]}
+
+
+def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tmp_path):
+    chosen = recipe(
+        toy_shards, tmp_path / "run", "method=supervised", "label=class", "k=4",
+        "train.iterations=1", "train.epochs=8",
+    )  # fmt: skip
+    record = pretrain(chosen)["iterations"][0]
+    codes, _ = toy_shards.label("class")
+    assert np.array_equal(Run.open(tmp_path / "run").clusters(0)["label"]["assignment"], codes)
+    assert record["clusters"]["label"]["labels"]["class"]["nmi"] == pytest.approx(1)
+    lines = [line for line in Run.open(tmp_path / "run").metrics() if "step" in line]
+    first, last = lines[:4], lines[-4:]
+    for name in ("video_from_label_loss", "audio_from_label_loss"):
+        assert sum(x[name] for x in last) < 0.8 * sum(x[name] for x in first)
+
+
+def test_in_the_control_no_encoder_learns_from_itself_or_the_other_modality():
+    for head in METHODS["same"]:
+        (teacher,) = head.clustering
+        assert teacher != head.encoder and modality_of(teacher) == modality_of(head.encoder)
+    encoders = build_encoders(load_recipe(None, SETTINGS), names=encoders_of("same"))
+    for modality in ("video", "audio"):
+        one, other = (next(encoders[m].parameters()) for m in (modality, modality + "_twin"))
+        assert one.shape == other.shape and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("at", [5, 9, 13])
+def test_a_memory_bank_survives_a_kill(at, toy_shards, tmp_path, monkeypatch):
+    banked = ("cluster.features=training", "train.checkpoint_steps=3")
+    summary = pretrain(recipe(toy_shards, tmp_path / "whole", *banked))
+    steps, step = iter(range(1, 100)), Learner.step
+
+    def dying(self, *arguments):
+        if next(steps) == at:
+            raise Stop
+        return step(self, *arguments)
+
+    chosen = recipe(toy_shards, tmp_path / "run", *banked)
+    monkeypatch.setattr(Learner, "step", dying)
+    with pytest.raises(Stop):
+        pretrain(chosen)
+    monkeypatch.setattr(Learner, "step", step)
+    assert pretrain(chosen)["iterations"][1]["video_loss"] == summary["iterations"][1]["video_loss"]
+    assert same(weights(Run.open(tmp_path / "run")), weights(Run.open(tmp_path / "whole")))
+
+
+def test_a_memory_bank_holds_the_features_of_the_newest_step():
+    bank = Bank(5, {"video": 2})
+    for value, index in ((1.0, [0, 1]), (2.0, [1, 3])):
+        bank.add(torch.tensor(index), {"video": torch.full((2, 2), value)})
+    features, seen = bank.features()
+    assert features["video"][:, 0].tolist() == [1, 2, 0, 2, 0]
+    assert seen.tolist() == [True, True, False, True, False]
+    again, _ = Bank(5, {"video": 2}, bank.state_dict()).features()
+    assert np.array_equal(again["video"], features["video"])
+
+
+def test_balanced_losses_are_those_of_sampling_uniformly_over_clusters():
+    assignment = np.repeat([0, 1, 2, 2, 4], [50, 5, 20, 20, 1]).astype(np.int32)
+    losses = np.random.default_rng(0).random(len(assignment))
+    weight = even_weights(assignment, 5)[assignment]
+    uniform = np.mean([losses[assignment == c].mean() for c in np.unique(assignment)])
+    assert (weight * losses).mean() == pytest.approx(uniform)
+    assert weight.mean() == pytest.approx(1)
+
+
+def test_only_sdc_balances_by_itself(toy_shards):
+    labels = np.arange(48, dtype=np.int32) // 9
+    for method, asked, balanced in (
+        ("xdc", "auto", False), ("sdc", "auto", True), ("xdc", "always", True),
+        ("sdc", "never", False),
+    ):  # fmt: skip
+        chosen = recipe(toy_shards, "", f"method={method}", f"train.balance={asked}")
+        names = {"video": labels, "audio": labels}
+        learner = Learner(chosen, build_encoders(chosen), Inputs(chosen), names, iteration=0)
+        assert all((w is not None) == balanced for w in learner.weights.values())
 
 
 def test_a_cross_modal_head_learns_the_other_modalitys_clusters():

@@ -76,6 +76,8 @@ class Cluster:
     """starts from scratch, of which the best goes on"""
     warm: bool = True
     """after the first iteration, start from the last clusters instead of from scratch"""
+    features: str = "pass"
+    """pass: of a pass over the set; training: those of the last epoch, a memory bank"""
     points: int = 0
     """samples that k-means sees, drawn at random; 0: all"""
 
@@ -104,6 +106,8 @@ class Train:
     """torch.compile the encoders"""
     checkpoint_steps: int = 500
     """steps between checkpoints within an iteration"""
+    balance: str = "auto"
+    """always, never or auto (for sdc): weigh clips so that all clusters count alike"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,10 @@ class Recipe:
     out: str = ""
     """folder of the run; an existing run there is resumed"""
     method: str = "xdc"
-    """which clusterings teach which heads: xdc, sdc, mdc or cdc"""
+    """which clusterings teach which heads: xdc, sdc, mdc, cdc, same (the control: two encoders of
+    each modality) or supervised"""
+    label: str = ""
+    """label column that method=supervised predicts; the others read none"""
     k: int = 128
     """clusters per clustering"""
     seed: int = 0
@@ -146,6 +153,8 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "loader": ("auto", "host", "dali"),
     "cluster.normalize": ("none", "l2", "centered-l2"),
+    "cluster.features": ("pass", "training"),
+    "train.balance": ("auto", "always", "never"),
     "train.precision": ("float32", "bfloat16"),
 }
 TRIPLES = ("video.mean", "video.std")

@@ -12,6 +12,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.recipe import Recipe
 
 MODALITIES = ("video", "audio")
+TWIN = "_twin"  # ends the name of a second encoder of a modality
 
 ENCODERS: dict[str, dict[str, Callable[[], nn.Module]]] = {
     "video": {
@@ -27,23 +28,32 @@ ENCODERS: dict[str, dict[str, Callable[[], nn.Module]]] = {
 }
 
 
-def build_encoders(recipe: Recipe, device: torch.device | str = "cpu") -> dict[str, nn.Module]:
-    """The recipe's video and audio encoder, randomly initialised from its seed.
+def modality_of(name: str) -> str:
+    """What an encoder of this name reads: video or audio."""
+    return name.removesuffix(TWIN)
+
+
+def build_encoders(
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    names: tuple[str, ...] = MODALITIES,
+) -> dict[str, nn.Module]:
+    """The recipe's encoders, randomly initialised from its seed, each name in its own way.
 
     Each has an attribute `features`, the width of its output. Raises UserError for unknown names.
     """
     encoders = {}
-    for number, modality in enumerate(MODALITIES):
-        name = getattr(recipe, modality).encoder
-        known = ENCODERS[modality]
-        if name not in known:
-            raise UserError(f"{modality}.encoder={name}: known are {', '.join(known)}")
+    for number, name in enumerate(names):
+        modality = modality_of(name)
+        kind, known = getattr(recipe, modality).encoder, ENCODERS[modality]
+        if kind not in known:
+            raise UserError(f"{modality}.encoder={kind}: known are {', '.join(known)}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed * len(MODALITIES) + number)
-            encoder = known[name]()
+            encoder = known[kind]()
             encoder.apply(_initialise)
         layout = torch.channels_last_3d if modality == "video" else torch.channels_last
-        encoders[modality] = encoder.to(device, memory_format=layout)
+        encoders[name] = encoder.to(device, memory_format=layout)
     return encoders
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import fixed_windows
+from xdc_fast.encoders.build import modality_of
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
@@ -45,8 +46,8 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, 
     # spread over the set, which may be sorted by class
     chosen = np.linspace(0, plan.steps - 1, steps).astype(int)
     for part in feed.batches(Subset(plan, chosen), partial(fixed_windows, shape=inputs.shape)):
-        for modality, encoder in encoders.items():
-            encoder(inputs.of(modality, part))
+        for name, encoder in encoders.items():
+            encoder(inputs.of(modality_of(name), part))
         if stop is not None:
             stop()
     for norm, value in zip(norms, momentum, strict=True):
@@ -55,7 +56,7 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, 
 
 def _check(encoders: dict[str, nn.Module], shards: ShardSet) -> None:
     """UserError for an encoder of a modality that the set lacks."""
-    for modality in encoders:
+    for modality in map(modality_of, encoders):
         if modality not in shards.modalities:
             held = " and ".join(shards.modalities)
             raise UserError(
@@ -88,14 +89,15 @@ def extract(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Features of every sample in float32, averaged over `clips` equally spaced clips.
 
-    Returns {modality: float32 (N, D)} and seen, bool (N,): False where no clip could be read.
+    Returns {encoder: float32 (N, D)} and seen, bool (N,): False where no clip could be read.
     stop: called between batches, to raise when the pass is to end early.
     Raises UserError for an encoder of a modality that the set lacks.
     """
     _check(encoders, feed.shards)
     count = len(feed.shards)
     sums = {
-        m: np.zeros((count, encoder.features), dtype=np.float32) for m, encoder in encoders.items()
+        name: np.zeros((count, encoder.features), dtype=np.float32)
+        for name, encoder in encoders.items()
     }
     times = np.zeros(count, dtype=np.int64)
     for encoder in encoders.values():
@@ -109,9 +111,9 @@ def extract(
                 index, first = np.unique(part.index.numpy(), return_index=True)
                 new = ~done[index]
                 index, first = index[new], first[new]
-                for modality, encoder in encoders.items():
-                    output = encoder(inputs.of(modality, part)).float().cpu().numpy()
-                    sums[modality][index] += output[first]
+                for name, encoder in encoders.items():
+                    output = encoder(inputs.of(modality_of(name), part)).float().cpu().numpy()
+                    sums[name][index] += output[first]
                 done[index] = True
                 bar.update()
                 if stop is not None:

@@ -192,8 +192,9 @@ def _of_run(path: Path, settings: tuple[str, ...]) -> Model:
     mend = "run `xdc pretrain` again"
     content = official.read(path, mend)
     weights = content.get("encoders", content)
-    if set(weights) != set(MODALITIES):
+    if not set(MODALITIES) <= set(weights):
         raise UserError(f"{path}: no weights of a run; give encoders.pt or checkpoint.pt")
+    weights = {modality: weights[modality] for modality in MODALITIES}
     heads = official.read(file, mend) if (file := root / "heads.pt").is_file() else {}
     model = _filled(path, run.recipe, override(run.recipe, settings), weights, heads)
     model.run = run

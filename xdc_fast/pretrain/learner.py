@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.encoders.build import new_head
+from xdc_fast.encoders.build import modality_of, new_head
 from xdc_fast.encoders.inputs import Inputs
-from xdc_fast.kernels.labels import gather_labels
+from xdc_fast.kernels.labels import cluster_sizes, gather_labels
+from xdc_fast.pretrain.bank import Bank
 from xdc_fast.pretrain.methods import clustering_name, heads_of
 from xdc_fast.recipe import Recipe, Train
 
@@ -21,7 +22,8 @@ class Learner:
     """One iteration's supervised problem: predict the clusters.
 
     labels: {clustering: int32 (N,)}, the assignment of every sample, -1 for none. iteration:
-    which one; the heads are drawn from the recipe's seed and it.
+    which one; the heads are drawn from the recipe's seed and it. bank: keeps the features that
+    training computes, if given.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Learner:
         inputs: Inputs,
         labels: dict[str, np.ndarray],
         iteration: int,
+        bank: Bank | None = None,
     ):
         self.recipe, self.encoders, self.inputs, self.labels = recipe, encoders, inputs, labels
+        self.bank = bank
         self.table = heads_of(recipe.method)
         device = next(encoders["video"].parameters()).device
         self.heads = {}
@@ -40,6 +44,13 @@ class Learner:
             seed = (recipe.seed * 1000 + iteration) * len(self.table) + number
             width = encoders[head.encoder].features
             self.heads[head.name] = new_head(width, recipe.k, seed).to(device)
+        balance = {"always": True, "never": False, "auto": recipe.method == "sdc"}
+        self.weights = {
+            name: torch.from_numpy(even_weights(assignment, recipe.k)).to(device)
+            if balance[recipe.train.balance]
+            else None
+            for name, assignment in labels.items()
+        }
         self.models = nn.ModuleDict({**encoders, **self.heads}).train()
         self.optimizer = torch.optim.SGD(
             self.models.parameters(),
@@ -57,17 +68,22 @@ class Learner:
         """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors."""
         device = batch.device
         half = self.recipe.train.precision == "bfloat16"
+        modalities = dict.fromkeys(map(modality_of, self.call))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            inputs = {m: self.inputs.of(m, batch, epoch) for m in modalities}
             features = {
-                m: encoder(self.inputs.of(m, batch, epoch)).float()
-                for m, encoder in self.call.items()
+                name: encoder(inputs[modality_of(name)]).float()
+                for name, encoder in self.call.items()
             }
+        if self.bank is not None:
+            self.bank.add(batch.index, features)
         figures, losses = {}, []
         for head in self.table:
-            labels = self.labels[clustering_name(head.clustering)]
+            clustering = clustering_name(head.clustering)
+            labels, weight = self.labels[clustering], self.weights[clustering]
             target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).to(device)
             logits = self.heads[head.name](features[head.encoder])
-            total = cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+            total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
             losses.append(total / (target >= 0).sum().clamp(min=1))
             figures[f"{head.name}_loss"] = losses[-1].detach()
             figures[f"{head.name}_accuracy"] = (logits.detach().argmax(1) == target).float().mean()
@@ -88,6 +104,17 @@ class Learner:
         for name, head in self.heads.items():
             head.load_state_dict(state["heads"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def even_weights(assignment: np.ndarray, k: int) -> np.ndarray:
+    """The weight of each cluster's samples, float32 (k,), so that all clusters count alike.
+
+    Their mean over the samples is 1. In expectation it is DeepCluster's sampling uniform over
+    clusters, without another order of reading.
+    """
+    sizes = cluster_sizes(assignment, k)
+    filled = np.count_nonzero(sizes)
+    return (sizes.sum() / (max(filled, 1) * np.maximum(sizes, 1))).astype(np.float32)
 
 
 def learning_rate(settings: Train, step: int, steps: int) -> float:

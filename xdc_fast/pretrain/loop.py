@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -14,15 +15,22 @@ from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.feed import choose_device, open_feed
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import random_windows
-from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clusters.kmeans import Clustering, cluster
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
+from xdc_fast.pretrain.bank import Bank
 from xdc_fast.pretrain.interrupt import Interrupt
 from xdc_fast.pretrain.learner import Learner, learning_rate
-from xdc_fast.pretrain.methods import clustering_name, clusterings_of, heads_of
+from xdc_fast.pretrain.methods import (
+    LABEL,
+    clustering_name,
+    clusterings_of,
+    encoders_of,
+    heads_of,
+)
 from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.pretrain.summary import Log, summarise
 from xdc_fast.recipe import Recipe
@@ -38,6 +46,7 @@ class State:
     step: int = 0  # within the iteration
     clusters: dict | None = None  # figures of this iteration's clusterings; None: not yet made
     learner: dict | None = None  # heads and optimizer; None: not yet trained
+    bank: dict | None = None  # features that training gathered; None: it gathers none
     sums: dict = field(default_factory=dict)  # of this iteration's steps
     records: list = field(default_factory=list)  # of finished iterations
     seconds: float = 0.0
@@ -53,7 +62,8 @@ def pretrain(recipe: Recipe) -> dict:
     shards = check(recipe, device)
     settings = recipe.train
     steps = settings.epochs * EpochPlan(shards.shard_sizes, settings.batch).steps
-    inputs, encoders = Inputs(recipe), build_encoders(recipe, device)
+    names = encoders_of(recipe.method)
+    inputs, encoders = Inputs(recipe), build_encoders(recipe, device, names)
     feed = open_feed(recipe, shards, inputs.shape, device)
     run = Run.start(recipe)
     state = restore(run, shards, encoders)
@@ -61,8 +71,12 @@ def pretrain(recipe: Recipe) -> dict:
     if fresh:
         state = State(data=fingerprint(shards))
     began = time.perf_counter() - state.seconds
+    bank = None
+    if recipe.cluster.features == "training":
+        bank = Bank(len(shards), {name: e.features for name, e in encoders.items()}, state.bank)
 
     def save() -> None:
+        state.bank = bank and bank.state_dict()
         weights = {m: encoder.state_dict() for m, encoder in encoders.items()}
         run.save_checkpoint({"state": vars(state), "encoders": weights})
 
@@ -77,14 +91,14 @@ def pretrain(recipe: Recipe) -> dict:
         while state.iteration < settings.iterations:
             name = f"iteration {state.iteration + 1}/{settings.iterations}"
             if state.clusters is None:
-                state.clusters = make_clusters(run, state.iteration, encoders, feed, inputs,
+                state.clusters = make_clusters(run, state.iteration, encoders, feed, inputs, bank,
                                                interrupt.check, name)  # fmt: skip
                 save()
             labels = {
                 clustering: arrays["assignment"]
                 for clustering, arrays in run.clusters(state.iteration).items()
             }
-            learner = Learner(recipe, encoders, inputs, labels, state.iteration)
+            learner = Learner(recipe, encoders, inputs, labels, state.iteration, bank)
             if state.learner is not None:
                 learner.load_state_dict(state.learner)
             bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
@@ -110,6 +124,7 @@ def pretrain(recipe: Recipe) -> dict:
             state.iteration, state.step = state.iteration + 1, 0
             state.clusters, state.learner, state.sums = None, None, {}
             state.seconds = time.perf_counter() - began
+            run.save_heads(learner.heads)
             run.save_summary(summarise(recipe, shards, state))
             save()
     run.save_encoders(encoders)
@@ -127,6 +142,15 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
             f"{shards.root}: holds {shards.modalities[0]} only, pretraining needs both tracks; "
             "pack with --tracks both"
         )
+    if recipe.method == "supervised":
+        if not recipe.label:
+            raise UserError(
+                f"method=supervised: give label=COLUMN; {shards.root} has "
+                f"{', '.join(shards.label_names) or 'none'}"
+            )
+        if (classes := len(shards.label(recipe.label)[1])) != recipe.k:
+            raise UserError(f"k={recipe.k}, but label '{recipe.label}' has {classes} classes; "
+                            f"set k={classes}")  # fmt: skip
     if recipe.k > len(shards):
         raise UserError(
             f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
@@ -159,20 +183,28 @@ def restore(run: Run, shards: ShardSet, encoders) -> State | None:
     return state
 
 
-def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str) -> dict:
+def make_clusters(
+    run: Run, number: int, encoders, feed, inputs, bank: Bank | None, stop, name: str
+) -> dict:
     """Clusters the set for one iteration, into the run's folder; returns the figures."""
     recipe, shards, k = run.recipe, feed.shards, run.recipe.k
     began = time.perf_counter()
-    features, seen = extract(
-        encoders, feed, inputs, recipe.train.batch, stop=stop, title=f"{name} features"
-    )
+    if bank is not None and number:
+        features, seen = bank.features()
+    else:
+        features, seen = extract(
+            encoders, feed, inputs, recipe.train.batch, stop=stop, title=f"{name} features"
+        )
     extracted = time.perf_counter()
     clusterings = {}
     previous = run.clusters(number - 1) if number else {}
-    for order, modalities in enumerate(clusterings_of(recipe.method)):
+    for order, names in enumerate(clusterings_of(recipe.method)):
         seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
-        parts = [features[modality] for modality in modalities]
-        clustering = clustering_name(modalities)
+        clustering = clustering_name(names)
+        if names == LABEL:
+            clusterings[clustering] = classes_as_clusters(recipe, shards, features, seen)
+            continue
+        parts = [features[name] for name in names]
         before = previous.get(clustering) if recipe.cluster.warm else None
         clusterings[clustering] = cluster(
             parts,
@@ -202,6 +234,15 @@ def make_clusters(run: Run, number: int, encoders, feed, inputs, stop, name: str
     both = [clusterings[m].assignment for m in MODALITIES if m in clusterings]
     figures["nmi_audio_video"] = agreement(*both, k) if len(both) == len(MODALITIES) else None
     return figures
+
+
+def classes_as_clusters(recipe: Recipe, shards: ShardSet, features: dict, seen) -> Clustering:
+    """The classes of the recipe's label as clusters about their mean features."""
+    codes = shards.label(recipe.label)[0].astype(np.int32)
+    settings = replace(recipe.cluster, rounds=0)
+    parts = [features[modality] for modality in MODALITIES]
+    means = cluster(parts, seen, recipe.k, settings, recipe.seed, previous=codes)
+    return replace(means, assignment=codes)
 
 
 def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator[tuple]:

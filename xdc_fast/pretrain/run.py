@@ -3,6 +3,7 @@
 RUN/recipe.yaml               the recipe as resolved
 RUN/checkpoint.pt             the newest state; everything a resumed run needs
 RUN/encoders.pt               the trained encoders, written at the end
+RUN/heads.pt                  the heads of the last iteration that was finished
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
 RUN/probes/LABEL.json         what `xdc probe` found
 RUN/metrics.jsonl             a line per logged step and per iteration
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from xdc_fast.clusters.kmeans import Clustering
+from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
 from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
@@ -122,7 +124,10 @@ class Run:
         return self._load("checkpoint.pt")
 
     def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
-        self._save("encoders.pt", {m: encoder.state_dict() for m, encoder in encoders.items()})
+        self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
+
+    def save_heads(self, heads: dict[str, torch.nn.Linear]) -> None:
+        self._save("heads.pt", {name: head.state_dict() for name, head in heads.items()})
 
     def _save(self, name: str, state: dict) -> None:
         content = io.BytesIO()
@@ -143,13 +148,13 @@ class Run:
 
     def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
-        finished = self._load("encoders.pt")
-        if finished is not None:
-            return finished
-        state = self.checkpoint()
-        if state is None:
-            raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
-        return state["encoders"]
+        weights = self._load("encoders.pt")
+        if weights is None:
+            state = self.checkpoint()
+            if state is None:
+                raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
+            weights = state["encoders"]
+        return {modality: weights[modality] for modality in MODALITIES}
 
     def keep_metrics(self, iteration: int, step: int) -> None:
         """Drops the lines that a resumed run will write again."""

@@ -17,11 +17,11 @@ from xdc_fast.clips.host import Sampling
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import cluster
-from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.build import MODALITIES, build_encoders, modality_of
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.pretrain.learner import Learner
 from xdc_fast.pretrain.loop import check
-from xdc_fast.pretrain.methods import clustering_name, clusterings_of
+from xdc_fast.pretrain.methods import LABEL, clustering_name, clusterings_of, encoders_of
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -46,7 +46,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0) -> dict:
     """
     device = choose_device(recipe)
     shards = check(recipe, device)
-    inputs, encoders = Inputs(recipe), build_encoders(recipe, device)
+    inputs, encoders = Inputs(recipe), build_encoders(recipe, device, encoders_of(recipe.method))
     feed = open_feed(recipe, shards, inputs.shape, device)
     size = recipe.train.batch
     plan = EpochPlan(shards.shard_sizes, size, seed=recipe.seed)
@@ -104,8 +104,8 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0) -> dict:
     @torch.no_grad()
     def extract() -> None:
         batch = next(batches)
-        for modality, encoder in encoders.items():
-            encoder(inputs.of(modality, batch)).float().cpu()
+        for name, encoder in encoders.items():
+            encoder(inputs.of(modality_of(name), batch)).float().cpu()
 
     rates["features"] = clock(extract)
     batches.close()
@@ -161,6 +161,8 @@ def clustering_seconds(recipe: Recipe, encoders, samples: int, device: torch.dev
     rng = np.random.default_rng(recipe.seed)
     spent = 0.0
     for clustering in clusterings_of(recipe.method):
+        if clustering == LABEL:
+            continue
         parts = [rng.standard_normal((count, encoders[m].features), np.float32) for m in clustering]
         begun = time.perf_counter()
         cluster(parts, seen, recipe.k, recipe.cluster, recipe.seed, gpu=device.type == "cuda")
