@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -13,6 +13,7 @@ from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
+from xdc_fast.evaluate.splits import splits_of
 from xdc_fast.pretrain.run import Run
 from xdc_fast.shards.dataset import ShardSet
 
@@ -39,7 +40,8 @@ def probe(
 
     Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test}:
     accuracies and chance (share of the test part's most frequent class) 0 to 1, counts of videos.
-    Raises UserError for an unknown column, fewer than two classes, or a class too small.
+    Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
+    in both parts.
     """
     codes, classes = shards.label(label)
     train, test = divide(shards, label, codes, classes, split, test_share, seed)
@@ -87,45 +89,16 @@ def run_features(
 
 def divide(shards, label, codes, classes, split, test_share, seed):
     """Sample indices of the training and the test part."""
-    labeled = np.flatnonzero(codes >= 0)
-    if split is None:
-        if len(classes) < 2 or np.bincount(codes[labeled]).min() < 2:
-            _refuse_small(shards, label, codes, classes, labeled, 2)
-        try:
-            train, test = train_test_split(
-                labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
-            )
-        except ValueError as error:
-            raise UserError(
-                f"{shards.root}: {len(labeled)} videos of {len(classes)} classes cannot be divided "
-                f"with a test share of {test_share:g} ({error}); change --test-share"
-            ) from None
-    else:
-        parts, names = shards.label(split)
-        missing = {"train", "test"} - set(names)
-        if missing:
-            raise UserError(
-                f"{shards.root}: column '{split}' has no '{missing.pop()}'; a split column holds "
-                "train and test"
-            )
-        train = labeled[parts[labeled] == names.index("train")]
-        test = labeled[parts[labeled] == names.index("test")]
-        if not len(test):
-            raise UserError(f"{shards.root}: no test video has the label '{label}'")
-    _refuse_small(shards, label, codes, classes, train, FOLDS)
-    return np.sort(train), np.sort(test)
-
-
-def _refuse_small(shards, label, codes, classes, part, needed: int) -> None:
-    counts = np.bincount(codes[part], minlength=len(classes))
-    if len(classes) < 2:
-        raise UserError(f"{shards.root}: label '{label}' has {len(classes)} class; a probe needs 2")
-    if counts.min() < needed:
+    columns = (split,) if split else ()
+    first, *more = splits_of(
+        shards, label, codes, classes, columns, needed=FOLDS, test_share=test_share, seed=seed
+    )
+    if more:
         raise UserError(
-            f"{shards.root}: class '{classes[int(counts.argmin())]}' of '{label}' has "
-            f"{counts.min()} training videos; a probe needs {needed}: pack more, or probe a "
-            "coarser label"
+            f"{shards.root}: column '{split}' holds {1 + len(more)} folds; a probe takes a column "
+            "of train and test, `xdc svm` takes folds"
         )
+    return first.train, first.test
 
 
 def accuracy(features: np.ndarray, codes: np.ndarray, train, test, seed: int) -> float:
