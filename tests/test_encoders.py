@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import run_script
 
 from xdc_fast.encoders.audio_resnet import audio_resnet18
 from xdc_fast.encoders.build import ENCODERS, build_encoders, new_head
@@ -74,3 +75,24 @@ def test_heads_are_drawn_as_deepcluster_draws_them():
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"video.encoder=resnet: known are r2plus1d_18"):
         build_encoders(load_recipe(None, ("video.encoder=resnet",)))
+
+
+@pytest.mark.parametrize("batch", [3, 11])
+def test_gradients_of_odd_batches_are_those_of_float64(batch):
+    # in a process of its own: channels-last, the smallest audio encoder dies here
+    run_script(f"""
+import copy, torch
+from xdc_fast.encoders.build import build_encoders
+from xdc_fast.recipe import load_recipe
+tiny = ("video.encoder=r2plus1d_tiny", "audio.encoder=audio_tiny")
+for modality, encoder in build_encoders(load_recipe(None, tiny)).items():
+    shape = (3, 8, 32, 32) if modality == "video" else (1, 40, 100)
+    x = torch.randn({batch}, *shape, generator=torch.Generator().manual_seed(0))
+    exact = copy.deepcopy(encoder).double()
+    for _ in range(3):
+        encoder.zero_grad()
+        encoder(x).square().mean().backward()
+    exact(x.double()).square().mean().backward()
+    for ours, other in zip(encoder.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad - other.grad).norm() <= 1e-3 * other.grad.norm() + 1e-6, modality
+""")

@@ -10,6 +10,7 @@ import click
 
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import Group
+from xdc_fast.tools.downstream import extract, finetune, retrieve, svm
 from xdc_fast.tools.export import export
 
 
@@ -132,4 +133,5 @@ def doctor() -> None:
     click.echo(examine())
 
 
-main.add_command(export)
+for command in (finetune, svm, retrieve, extract, export):
+    main.add_command(command)
