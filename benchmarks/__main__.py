@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.ffmpeg import link_ffmpeg
@@ -42,6 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         link_ffmpeg(Path(folder))
         for stage in chosen:
+            begun = time.perf_counter()
             module = load_stage(stage)
             devices = [("cpu", threads) for threads in getattr(module, "THREADS", ())]
             if gpu and hasattr(module, "cuda_cases"):
@@ -54,6 +56,7 @@ def main() -> None:
                 results += items
                 if status:
                     broken.append(f"{stage}, {device}, {threads} threads: exit status {status}")
+            print(f"{stage}: {time.perf_counter() - begun:.0f} s", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     broken += [f"{i['stage']}: {i['case']}: {i['failed']}" for i in results if "failed" in i]

@@ -11,7 +11,7 @@ from benchmarks.harness import measure
 from benchmarks.machine import describe_machine
 from benchmarks.stages import load_stage
 
-RUNS = 7
+RUNS = 5
 
 
 def main() -> None:

@@ -14,8 +14,9 @@ from benchmarks import __main__ as suite
 from benchmarks import harness, media
 from benchmarks.ffmpeg import link_ffmpeg
 from benchmarks.harness import Case, Figure, measure
-from benchmarks.stages import load_stage, stage_names
+from benchmarks.stages import feed, load_stage, stage_names
 from benchmarks.worker import line
+from xdc_fast.clips.host import HostFeed
 
 ROOT = Path(__file__).parents[1]
 FORM = {
@@ -92,6 +93,16 @@ import numba, torch
 assert torch.get_num_threads() == numba.get_num_threads() == len(os.sched_getaffinity(0)) == 1
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("pipelines", [1, 3])
+def test_dali_pipelines_side_by_side_take_the_same_clips(pipelines, tmp_path):
+    _, videos = media.find_videos(tmp_path, 8)
+    shards = media.pack_videos(videos, tmp_path / "set")
+    plan = feed.Passes(shards, 2, 2)
+    ours = feed.deliver(HostFeed(shards, feed.SHAPE), plan)
+    other = feed.through_dali(shards, plan, 2, "cpu", pipelines)()
+    feed.assert_same(ours, other, pictures=8, sound=1e-3)
 
 
 class Clock:

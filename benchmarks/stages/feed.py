@@ -33,6 +33,7 @@ from xdc_fast.shards.dataset import ShardSet
 THREADS = (1, 2)
 BATCH = 16
 ENDLESS = 10**9  # passes
+PIPELINES = (2, 4, 7)  # side by side on one GPU; an H100 has seven video decoders
 INPUTS = Inputs(Recipe())
 SAMPLING = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
 
@@ -51,6 +52,14 @@ class Passes:
     def indices(self, step: int) -> np.ndarray:
         epoch, step = divmod(step, self._epoch(0).steps)
         return self._epoch(epoch).indices(step)
+
+
+class Turn:
+    """The steps of a plan from number `turn` on, every `turns`-th, as a plan."""
+
+    def __init__(self, plan: Passes, turn: int, turns: int):
+        self.batch, self.steps = plan.batch, plan.steps // turns
+        self.indices = lambda step: plan.indices(turn + step * turns)
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case]:
@@ -83,21 +92,21 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
 def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case]:
     """DALI against host threads and the plain way, from JPEG packets and from H.264.
 
-    A DALI pipeline takes longer to build than a call lasts, so its stream goes on from call to
-    call: two of a call's batches may be ready when it begins.
+    H.264 also through several pipelines side by side, which may keep more of the card's video
+    decoders at work. A DALI pipeline takes longer to build than a call lasts, so its stream goes on
+    from call to call: two of a call's batches may be ready when it begins.
     """
-    from xdc_fast.clips.dali import DaliFeed
-
     batch, passes = (BATCH, 1) if quick else (32, 8)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         what, videos = find_videos(Path(folder), batch * (1 if quick else 16))
         for codec in ("jpeg", "h264"):
             shards = pack_videos(videos, Path(folder) / codec, codec=codec)
             plan = Passes(shards, batch, passes)
-            feed = DaliFeed(shards, SHAPE, device=device, threads=threads)
-            stream = feed.batches(Passes(shards, batch, ENDLESS), SAMPLING)
+            dali = partial(through_dali, shards, plan, threads, device)
             host = HostFeed(shards, SHAPE, device=device, threads=threads)
             peers = {"host threads": partial(partial, deliver, host, plan)}
+            if codec == "h264":
+                peers |= {f"{n} pipelines": partial(dali, n) for n in PIPELINES}
             for name, samples in (original_files(shards, videos), packed_files(shards)):
                 tars = write_tars(samples, Path(folder) / f"{codec}, {name}", threads)
                 peers[f"torchcodec, {name}"] = partial(
@@ -107,11 +116,34 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
                 f"{describe_shards(what, shards)}, {codec}, batches of {batch}",
                 "clips per second",
                 plan.clips,
-                lambda stream=stream, steps=plan.steps: thin(islice(stream, steps)),
+                dali(1),
                 peers,
                 partial(assert_same, pictures=8, sound=0.2),
                 decoding_alone(shards, plan, pool) if codec == "jpeg" else None,
             )
+
+
+def through_dali(
+    shards: ShardSet, plan: Passes, threads: int, device: str, pipelines: int
+) -> Callable[[], list[Parts]]:
+    """A call that takes as many batches as the plan has from pipelines that work side by side."""
+    from xdc_fast.clips.dali import DaliFeed
+
+    endless = Passes(shards, plan.batch, ENDLESS)
+    streams = [
+        DaliFeed(shards, SHAPE, device=device, threads=max(1, threads // pipelines)).batches(
+            Turn(endless, turn, pipelines), SAMPLING
+        )
+        for turn in range(pipelines)
+    ]
+    counts = [len(range(turn, plan.steps, pipelines)) for turn in range(pipelines)]
+    pool = ThreadPoolExecutor(pipelines)
+
+    def run() -> list[Parts]:
+        taken = pool.map(lambda stream, count: thin(islice(stream, count)), streams, counts)
+        return [part for parts in taken for part in parts]
+
+    return run
 
 
 def original_files(shards: ShardSet, videos: list[Path]) -> tuple[str, Iterator[dict]]:
