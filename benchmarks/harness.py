@@ -43,7 +43,8 @@ class Figure:
 def measure(case: Case | Figure, runs: int, seconds: float = SECONDS) -> dict:
     """The item of a case: medians and quartiles, or `failed` where a peer computes otherwise.
 
-    Contestants take turns, first in one order and then in the other, after a round of warm-up.
+    Contestants take turns, first in one order and then in the other. Each has run twice before:
+    for the comparison, and to see how many calls fill `seconds`.
     """
     if isinstance(case, Figure):
         return _item(case, {"ours": case.ours} | case.peers, None, {})
@@ -59,10 +60,10 @@ def measure(case: Case | Figure, runs: int, seconds: float = SECONDS) -> dict:
         contestants["limit"] = case.limit[1]
     repeats = {name: _repeats(call, seconds) for name, call in contestants.items()}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(runs + 1):
+    for turn in range(runs):
         for name in list(contestants)[:: -1 if turn % 2 else 1]:
             rate = case.amount * repeats[name] / _clock(contestants[name], repeats[name])
-            rates[name] += [rate] if turn else []
+            rates[name].append(rate)
     return _item(case, rates, case.limit and case.limit[0], missing)
 
 

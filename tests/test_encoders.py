@@ -94,5 +94,5 @@ for modality, encoder in build_encoders(load_recipe(None, tiny)).items():
         encoder(x).square().mean().backward()
     exact(x.double()).square().mean().backward()
     for ours, other in zip(encoder.parameters(), exact.parameters(), strict=True):
-        assert (ours.grad - other.grad).norm() <= 1e-3 * other.grad.norm() + 1e-6, modality
+        assert (ours.grad - other.grad).norm() <= 1e-2 * other.grad.norm() + 1e-6, modality
 """)

@@ -5,14 +5,23 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.errors import UserError
-from xdc_fast.evaluate.probe import accuracy, divide, probe, run_features
+from xdc_fast.evaluate.probe import (
+    accuracy,
+    both_features,
+    divide,
+    label_nmi,
+    probe,
+    run_features,
+)
 from xdc_fast.pretrain.loop import pretrain
-from xdc_fast.pretrain.run import Run
-from xdc_fast.recipe import load_recipe
+from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.recipe import Cluster, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
 rng = np.random.default_rng(0)
@@ -30,12 +39,53 @@ def run(toy_shards, tmp_path_factory):
 def test_the_result_keeps_its_contract_and_stays_with_the_run(run, toy_shards):
     result = probe(run, toy_shards, "class", clips=1)
     assert json.loads((run.root / "probes" / "class.json").read_text()) == result
-    assert list(result) == ["label", "classes", "chance", "video", "audio", "train", "test"]
+    contract = ["label", "classes", "chance", "video", "audio", "train", "test"]
+    options = ["data", "split", "test_share", "clips", "seed", "k", "finished"]
+    assert list(result) == [*contract, "nmi", "nmi_random", *options]
+    assert [result[key] for key in options] == [
+        fingerprint(toy_shards), None, 0.3, 1, 0, 4, True
+    ]  # fmt: skip
     assert (result["classes"], result["train"], result["test"]) == (4, 33, 15)
     assert result["chance"] == pytest.approx(4 / 15)  # 15 of 4 classes: one has 3, others 4
     for modality in ("video", "audio"):
         assert set(result[modality]) == {"pretrained", "random"}
         assert all(0 <= value <= 1 for value in result[modality].values())
+        for nmi in (result["nmi"][modality], result["nmi_random"][modality]):
+            assert set(nmi) == set(toy_shards.label_names)
+            assert all(0 <= value <= 1 for value in nmi.values())
+    assert result["nmi"] != result["nmi_random"]
+
+
+def test_an_unfinished_run_is_told_apart_and_features_can_be_shared(run, toy_shards, tmp_path):
+    shutil.copytree(run.root, tmp_path / "run")
+    (tmp_path / "run" / "encoders.pt").unlink()
+    early = Run.open(tmp_path / "run")
+    features = both_features(early, toy_shards, 1)
+    shared = probe(early, toy_shards, "class", clips=1, features=features, k=7)
+    alone = probe(run, toy_shards, "class", clips=1, k=7)
+    assert (shared.pop("finished"), alone.pop("finished")) == (False, True)
+    assert shared == alone and shared["k"] == 7
+
+
+def test_the_nmi_is_scikit_learns(toy_shards):
+    codes, _ = toy_shards.label("class")
+    features = 9 * np.eye(6)[codes] + rng.standard_normal((48, 6))
+    seen = np.ones(48, dtype=bool)
+    seen[5] = False
+    found = label_nmi(features, seen, 4, Cluster(), 0, toy_shards)
+    clusters = KMeans(4, n_init=10, random_state=0).fit_predict(features[seen])
+    for name in toy_shards.label_names:
+        expected = normalized_mutual_info_score(toy_shards.label(name)[0][seen], clusters)
+        assert found[name] == pytest.approx(expected)
+    assert found["class"] > 0.9
+
+
+def test_few_or_like_features_make_fewer_clusters(toy_shards):
+    features, seen = rng.standard_normal((48, 6)), np.ones(48, dtype=bool)
+    many = label_nmi(features, seen, 40, Cluster(pca=20), 0, toy_shards)
+    assert many == label_nmi(features, seen, 12, Cluster(pca=6), 0, toy_shards)
+    collapsed = label_nmi(np.ones((48, 6)), seen, 4, Cluster(), 0, toy_shards)
+    assert collapsed["class"] == 0
 
 
 def test_random_encoders_are_the_runs_own_start(run, toy_shards):

@@ -1,5 +1,6 @@
 """`xdc bench`: the parts of a run measured, and a bottleneck that is the one that was made."""
 
+import json
 import time
 
 import pytest
@@ -69,3 +70,13 @@ def test_the_advice_fits_the_set(toy_shards, toy_h264):
     assert "--short-side" not in advice(toy_shards)
     slow = judge(recipe(toy_shards), toy_shards, cpu, rates, 0.0, iteration | {"clustering": 99.0})
     assert slow[0].startswith("k-means") and "cluster.points=" in slow[1][0]
+
+
+def test_a_trace_holds_training_steps_and_names_the_dearest_operations(toy_shards, tmp_path):
+    result = measure_speed(recipe(toy_shards), seconds=0.1, trace=tmp_path / "trace.json")
+    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())
+             ["traceEvents"]}  # fmt: skip
+    assert any("conv" in name for name, _ in result["operations"])
+    assert {name for name, _ in result["operations"]} <= names
+    shares = [share for _, share in result["operations"]]
+    assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1

@@ -30,6 +30,14 @@ def test_validation_is_the_test_part_where_there_is_no_other(toy_shards, tmp_pat
     assert only.test.tolist() == list(range(0, N, 6))
 
 
+def test_validation_is_the_test_part_where_the_test_part_has_no_labels(toy_shards, tmp_path):
+    part = [("test", "val", "train", "train")[i // 4 % 4] for i in range(N)]
+    known = ["" if p == "test" else str(i % 4) for i, p in enumerate(part)]
+    (only,) = split(relabel(toy_shards, tmp_path / "set", part=part, known=known), "part",
+                    label="known")  # fmt: skip
+    assert only.test.tolist() == [i for i, p in enumerate(part) if p == "val"]
+
+
 def test_folds_are_held_out_once_each_and_columns_add_up(toy_shards, tmp_path):
     fold = [str(i // 4 % 3 + 1) for i in range(N)]
     fold[5] = ""

@@ -12,6 +12,7 @@ from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import Group
 from xdc_fast.tools.downstream import extract, finetune, retrieve, svm
 from xdc_fast.tools.export import export
+from xdc_fast.tools.sweep import sweep
 
 
 @click.group(cls=Group, name="xdc")
@@ -100,16 +101,19 @@ def report(run, data) -> None:
 @click.option(
     "--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1), help="for each part"
 )
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="write PyTorch's profile of some steps here"
+)
 @click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
-def bench(recipe: Path, settings: tuple[str, ...], seconds: float, as_json: bool) -> None:
+def bench(recipe, settings, seconds, trace, as_json) -> None:
     """How fast RECIPE runs on its shards: each part alone, the bottleneck, and what to change.
 
-    KEY=VALUE overrides the file, as for `xdc pretrain`. Nothing is written.
+    KEY=VALUE overrides the file, as for `xdc pretrain`. Nothing is written but the trace.
     """
     from xdc_fast.pretrain.speed import PARTS, measure_speed
 
     loaded = load_recipe(recipe, settings)
-    result = measure_speed(loaded, seconds)
+    result = measure_speed(loaded, seconds, trace)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -123,6 +127,8 @@ def bench(recipe: Path, settings: tuple[str, ...], seconds: float, as_json: bool
     click.echo(f"bottleneck: {result['verdict']}")
     for line in result["advice"]:
         click.echo(f"  change: {line}")
+    for name, share in result.get("operations", ()):
+        click.echo(f"  {name:40}{share:6.1%} of the time in operations")
 
 
 @main.command()
@@ -133,5 +139,5 @@ def doctor() -> None:
     click.echo(examine())
 
 
-for command in (finetune, svm, retrieve, extract, export):
+for command in (finetune, svm, retrieve, extract, export, sweep):
     main.add_command(command)

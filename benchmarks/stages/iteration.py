@@ -77,7 +77,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
             ("encoders alone", bare_iteration(recipe, len(shards))),
         )
         for spent in waits.values():
-            del spent[:3]  # compared, repeats counted, warmed up
+            del spent[:2]  # compared, repeats counted
         ours = waits.pop("ours")
         yield Figure(f"waiting for data, {form}", "% of training", ours, waits)
 

@@ -40,7 +40,7 @@ FPS, SHORT_SIDE, RATE = (int(getattr(Settings, k)) for k in ("fps", "short_side"
 def cases(quick: bool, threads: int) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as name, fork_pool(threads) as pool:
         folder = Path(name)
-        what, videos = find_videos(folder, (8 if quick else 40) * threads)
+        what, videos = find_videos(folder, (8 if quick else 60) * threads)
         width, height = packed_size(videos[0])
         arguments = videos, (width, height), threads
         yield Case(

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import gammaln
 
-from xdc_fast.kernels.labels import cluster_sizes, contingency, effective_clusters, nmi, purity
+from xdc_fast.kernels.labels import (
+    ari,
+    cluster_sizes,
+    contingency,
+    effective_clusters,
+    entropy,
+    nmi,
+    purity,
+)
 from xdc_fast.shards.dataset import ShardSet
+
+FIGURES = ("nmi", "ami", "ari", "mean_purity", "purity", "accuracy")  # against a label
 
 
 def sizes(assignment: np.ndarray, k: int) -> dict[str, float]:
@@ -34,3 +46,78 @@ def against_labels(assignment: np.ndarray, k: int, shards: ShardSet) -> dict[str
             table = contingency(assignment, codes, k, len(classes))
             out[column] = {"nmi": float(nmi(table)), "purity": float(purity(table)[1])}
     return out
+
+
+def figures(table: np.ndarray) -> dict[str, float | None]:
+    """FIGURES of a clustering against a label, from their counts, int (k, classes).
+
+    mean_purity is of the clusters alike, purity weighs them by size. Without a sample that has
+    both cluster and label, all are None.
+    """
+    if not table.any():
+        return dict.fromkeys(FIGURES)
+    each, overall = purity(table)
+    return {
+        "nmi": float(nmi(table)),
+        "ami": ami(table),
+        "ari": float(ari(table)),
+        "mean_purity": float(np.nanmean(each)),
+        "purity": overall,
+        "accuracy": accuracy(table),
+    }
+
+
+def accuracy(table: np.ndarray) -> float | None:
+    """Share of the samples whose cluster is matched with their class, from counts (k, classes).
+
+    Each class is matched with one cluster so that the share is largest (Hungarian algorithm);
+    samples of the clusters left over count as wrong. None with fewer clusters than classes, where
+    some class would have none.
+    """
+    if len(table) < table.shape[1]:
+        return None
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
+
+
+def ami(table: np.ndarray) -> float:
+    """Adjusted mutual information of a contingency table, by the mean of both entropies.
+
+    As scikit-learn's adjusted_mutual_info_score: 1 for the same partitions, 0 on average for
+    independent ones, whatever the number of clusters.
+    """
+    rows, columns = table.sum(axis=1), table.sum(axis=0)
+    rows, columns = rows[rows > 0], columns[columns > 0]
+    if len(rows) <= 1 or len(columns) <= 1:
+        return float(len(rows) == len(columns))
+    mean = (entropy(rows) + entropy(columns)) / 2
+    expected = expected_information(rows, columns)
+    if mean - expected < 1e-12:  # every sample by itself on both sides
+        return 1.0
+    return (nmi(table) * mean - expected) / (mean - expected)
+
+
+def expected_information(rows: np.ndarray, columns: np.ndarray) -> float:
+    """Mutual information in nats of random partitions of these sizes, int (k,) and (classes,).
+
+    Vinh, Epps and Bailey 2010, equation 24. A count is hypergeometric; those further than eight
+    standard deviations (and 10) from its mean are left out, as they add nothing. scikit-learn
+    goes through all of them: 4.5 s against 0.2 s for 64 clusters, 400 classes, a million samples.
+    """
+    total, sum_ = int(rows.sum()), 0.0
+    b = columns.astype(np.float64)
+    for a in rows.astype(np.float64):
+        mean = a * b / total
+        reach = 10 + 8 * np.sqrt(mean * (1 - a / total) * (1 - b / total))
+        low = np.maximum(np.maximum(1, a + b - total), np.floor(mean - reach))
+        high = np.minimum(np.minimum(a, b), np.ceil(mean + reach))
+        # all counts of all columns one after the other
+        lengths = (high - low).astype(np.int64) + 1
+        ends = np.cumsum(lengths)
+        n = np.arange(ends[-1]) + np.repeat(low - (ends - lengths), lengths)
+        at = np.repeat(np.arange(len(b)), lengths)
+        fixed = gammaln(a + 1) + gammaln(total - a + 1) - gammaln(total + 1)
+        fixed = fixed + gammaln(b + 1) + gammaln(total - b + 1)
+        log_p = fixed[at] - gammaln(n + 1) - gammaln(a - n + 1)
+        log_p -= gammaln(b[at] - n + 1) + gammaln(total - a - b[at] + n + 1)
+        sum_ += float((n * np.log(n / mean[at]) * np.exp(log_p)).sum())
+    return sum_ / total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -9,16 +11,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clips.feed import choose_device, open_feed
+from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.evaluate.splits import splits_of
-from xdc_fast.pretrain.run import Run
+from xdc_fast.kernels.labels import contingency, nmi
+from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, chosen on the training part
 FOLDS = 3
+LEAST = 4  # samples per cluster, on average
+
+Features = dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
 
 
 def probe(
@@ -30,6 +38,8 @@ def probe(
     test_share: float = 0.3,
     clips: int = 3,
     seed: int = 0,
+    k: int | None = None,
+    features: Features | None = None,
 ) -> dict:
     """Linear-probe accuracy of a run's encoders and of the same ones before any training.
 
@@ -37,18 +47,23 @@ def probe(
     divided at random, stratified by class, or by the label column `split` (train, test; videos
     with neither are left out). Multinomial logistic regression on standardised features, its
     strength chosen by cross-validation on the training part alone.
+    Beside it the features of all videos are clustered by k-means as in the recipe, and compared
+    with every label column. k: of these clusters, if not the recipe's. features: those of
+    both_features, when several labels are probed.
 
-    Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test}:
-    accuracies and chance (share of the test part's most frequent class) 0 to 1, counts of videos.
+    Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test, nmi:
+    {modality: {column: ...}}, nmi_random, and what it is of: data, split, test_share, clips, seed,
+    k, finished}: accuracies and chance (share of the test part's most frequent class) 0 to 1,
+    counts of videos, NMI of pretrained and of random features' clusters, the fingerprint of the
+    shards, and whether the run had ended.
     Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
     in both parts.
     """
     codes, classes = shards.label(label)
     train, test = divide(shards, label, codes, classes, split, test_share, seed)
-    features = {
-        "pretrained": run_features(run, shards, clips, trained=True),
-        "random": run_features(run, shards, clips, trained=False),
-    }
+    finished = (run.root / "encoders.pt").is_file()
+    if features is None:
+        features = both_features(run, shards, clips)
     seen = features["pretrained"][1] & features["random"][1]
     train, test = train[seen[train]], test[seen[test]]
     if not len(test):
@@ -64,8 +79,26 @@ def probe(
             for name, (parts, _) in features.items()
         }
     result |= {"train": len(train), "test": len(test)}
+    k = k or run.recipe.k
+    for key, name in (("nmi", "pretrained"), ("nmi_random", "random")):
+        result[key] = {
+            modality: label_nmi(
+                features[name][0][modality], features[name][1], k, run.recipe.cluster, seed, shards
+            )
+            for modality in MODALITIES
+        }
+    result |= {"data": fingerprint(shards), "split": split, "test_share": test_share}
+    result |= {"clips": clips, "seed": seed, "k": k, "finished": finished}
     run.save_probe(result)
     return result
+
+
+def both_features(run: Run, shards: ShardSet, clips: int) -> Features:
+    """{pretrained, random: what run_features gives}."""
+    return {
+        "pretrained": run_features(run, shards, clips, trained=True),
+        "random": run_features(run, shards, clips, trained=False),
+    }
 
 
 def run_features(
@@ -85,6 +118,26 @@ def run_features(
     else:
         calibrate(encoders, feed, inputs, recipe.train.batch)
     return extract(encoders, feed, inputs, recipe.train.batch, clips=clips)
+
+
+def label_nmi(
+    features: np.ndarray, seen: np.ndarray, k: int, settings: Cluster, seed: int, shards: ShardSet
+) -> dict[str, float]:
+    """{label column: NMI with it} of a k-means of all features (N, D) that were read.
+
+    Of few videos or few distinct features are made fewer clusters: no more than one for every 4
+    videos. So with cluster.pca.
+    """
+    most = max(int(seen.sum()) // LEAST, 1)
+    k = min(k, most, len(np.unique(features[seen], axis=0)))
+    settings = replace(settings, pca=min(settings.pca, most, features.shape[1]))
+    assignment = cluster([features], seen, k, settings, seed).assignment
+    columns = {name: shards.label(name) for name in shards.label_names}
+    return {
+        name: float(nmi(contingency(assignment, codes, k, len(classes))))
+        for name, (codes, classes) in columns.items()
+        if classes
+    }
 
 
 def divide(shards, label, codes, classes, split, test_share, seed):

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
-TEST = ("test", "validation", "val")  # the first of these that a column holds is its test part
+TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
 KIN = ("group", "youtube_id")  # label columns that name the recording a video was cut from
 
 
@@ -94,7 +94,9 @@ def over_splits(scores: list[dict], figures: tuple[str, ...]) -> dict:
 def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split]:
     codes, names = shards.label(column)
     codes = codes[labeled]
-    test = next((name for name in TEST if name in names), None)
+    # official test lists may come without labels: then the validation part tests
+    useful = {names[code] for code in np.unique(codes) if code >= 0}
+    test = next((name for held in (useful, names) for name in TEST if name in held), None)
     if test or "train" in names:
         missing = {"train", test or "test"} - set(names)
         if missing:

@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.feed import choose_device, open_feed
@@ -33,16 +35,20 @@ PARTS = {
     "training": "both together, as in a run",
     "features": "the loader and the encoders in the pass before clustering",
 }
+TRACED, TOP = 10, 8  # training steps in a trace; operations that are named
 POINTS = 20_000  # samples that k-means is timed on
 WAIT = 0.05  # share of waiting above which the loader is too slow
 
 
-def measure_speed(recipe: Recipe, seconds: float = 5.0) -> dict:
-    """Runs each part of a recipe for `seconds` on its shards; nothing is written.
+def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = None) -> dict:
+    """Runs each part of a recipe for `seconds` on its shards; nothing is written but `trace`.
 
+    trace: a file for PyTorch's profile of TRACED training steps (gzipped with the suffix .gz), to
+    be opened in Perfetto or chrome://tracing.
     Returns device, rates (clips per second of each part), wait (share of training that waits
     for data), iteration (seconds that an iteration over the whole set spends on each of its three
-    parts, from these rates), verdict and advice (lines of text).
+    parts, from these rates), verdict and advice (lines of text), and with a trace, operations:
+    the dearest as (name, share of the time in operations).
     """
     device = choose_device(recipe)
     shards = check(recipe, device)
@@ -96,6 +102,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0) -> dict:
     begun = time.perf_counter()
     rates["training"] = clock(train)
     wait = waited / (time.perf_counter() - begun)
+    operations = profile_steps(train, device, trace) if trace is not None else None
     batches.close()
     for encoder in encoders.values():
         encoder.eval()
@@ -122,7 +129,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0) -> dict:
         "iteration": iteration,
         "verdict": verdict,
         "advice": advice,
-    }
+    } | ({"operations": operations} if operations else {})
 
 
 def reading(
@@ -147,6 +154,28 @@ def reading(
                 shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
 
     return read
+
+
+def profile_steps(
+    step: Callable[[], None], device: torch.device, trace: Path
+) -> list[tuple[str, float]]:
+    """The dearest operations of some training steps and their shares; the trace of it all."""
+    kinds = [ProfilerActivity.CPU]
+    kinds += [ProfilerActivity.CUDA] if device.type == "cuda" else []
+    with profile(activities=kinds, acc_events=True) as profiler:
+        for _ in range(TRACED):
+            step()
+        wait_for(device)
+    profiler.export_chrome_trace(str(trace))
+    times = {
+        event.key: event.self_device_time_total
+        if device.type == "cuda"
+        else event.self_cpu_time_total
+        for event in profiler.key_averages()
+    }
+    total = sum(times.values())
+    dearest = sorted(times, key=times.get, reverse=True)[:TOP]
+    return [(name, times[name] / total) for name in dearest]
 
 
 def wait_for(device: torch.device) -> None:

@@ -6,42 +6,62 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xdc_fast.kernels.labels import cluster_sizes, contingency, purity
+from xdc_fast.kernels.labels import cluster_sizes, contingency, entropy, purity
 
-PUREST, LARGEST = 3, 3  # cards of a clustering
+PUREST, LEAST_PURE, CARDS = 2, 2, 6  # with pictures; the rest of the cards are the largest
+LINES = 5  # of either end of the ranking
 NEAREST = 6  # samples of a card
 TOP = 3  # labels of a cluster
 
 
 @dataclass
 class Card:
-    """One cluster. labels: the commonest with their shares. nearest: samples by distance."""
+    """One cluster. purity, entropy: of its labels, None without any; entropy in nats.
+
+    rank: by purity from 1, None for a cluster that is not ranked. labels: the commonest with
+    their shares. nearest: samples by distance, of cards with pictures.
+    """
 
     number: int
     size: int
     purity: float | None
+    entropy: float | None
     labels: list[tuple[str, float]]
-    nearest: list[int]
+    rank: int | None = None
+    nearest: list[int] = field(default_factory=list)
     samples: list = field(default_factory=list)
 
 
 @dataclass
 class Deck:
-    """The clusters of one clustering that the page shows.
+    """The clusters of one clustering.
 
-    purest: by purity, among those of at least `least` samples; empty without labels. largest:
-    the largest of the others. all: every cluster that is not empty, by purity, without samples.
+    all: by number. ranked: those of at least `least` samples, the purest first; empty without
+    labels. groups: (title, cards) of those shown with pictures.
     """
 
     name: str
-    purest: list[Card]
-    largest: list[Card]
     all: list[Card]
+    ranked: list[Card]
     least: int
+    groups: list[tuple[str, list[Card]]]
+
+    @property
+    def ends(self) -> list[tuple[str, list[Card]]]:
+        """The ends of the ranking, LINES of either; few are shared out."""
+        half = (len(self.ranked) + 1) // 2
+        top, bottom = self.ranked[:half][:LINES], self.ranked[half:][-LINES:]
+        return [(title, end) for title, end in (("top", top), ("bottom", bottom)) if end]
+
+    @property
+    def by_purity(self) -> list[Card]:
+        """Every cluster that is not empty, the ranked ones first."""
+        rest = [card for card in self.all if card.rank is None and card.size]
+        return self.ranked + sorted(rest, key=purest_first)
 
     @property
     def cards(self) -> list[Card]:
-        return self.purest + self.largest
+        return [card for _, cards in self.groups for card in cards]
 
 
 def deal(
@@ -50,33 +70,48 @@ def deal(
     """The cards of a clustering.
 
     arrays: assignment (N,), centroids (k, D), distance (N,). codes: the label of each sample,
-    int64 (N,), -1 without one; None for a set without labels. Shares and purity are of the
-    labeled samples of a cluster.
+    int64 (N,), -1 without one; None for a set without labels. Shares, purity and entropy are of
+    the labeled samples of a cluster.
     """
     assignment, k = arrays["assignment"], len(arrays["centroids"])
     sizes = cluster_sizes(assignment, k)
-    table = None if codes is None else contingency(assignment, codes, k, len(classes))
-    pure = np.full(k, np.nan) if table is None else purity(table)[0]
-    kept = np.flatnonzero(sizes)
-    # purest first; equal purity is worth more in a larger cluster; NaN last
-    kept = kept[np.lexsort((kept, -sizes[kept], -np.nan_to_num(pure[kept], nan=-1.0)))]
+    table = np.zeros((k, 1), int)
+    if codes is not None:
+        table = contingency(assignment, codes, k, len(classes))
     cards = [
         Card(
-            number=int(c),
-            size=int(sizes[c]),
-            purity=None if np.isnan(pure[c]) else float(pure[c]),
-            labels=[] if table is None else top_labels(table[c], classes),
-            nearest=[],
+            number=number,
+            size=int(sizes[number]),
+            purity=float(pure) if counts.any() else None,
+            entropy=entropy(counts) if counts.any() else None,
+            labels=top_labels(counts, classes),
         )
-        for c in kept
+        for number, (counts, pure) in enumerate(zip(table, purity(table)[0], strict=True))
     ]
-    least = min(NEAREST, int(np.median(sizes[kept]))) if len(kept) else 0
-    purest = [c for c in cards if c.purity is not None and c.size >= least][:PUREST]
-    others = sorted((c for c in cards if c not in purest), key=lambda c: (-c.size, c.number))
-    deck = Deck(name, purest, others[: PUREST + LARGEST - len(purest)], cards, least)
+    filled = [card for card in cards if card.size]
+    least = min(NEAREST, int(np.median([card.size for card in filled]))) if filled else 0
+    ranked = [card for card in filled if card.purity is not None and card.size >= least]
+    ranked.sort(key=purest_first)
+    for rank, card in enumerate(ranked, 1):
+        card.rank = rank
+    purest, rest = ranked[:PUREST], ranked[PUREST:]
+    pictured = {card.number for card in purest + rest[-LEAST_PURE:]}
+    others = [card for card in filled if card.number not in pictured]
+    others.sort(key=lambda card: (-card.size, card.number))
+    groups = [
+        ("purest", purest),
+        ("least pure", rest[-LEAST_PURE:]),
+        ("largest", others[: CARDS - len(pictured)]),
+    ]
+    deck = Deck(name, cards, ranked, least, [group for group in groups if group[1]])
     for card in deck.cards:
         card.nearest = nearest(arrays, card.number)
     return deck
+
+
+def purest_first(card: Card) -> tuple:
+    """Equal purity is worth more in a larger cluster; those without labels come last."""
+    return -(card.purity or 0), -card.size, card.number
 
 
 def top_labels(counts: np.ndarray, classes: list[str]) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ GAP = 13  # between labels that would touch
 
 @dataclass(frozen=True)
 class Series:
-    """A line. kind: video, audio or joint, its colour. y may hold None."""
+    """A line. kind: its style, as of figures.kind. y may hold None."""
 
     name: str
     kind: str

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.build import MODALITIES, TWIN, modality_of
 from xdc_fast.kernels.labels import cluster_sizes
 from xdc_fast.pretrain.methods import heads_of
 from xdc_fast.pretrain.run import Run
@@ -15,7 +15,29 @@ from xdc_fast.report.charts import Series, bar_chart, line_chart
 from xdc_fast.report.matching import chance_nmi
 from xdc_fast.shards.dataset import ShardSet
 
-CLUSTERINGS = (*MODALITIES, "joint")  # in the order of the page
+# in the order of the page
+CLUSTERINGS = ("video", "video_twin", "audio", "audio_twin", "joint", "label")
+METHODS = {"same": "Same-modality control", "supervised": "Supervised"}  # the others are acronyms
+
+
+def method_name(method: str) -> str:
+    return METHODS.get(method, method.upper())
+
+
+def words(name: str) -> str:
+    """The name of a head or a clustering, as it is read."""
+    return name.replace("_", " ")
+
+
+def heading(clustering: str) -> str:
+    return "Classes" if clustering == "label" else f"{words(clustering).capitalize()} clusters"
+
+
+def kind(encoder: str) -> str:
+    """The style of an encoder or its clustering: its modality's colour; a twin is dashed."""
+    if encoder == "label":
+        return "classes"
+    return modality_of(encoder) + " twin" * encoder.endswith(TWIN)
 
 
 def make_tiles(records: list, probes: list, chance: float | None) -> list[dict]:
@@ -70,27 +92,32 @@ def training_curves(summary: dict, chance: float | None) -> list[dict]:
     def chart(title: str, series: list[Series], note: str, level: float | None = None) -> dict:
         return {"title": title, "chart": line_chart(title, series, chance=level), "note": note}
 
+    supervised = summary["method"] == "supervised"
+    labels = "labels" if supervised else "pseudo-labels"
     heads = sum(head.encoder == "video" for head in heads_of(summary["method"]))
     guess = "ln k" if heads == 1 else f"{heads} ln k"
     stability = [
-        Series(name, name, x, [record["clusters"][name]["nmi_previous"] for record in records])
-        for name in CLUSTERINGS
-        if name in records[-1]["clusters"]
+        Series(words(c), kind(c), x, [record["clusters"][c]["nmi_previous"] for record in records])
+        for c in CLUSTERINGS
+        if c in records[-1]["clusters"]
     ]
     charts = [
         chart(
             "Loss",
             by_modality("loss"),
-            f"Mean cross-entropy against the pseudo-labels; dotted, {guess}, a blind guess.",
+            f"Mean cross-entropy against the {labels}; dotted, {guess}, a blind guess.",
             heads * math.log(summary["k"]),
         ),
         chart(
-            "Pseudo-label accuracy",
+            "Accuracy" if supervised else "Pseudo-label accuracy",
             by_modality("accuracy"),
-            "Share of training clips whose cluster the head foresees.",
+            f"Share of training clips whose {'label' if supervised else 'cluster'} the head "
+            "foresees.",
         ),
-        chart("Stability", stability, "NMI of each clustering with the one an iteration earlier."),
     ]
+    if not supervised:
+        note = "NMI of each clustering with the one an iteration earlier."
+        charts.append(chart("Stability", stability, note))
     if chance is not None:
         agreement = Series("NMI", "joint", x, [record["nmi_audio_video"] for record in records])
         note = "NMI of audio with video clusters; dotted, with samples shuffled."
@@ -109,8 +136,8 @@ def step_curve(run: Run) -> Markup | None:
     first = {head.encoder: head for head in reversed(heads)}
     series = [
         Series(
-            head.name.replace("_", " "),
-            head.encoder,
+            words(head.name),
+            kind(head.encoder),
             x,
             [line[f"{head.name}_loss"] for line in lines],
             dashed=head is not first[head.encoder],
@@ -124,16 +151,18 @@ def step_curve(run: Run) -> Markup | None:
     return line_chart("Loss by step", series, edges=edges, zero=False, width=1160, height=240)
 
 
-def label_curves(records: list[dict], clusters: dict, shards: ShardSet) -> list[dict]:
+def label_curves(
+    records: list[dict], clusters: dict, shards: ShardSet, labels: list[str]
+) -> list[dict]:
     """A chart per label: NMI of each clustering with it, and what shuffled labels would give."""
     x = [record["iteration"] + 1 for record in records]
     charts = []
-    for label in sorted(shards.label_names, key=lambda name: name != "class"):
+    for label in labels:
         codes, classes = shards.label(label)
-        if not classes:
-            continue
         series = [
-            Series(c, c, x, [record["clusters"][c]["labels"][label]["nmi"] for record in records])
+            Series(
+                words(c), kind(c), x, [r["clusters"][c]["labels"][label]["nmi"] for r in records]
+            )
             for c in clusters
         ]
         level = np.mean(
@@ -155,7 +184,7 @@ def label_curves(records: list[dict], clusters: dict, shards: ShardSet) -> list[
 
 
 def size_charts(clusters: dict, record: dict) -> list[dict]:
-    """Sorted cluster sizes of the last iteration, with their figures."""
+    """Sorted cluster sizes of the last iteration, with their figures and the largest share."""
     counts = {
         name: cluster_sizes(arrays["assignment"], len(arrays["centroids"]))
         for name, arrays in clusters.items()
@@ -165,7 +194,8 @@ def size_charts(clusters: dict, record: dict) -> list[dict]:
         {
             "name": name,
             "figures": record["clusters"][name]["sizes"],
-            "chart": bar_chart(f"Sizes of {name} clusters", count, name, top),
+            "largest": float(count.max() / max(count.sum(), 1)),
+            "chart": bar_chart(f"Sizes of {words(name)} clusters", count, kind(name), top),
         }
         for name, count in counts.items()
     ]
@@ -177,6 +207,13 @@ def seconds(value: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def thousandths(value: float | None) -> str:
+    """A figure with three digits, a dash without one; never minus zero."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def share(value: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
@@ -15,26 +14,34 @@ from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
 from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.recipe import dump_recipe
-from xdc_fast.report.cards import NEAREST, Deck, deal
+from xdc_fast.report.cards import LINES, NEAREST, Deck, deal
 from xdc_fast.report.charts import heat_map, probe_chart
 from xdc_fast.report.figures import (
     CLUSTERINGS,
+    heading,
+    kind,
     label_curves,
     make_tiles,
+    method_name,
     seconds,
     share,
     size_charts,
     step_curve,
+    thousandths,
     training_curves,
     unread_note,
+    words,
 )
 from xdc_fast.report.matching import SHOWN, chance_nmi, match
 from xdc_fast.report.pictures import choose_stretch, mel_range, paint, show_sample
+from xdc_fast.report.tables import label_table, write_tables
 from xdc_fast.shards.dataset import ShardSet
 
 
 def write_report(run: Run, shards: ShardSet) -> Path:
-    """Writes RUN/report.html and returns its path; the same run gives the same bytes.
+    """Writes RUN/report.html, the tables beside it, and returns the path of the page.
+
+    The same run gives the same bytes.
 
     Raises UserError when the run has no finished iteration or `shards` are not its own.
     """
@@ -43,7 +50,10 @@ def write_report(run: Run, shards: ShardSet) -> Path:
     records = summary["iterations"]
     found = run.clusters(records[-1]["iteration"])
     clusters = {name: found[name] for name in CLUSTERINGS if name in found}
-    label, codes, classes = choose_label(shards)
+    labels = choose_labels(shards)
+    label, codes, classes = labels[0] if labels else None, None, []
+    if labels:
+        codes, classes = shards.label(label)
     probes = read_probes(run, label)
     matching = chance = None
     if all(m in clusters for m in MODALITIES):
@@ -51,15 +61,18 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         matching = match(audio, video, summary["k"])
         chance = chance_nmi(audio, video, summary["k"], summary["k"])
     decks = [deal(name, arrays, codes, classes) for name, arrays in clusters.items()]
+    tables = [label_table(clusters, shards, name) for name in labels]
     stretch, low, high = show_samples(decks, Inputs(run.recipe), shards)
     folder = Path(__file__).parent
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"seconds": seconds, "share": share}
+    filters = (heading, kind, method_name, seconds, share, thousandths, words)
+    environment.filters |= {each.__name__: each for each in filters}
     template = environment.from_string((folder / "page.html").read_text())
     page = template.render(
         name=run.root.resolve().name,
         summary=summary,
         recipe=dump_recipe(run.recipe),
+        taught=run.recipe.label if summary["method"] == "supervised" else None,
         mels=run.recipe.audio.mels,
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
@@ -68,7 +81,8 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         probes=probes and probe_chart("Linear probes", probes),
         curves=training_curves(summary, chance),
         steps=step_curve(run),
-        labels=label_curves(records, clusters, shards),
+        labels=label_curves(records, clusters, shards, labels),
+        tables=tables,
         sizes=size_charts(clusters, records[-1]),
         matching=matching,
         heat=matching and heat_map("Samples that audio and video clusters share", matching),
@@ -77,9 +91,11 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         label=label,
         truth=None if codes is None else [classes[c] if c >= 0 else None for c in codes],
         nearest=NEAREST,
+        ends=LINES,
         stretch=stretch,
         paint=lambda sample: paint(sample.mel, low, high),
     )
+    write_tables(run.root, clusters, decks, label, tables, shards.sources)
     path = run.root / "report.html"
     with replacing(path, encoding="utf-8") as file:
         file.write(page)
@@ -95,13 +111,10 @@ def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
         )
 
 
-def choose_label(shards: ShardSet) -> tuple[str | None, np.ndarray | None, list[str]]:
-    """The label that clusters are described by: `class`, or the first one that says anything."""
-    for name in sorted(shards.label_names, key=lambda name: name != "class"):
-        codes, classes = shards.label(name)
-        if classes:
-            return name, codes, classes
-    return None, None, []
+def choose_labels(shards: ShardSet) -> list[str]:
+    """The labels that say anything, `class` before the others; the first describes the clusters."""
+    names = [name for name in shards.label_names if shards.label(name)[1]]
+    return sorted(names, key=lambda name: name != "class")
 
 
 def read_probes(run: Run, label: str | None) -> list[dict]:

@@ -1,0 +1,259 @@
+"""The tables of a sweep: CSV, JSON, Markdown, a plot, and a page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup, escape
+
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.evaluate.sweep import SCRATCH
+from xdc_fast.files import replacing
+from xdc_fast.report.charts import nice_ticks, text_at
+from xdc_fast.report.figures import seconds
+from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
+from xdc_fast.report.plots import Dots, strips, trend
+
+NONE = "\N{EN DASH}"
+FORMS = {"percent": (100, ".1f"), "nmi": (1, ".2f"), "whole": (1, ",.0f")}
+FONT = '"Liberation Sans", Arial, sans-serif'
+PANEL = 560  # width of sweep.svg
+
+
+def write_sweep(folder: Path, table: dict, command: str) -> None:
+    """Writes sweep.csv, .json, .md, .html and, of runs that were probed, .svg into a folder.
+
+    table: as of evaluate.sweep.tabulate. command: what makes it, shown on top.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(kind: str, text: str) -> None:
+        with replacing(folder / f"sweep.{kind}", encoding="utf-8") as file:
+            file.write(text)
+
+    write("json", json.dumps({"command": command, **table}, indent=2) + "\n")
+    columns = list(dict.fromkeys(key for run in table["runs"] for key in run))
+    with replacing(folder / "sweep.csv", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table["runs"])
+    here = Path(__file__).parent
+    style, panels = (here / "page.css").read_text(), draw(table)
+    content = {
+        "name": folder.resolve().name,
+        "command": command,
+        "test": table["eval"],
+        "labels": table["labels"],
+        "keys": len(table["keys"]),
+        "means": mean_table(table),
+        "seeds": seed_table(table),
+        "reports": [report_of(folder, run["name"]) for run in table["runs"]],
+        "missing": [run for run in table["runs"] if run["reason"]],
+        "papers": [TABLES[key] for key in table["axes"] if key in TABLES],
+        "columns": COLUMNS,
+        "caveat": CAVEAT,
+    }
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string((here / "sweep.html").read_text())
+    write("html", page.render(**content, style=Markup(style), panels=panels))
+    write("md", markdown(content))
+    if panels:
+        write("svg", stack(panels, style))
+    else:
+        (folder / "sweep.svg").unlink(missing_ok=True)
+
+
+def report_of(folder: Path, name: str) -> str:
+    """Where the report of a run is, from its sweep's folder; "" when there is none."""
+    return f"{name}/report.html" if name and (folder / name / "report.html").is_file() else ""
+
+
+def one_line(figures: dict, labels: tuple[str, ...]) -> str:
+    """A finished run in one line."""
+    parts = [seconds(figures["seconds"])]
+    for label in labels:
+        shown = (f"{m} {100 * figures[f'{label}_{m}_accuracy']:.1f} %" for m in MODALITIES)
+        parts.append(f"{label} " + " ".join(shown))
+    return " · ".join(parts)
+
+
+def columns_of(table: dict) -> list[tuple[str, str, str]]:
+    """(title, figure, form) of the columns that hold figures."""
+    columns = []
+    for label in table["labels"]:
+        for m in MODALITIES:
+            key = f"{label}_{m}"
+            columns.append((f"{label} {m} %", f"{key}_accuracy", "percent"))
+            columns.append((f"NMI {m}, {label}", f"{key}_nmi", "nmi"))
+            columns.append((f"NMI {m}, other", f"{key}_other_nmi", "nmi"))
+    columns.append(("NMI(audio, video)", "nmi_audio_video", "nmi"))
+    return [*columns, ("samples", "samples", "whole"), ("seconds", "seconds", "whole")]
+
+
+def mean_table(table: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean and standard deviation over seeds."""
+    columns = columns_of(table)
+    rows = []
+    for row in table["rows"]:
+        cells = [
+            show(row["mean"].get(figure), row["spread"].get(figure), form)
+            for _, figure, form in columns
+        ]
+        rows.append([*row["values"].values(), str(len(row["seeds"])), *cells])
+    return [*table["keys"], "seeds", *(title for title, *_ in columns)], rows
+
+
+def seed_table(table: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every run."""
+    columns = columns_of(table)
+    rows = []
+    for run in table["runs"]:
+        cells = [show(run.get(figure), None, form) for _, figure, form in columns]
+        for place, (_, figure, _) in enumerate(columns):
+            if other := run.get(figure.removesuffix("_nmi")) if "_other_" in figure else None:
+                cells[place] += f" ({other})"
+        rows.append([*(run[key] for key in table["keys"]), run["seed"], *cells])
+    return [*table["keys"], "seed", *(title for title, *_ in columns)], rows
+
+
+def show(mean: float | None, deviation: float | None, form: str) -> str:
+    scale, digits = FORMS[form]
+    if mean is None:
+        return NONE
+    shown = format(scale * mean, digits)
+    if deviation is None or form == "whole":
+        return shown
+    return f"{shown} ± {format(scale * deviation, digits)}"
+
+
+def draw(table: dict) -> list[tuple[str, Markup]]:
+    """(title, chart) of each label: over the first numeric axis, or a strip for every row."""
+    if not table["labels"] or not table["rows"]:
+        return []
+    axis = next((key for key, values in table["axes"].items() if numeric(key, values)), None)
+    panels = []
+    for label in table["labels"]:
+        chance = next(r[f"{label}_chance"] for r in table["runs"] if f"{label}_chance" in r)
+        panels += (
+            draw_trends(table, label, axis, chance) if axis else draw_strips(table, label, chance)
+        )
+    return panels
+
+
+def numeric(key: str, values: list[str]) -> bool:
+    """Whether an axis has places on a scale; sets of samples have, by their sizes."""
+    return key == "data" or all(re.fullmatch(r"[\d.]+(e[+-]?\d+)?", value) for value in values)
+
+
+def values_of(table: dict, row: dict, figure: str) -> list[float]:
+    """A figure of every seed of a row."""
+    return [
+        run[figure]
+        for run in table["runs"]
+        if not run["reason"] and all(run[key] == value for key, value in row["values"].items())
+    ]
+
+
+def draw_trends(table: dict, label: str, axis: str, chance: float) -> list[tuple[str, Markup]]:
+    """A chart for every choice of the other keys that has two places or more."""
+    start, groups = [], {}
+    for row in table["rows"]:
+        others = tuple(v for k, v in row["values"].items() if k != axis and k in table["axes"])
+        (start if row["values"]["method"] == SCRATCH else groups.setdefault(others, [])).append(row)
+    panels = []
+    for others, rows in groups.items():
+        if len(rows) < 2:
+            continue
+        place = {
+            id(row): row["mean"]["samples"] if axis == "data" else float(row["values"][axis])
+            for row in rows
+        }
+        rows = sorted(rows, key=lambda row: place[id(row)])
+        figure = {m: f"{label}_{m}_accuracy" for m in MODALITIES}
+        series = [
+            Dots(m, m, [place[id(r)] for r in rows], [values_of(table, r, figure[m]) for r in rows])
+            for m in MODALITIES
+        ]
+        levels = {m: start[0]["mean"][figure[m]] for m in MODALITIES} if len(start) == 1 else {}
+        title = ", ".join([f"Linear probe of {label}, %", *others])
+        words = "samples" if axis == "data" else axis
+        panels.append((title, trend(title, words, series, levels, chance)))
+    return panels
+
+
+def draw_strips(table: dict, label: str, chance: float) -> list[tuple[str, Markup]]:
+    keys = list(table["axes"]) or ["method"]
+    accuracy, agreement = [], []
+    for row in table["rows"]:
+        scratch = row["values"]["method"] == SCRATCH
+        shown = [row["values"][key] for key in keys if not (scratch and key == "k")]
+        name = ", ".join(value for value in shown if value)
+        strip, nmis = [], []
+        for m in MODALITIES:
+            for block, figure, form, hollow in (
+                (strip, "accuracy", "percent", False),
+                (nmis, "nmi", "nmi", False),
+                (nmis, "other_nmi", "nmi", True),
+            ):
+                key = f"{label}_{m}_{figure}"
+                if row["mean"].get(key) is not None:
+                    text = show(row["mean"][key], row["spread"][key], form)
+                    block.append((m, values_of(table, row, key), text, hollow))
+        accuracy.append((name, strip))
+        agreement.append((name, nmis))
+    return [
+        (title, strips(title, rows, top_of(rows), level))
+        for title, rows, level in (
+            (f"Linear probe of {label}, %", accuracy, chance),
+            (f"NMI of clusters with {label}; hollow, the largest with another", agreement, None),
+        )
+    ]
+
+
+def top_of(rows: list) -> float:
+    return nice_ticks(0, max(v for _, block in rows for _, values, *_ in block for v in values))[-1]
+
+
+def stack(panels: list[tuple[str, Markup]], style: str) -> str:
+    """The charts as one SVG file, one below the other."""
+    parts, y = [], 0.0
+    for title, chart in panels:
+        height = float(re.match(r'<svg viewBox="0 0 \S+ (\S+)"', chart).group(1))
+        inner = re.sub(r"^<svg[^>]*>|</svg>$", "", chart)
+        key = [
+            text_at(PANEL - 45 * i, 18, m, "end", f"label {m}") for i, m in enumerate(MODALITIES)
+        ]
+        head = "".join([text_at(0, 18, title, kind="strong"), *key])
+        parts.append(f'<g transform="translate(0 {y:g})">{head}')
+        parts.append(f'<g transform="translate(0 30)">{inner}</g></g>')
+        y += height + 54
+    own = f"svg {{ width: {PANEL}px; height: {y:g}px; font-family: {FONT}; }}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 0 {PANEL + 20} {y:g}" '
+        f'width="{PANEL}" height="{y:g}"><style>{escape(style)}{escape(own)}</style>'
+        f'<rect x="-10" width="100%" height="100%" fill="var(--paper)"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def markdown(content: dict) -> str:
+    """The tables as Markdown, with the command on top."""
+
+    def lay(header: list[str], rows: list[list[str]]) -> list[str]:
+        cells = [header, ["---"] * len(header), *rows]
+        return ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+
+    lines = [f"# {content['name']}", "", "```", content["command"], "```", ""]
+    lines += ["Mean and standard deviation over seeds:", "", *lay(*content["means"]), ""]
+    lines += ["Every seed:", "", *lay(*content["seeds"]), ""]
+    for run in content["missing"]:
+        lines += [f"- {run['name']}: {run['reason']}"]
+    for paper in content["papers"]:
+        lines += ["", f"The paper's {paper.title}; {paper.grade}. {CAVEAT}", ""]
+        rows = [[row[0], *(show(v, None, "nmi") if v is None else f"{v:.1f}" for v in row[1:])]
+                for row in paper.rows]  # fmt: skip
+        lines += lay([paper.first, *COLUMNS], rows)
+    return "\n".join(lines) + "\n"

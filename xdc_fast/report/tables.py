@@ -1,0 +1,88 @@
+"""The cluster analysis as tables: on the page, and beside it as CSV.
+
+RUN/clusters.csv     a line per clustering and cluster, of the label that the page describes them by
+RUN/quality.csv      a line per clustering and label: FIGURES, and how the sizes are spread
+RUN/assignments.csv  a line per sample: its cluster in each clustering, -1 where it has none
+All are of the last iteration.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from xdc_fast.clusters.quality import FIGURES, figures
+from xdc_fast.kernels.labels import cluster_sizes, contingency, effective_clusters
+from xdc_fast.report.cards import TOP, Deck
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.tables import write_csv
+
+TOPS = tuple(chain.from_iterable((f"top{i}", f"share{i}") for i in range(1, TOP + 1)))
+CLUSTERS = ("clustering", "cluster", "samples", "label", "purity", "entropy", *TOPS)
+SPREAD = ("k", "empty", "largest_share", "effective")
+QUALITY = ("clustering", "label", "classes", *SPREAD, *FIGURES)
+
+
+def spread(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """How a clustering's samples are spread over its clusters: SPREAD."""
+    counts = cluster_sizes(arrays["assignment"], len(arrays["centroids"]))
+    return {
+        "k": len(counts),
+        "empty": int((counts == 0).sum()),
+        "largest_share": float(counts.max() / max(counts.sum(), 1)),
+        "effective": float(effective_clusters(counts)),
+    }
+
+
+def label_table(clusters: dict[str, dict], shards: ShardSet, label: str) -> dict:
+    """The FIGURES of each clustering against one label.
+
+    Returns {title, classes, commonest, lines}: the number of classes, the share of the commonest
+    one, and {clustering: figures}.
+    """
+    codes, classes = shards.label(label)
+    counts = cluster_sizes(codes, len(classes))
+    lines = {}
+    for name, arrays in clusters.items():
+        table = contingency(arrays["assignment"], codes, len(arrays["centroids"]), len(classes))
+        lines[name] = figures(table)
+    commonest = float(counts.max() / counts.sum())
+    return {"title": label, "classes": len(classes), "commonest": commonest, "lines": lines}
+
+
+def write_tables(
+    root: Path,
+    clusters: dict[str, dict],
+    decks: list[Deck],
+    label: str | None,
+    tables: list[dict],
+    sources: list[str],
+) -> None:
+    """Writes the CSV files of a run into its folder.
+
+    label: that of the decks. tables: of label_table.
+    """
+    write_csv(root / "clusters.csv", CLUSTERS, [
+        [deck.name, c.number, c.size, label, rounded(c.purity), rounded(c.entropy)]
+        + [cell for title, part in c.labels for cell in (title, rounded(part))]
+        + [None] * (2 * (TOP - len(c.labels)))
+        for deck in decks
+        for c in deck.all
+    ])  # fmt: skip
+    spreads = {name: spread(arrays) for name, arrays in clusters.items()}
+    write_csv(root / "quality.csv", QUALITY, [
+        [name, table["title"], table["classes"], *map(rounded, spreads[name].values())]
+        + [rounded(line[figure]) for figure in FIGURES]
+        for table in tables
+        for name, line in table["lines"].items()
+    ])  # fmt: skip
+    columns = [arrays["assignment"].tolist() for arrays in clusters.values()]
+    lines = zip(range(len(sources)), sources, *columns, strict=True)
+    write_csv(root / "assignments.csv", ("index", "source", *clusters), lines)
+
+
+def rounded(value: float | None) -> float | None:
+    """Six digits after the point: a CSV is also read by people."""
+    return None if value is None else round(value, 6)
