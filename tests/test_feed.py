@@ -1,6 +1,7 @@
 """Shards to batches: both paths, against PyAV and against each other."""
 
 import shutil
+import threading
 from functools import partial
 from io import BytesIO
 
@@ -233,3 +234,14 @@ def test_settings_that_do_not_fit_the_shards_are_refused(toy_shards):
     plan = EpochPlan(toy_shards.shard_sizes, 4, shuffle=False)
     with pytest.raises(UserError, match=r"40x40 pixels, the recipe crops 64; set video.crop=40"):
         collect(feed, plan, partial(fixed_windows, shape=large))
+
+
+def test_reading_begins_before_the_first_batch_is_asked_for(toy_shards, monkeypatch):
+    begun = threading.Event()
+    read = HostFeed.read
+    monkeypatch.setattr(HostFeed, "read", lambda *given: begun.set() or read(*given))
+    feed = HostFeed(toy_shards, SHAPE)
+    plan = EpochPlan(toy_shards.shard_sizes, 12)
+    batches = feed.batches(plan, partial(fixed_windows, shape=SHAPE))
+    assert begun.wait(10)
+    assert len(list(batches)) == plan.steps

@@ -6,6 +6,7 @@ import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from math import prod
 
 import av
@@ -84,18 +85,25 @@ class HostFeed:
         self._memory = Memory()
 
     def batches(self, plan: EpochPlan, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
-        """The batches of a plan from step `start` on, in order."""
+        """The batches of a plan from step `start` on, in order; reading begins with the call."""
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="clips")
-        ahead: deque = deque()
-        try:
-            for step in range(start, plan.steps):
-                ahead.append(pool.submit(self.read, plan.indices(step), sampling))
-                if len(ahead) > self.threads + 1:
+        tasks = (
+            pool.submit(self.read, plan.indices(step), sampling)
+            for step in range(start, plan.steps)
+        )
+        ahead = deque(islice(tasks, self.threads + 1))
+
+        def deliver() -> Iterator[Batch]:
+            try:
+                for task in tasks:
+                    ahead.append(task)
                     yield self._deliver(*ahead.popleft().result())
-            while ahead:
-                yield self._deliver(*ahead.popleft().result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                while ahead:
+                    yield self._deliver(*ahead.popleft().result())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+        return deliver()
 
     def read(self, indices: np.ndarray, sampling: Sampling) -> tuple:
         """One batch on the host: frames, waveform, index as in Batch, and the errors met.

@@ -249,8 +249,10 @@ def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator
     """(epoch, batch, seconds waited for it) for the rest of the iteration."""
     settings = recipe.train
     per_epoch = steps // settings.epochs
-    for number in range(state.step // per_epoch, settings.epochs):
-        epoch = state.iteration * settings.epochs + number
+    done, start = divmod(state.step, per_epoch)
+    first, end = (state.iteration * settings.epochs + n for n in (done, settings.epochs))
+
+    def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
         plan = EpochPlan(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
         sampling = partial(
             random_windows,
@@ -259,10 +261,16 @@ def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator
             epoch=epoch,
             flip=recipe.video.flip,
         )
-        batches = feed.batches(plan, sampling, start=state.step % per_epoch)
-        while True:
+        return feed.batches(plan, sampling, start=start)
+
+    following = open_epoch(first, start) if first < end else None
+    for epoch in range(first, end):
+        batches = following
+        for step in range(start, per_epoch):
+            if step == per_epoch - 1 and epoch + 1 < end:
+                following = open_epoch(epoch + 1)  # read while the last step trains
             asked = time.perf_counter()
-            batch: Batch | None = next(batches, None)
-            if batch is None:
-                break
+            batch: Batch = next(batches)
             yield epoch, batch, time.perf_counter() - asked
+        batches.close()
+        start = 0
