@@ -418,9 +418,12 @@ def test_interrupting_says_how_to_go_on(tmp_path, send, how, when):
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from xdc_fast.tools.shard import main; main()"]
     arguments = ["pack", str(source), str(out), "--workers", "2"]
+    # a shell ignores SIGINT for what it runs in the background, and children inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command + arguments, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     wait_for(lambda: list(out.glob(when)))
     time.sleep(0.3)
     send(process.pid, how)
