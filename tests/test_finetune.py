@@ -85,7 +85,7 @@ def test_results_hold_every_split_and_stay_with_the_run(toy_shards, tmp_path):
     results = finetune(model, shards, "class", ("fold",), only_head=True, settings=SHORT)
     assert list(results) == ["video", "audio"]
     for modality, frames in (("video", 4), ("audio", 60)):
-        file = model.run.root / "finetune" / f"set-class-{modality}-head-{frames}.json"
+        file = model.run.root / "finetune" / f"set-class-fold-{modality}-head-{frames}-seed0.json"
         kept, rows = json.loads(file.read_text()), results[modality]["splits"]
         assert (kept["mean"], kept["splits"]) == (results[modality]["mean"], rows)
         assert [(row["split"], row["train"], row["test"]) for row in rows] == [

@@ -43,6 +43,7 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
     """
     from xdc_fast.errors import UserError
     from xdc_fast.evaluate.sweep import Busy, Test, carry_out, figures_of, plan, tabulate
+    from xdc_fast.files import locked
     from xdc_fast.pretrain.interrupt import Interrupted
     from xdc_fast.report.sweep import one_line, write_sweep
     from xdc_fast.shards.dataset import ShardSet
@@ -73,8 +74,10 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
             )
             sys.exit(128 + interrupted.signal)
         click.echo(f"[{number}/{len(trials)}] {trial.name}: {line}", err=as_json)
-        table = tabulate(trials, test, reasons)
-        write_sweep(folder, table, command)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):  # another sweep may share it
+            table = tabulate(trials, test, reasons)
+            write_sweep(folder, table, command)
     if as_json:
         click.echo(json.dumps({"command": command, **table}))
     else:

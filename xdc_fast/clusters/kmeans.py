@@ -72,9 +72,7 @@ def cluster(
                 f"features of sample {rows[bad[0]]} ({len(bad)} in all) are not finite: the "
                 "encoder diverged; lower train.lr in a new run"
             )
-    if len(parts) > 1:
-        parts = [np.concatenate([_unit(part) for part in parts], axis=1)]
-    points = prepare(parts[0], settings)
+    points = join(parts, settings)
     if k > (distinct := _distinct(points, k)):
         raise UserError(
             f"k={k} clusters, but only {distinct} distinct feature vectors among {len(rows)} "
@@ -202,6 +200,13 @@ def plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray
         nearest = distance[best]
         chosen.append(int(drawn[best]))
     return np.array(chosen)
+
+
+def join(parts: list[np.ndarray], settings: Cluster) -> np.ndarray:
+    """What is clustered, float32 (N, D'), of features (N, D) each: see cluster()."""
+    if len(parts) > 1:
+        parts = [np.concatenate([_unit(part) for part in parts], axis=1)]
+    return prepare(parts[0], settings)
 
 
 def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:

@@ -111,7 +111,8 @@ def finetune(
             **over_splits(scores, FIGURES),
         }
         frames = getattr(model.recipe, name).frames
-        subject.keep("finetune", f"{label}-{name}-{mode}-{frames}", results[name])
+        kept = "-".join((label, *columns, name, mode, str(frames), f"seed{seed}"))
+        subject.keep("finetune", kept, results[name])
     return results
 
 

@@ -97,7 +97,7 @@ def shared(
     own features, softmax(-d^2 / s) of the distances d to its centroids, s being the mean d^2 to the
     nearest one. Their square roots are joined over the clusterings, so that a cosine is the mean
     Bhattacharyya coefficient. The centroids are of the last clustering, before the encoders' last
-    training; features are centred and whitened, where the recipe says so, on the set at hand.
+    training; features are centred, where the recipe says so, on the set at hand.
     """
     model = subject.model
     if len(subject.modalities) < len(MODALITIES):
@@ -112,7 +112,9 @@ def shared(
     for clustering, centroids in last_centroids(model).items():
         have = shares.get(clustering, {})
         if have and clustering in MODALITIES and clustering not in have:
-            have[clustering] = members(features[clustering], centroids, read, model.recipe.cluster)
+            have[clustering] = members(
+                features[clustering], centroids, read, model.run.recipe.cluster
+            )
     usable = [have for have in shares.values() if len(have) == len(MODALITIES)]
     if not usable:
         return {}, (
@@ -126,12 +128,15 @@ def shared(
 
 
 def last_centroids(model: Model) -> dict[str, np.ndarray]:
-    """{clustering: float32 (k, D)} of a run's last iteration; {} where there is no run."""
-    if model.run is None:
+    """{clustering: float32 (k, D)} of a run's last finished iteration, whose heads are kept.
+
+    Empty where there is no run or none is finished, and where a PCA was part of the clustering:
+    its axes are not kept.
+    """
+    if model.run is None or model.run.recipe.cluster.pca or not model.heads:
         return {}
-    done = sorted((model.run.root / "iterations").glob("[0-9]*"))
-    clusters = model.run.clusters(int(done[-1].name)) if done else {}
-    return {name: arrays["centroids"] for name, arrays in clusters.items()}
+    last = model.run.summary()["iterations"][-1]["iteration"]
+    return {name: arrays["centroids"] for name, arrays in model.run.clusters(last).items()}
 
 
 def members(features: np.ndarray, centroids: np.ndarray, read: np.ndarray, settings) -> np.ndarray:

@@ -76,7 +76,7 @@ def svm(
         **over_splits(scores, ("accuracy",)),
     }
     frames = getattr(model.recipe, modality).frames
-    subject.keep("svm", f"{label}-{modality}-{frames}x{windows}", result)
+    subject.keep("svm", "-".join((label, *columns, modality, f"{frames}x{windows}")), result)
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.feed import choose_device, open_feed
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import random_windows
-from xdc_fast.clusters.kmeans import Clustering, cluster
+from xdc_fast.clusters.kmeans import Clustering, cluster, join, means
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
@@ -238,11 +238,13 @@ def make_clusters(
 
 def classes_as_clusters(recipe: Recipe, shards: ShardSet, features: dict, seen) -> Clustering:
     """The classes of the recipe's label as clusters about their mean features."""
-    codes = shards.label(recipe.label)[0].astype(np.int32)
-    settings = replace(recipe.cluster, rounds=0)
-    parts = [features[modality] for modality in MODALITIES]
-    means = cluster(parts, seen, recipe.k, settings, recipe.seed, previous=codes)
-    return replace(means, assignment=codes)
+    codes = np.where(seen, shards.label(recipe.label)[0], -1).astype(np.int32)
+    rows = np.flatnonzero(codes >= 0)
+    points = join([features[modality][rows] for modality in MODALITIES], recipe.cluster)
+    centroids, _ = means(points, codes[rows], recipe.k)
+    distance = np.full(len(codes), np.inf, dtype=np.float32)
+    distance[rows] = np.square(points - centroids[codes[rows]]).sum(axis=1)
+    return Clustering(codes, centroids, distance, float(distance[rows].mean()), splits=0)
 
 
 def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator[tuple]:
