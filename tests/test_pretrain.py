@@ -267,7 +267,15 @@ def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tm
     )  # fmt: skip
     record = pretrain(chosen)["iterations"][0]
     codes, _ = toy_shards.label("class")
-    assert np.array_equal(Run.open(tmp_path / "run").clusters(0)["label"]["assignment"], codes)
+    kept = Run.open(tmp_path / "run").clusters(0)["label"]
+    assert np.array_equal(kept["assignment"], codes)
+    own = np.array([kept["distance"][codes == c].mean() for c in range(4)])
+    assert (own > 0).all() and record["clusters"]["label"]["inertia"] == pytest.approx(
+        kept["distance"].mean(), rel=1e-5
+    )
+    # of unit vectors, the mean squared distance to their mean m is 1 - |m|^2
+    length = np.linalg.norm(kept["centroids"], axis=1) ** 2
+    np.testing.assert_allclose(own, 1 - length, atol=1e-4)
     assert record["clusters"]["label"]["labels"]["class"]["nmi"] == pytest.approx(1)
     lines = [line for line in Run.open(tmp_path / "run").metrics() if "step" in line]
     first, last = lines[:4], lines[-4:]

@@ -27,6 +27,7 @@ import torch
 
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.official import read
 from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
 from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
@@ -138,13 +139,7 @@ class Run:
         path = self.root / name
         if not path.is_file():
             return None
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(
-                f"{path}: cannot be read ({type(error).__name__}); remove it and run "
-                "`xdc pretrain` again"
-            ) from error
+        return read(path, "remove it and run `xdc pretrain` again")
 
     def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
