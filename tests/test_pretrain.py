@@ -158,6 +158,40 @@ def test_killed_at_any_step_and_resumed_the_weights_are_the_same(
     assert steps_of[0] == steps_of[1]
 
 
+def test_an_iteration_may_be_counted_in_steps(finished, toy_shards, tmp_path, monkeypatch):
+    pretrain(recipe(toy_shards, tmp_path / "equal", "train.steps=8"))
+    assert same(weights(Run.open(tmp_path / "equal")), weights(finished[0]))
+
+    # 6 steps of epochs of 4: the second epoch is cut short, the next iteration begins a third
+    cut = ("train.steps=6", "train.checkpoint_steps=5")
+    seen, step = [], Learner.step
+
+    def noting(self, batch, epoch, rate):
+        seen.append((epoch, tuple(batch.index.tolist())))
+        return step(self, batch, epoch, rate)
+
+    monkeypatch.setattr(Learner, "step", noting)
+    pretrain(recipe(toy_shards, tmp_path / "whole", *cut))
+    assert [epoch for epoch, _ in seen] == [0] * 4 + [1] * 2 + [2] * 4 + [3] * 2
+    assert sorted(i for _, index in seen[:4] for i in index) == list(range(48))
+    assert len(set(seen)) == 12
+
+    steps = iter(range(1, 100))
+
+    def dying(self, *arguments):
+        if next(steps) == 12:
+            raise Stop
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", dying)
+    with pytest.raises(Stop):
+        pretrain(recipe(toy_shards, tmp_path / "killed", *cut))
+    monkeypatch.setattr(Learner, "step", step)
+    pretrain(recipe(toy_shards, tmp_path / "killed", *cut))
+    runs = (Run.open(tmp_path / name) for name in ("killed", "whole"))
+    assert same(*map(weights, runs))
+
+
 @pytest.mark.parametrize("where", ["save_clusters", "save_summary", "save_encoders"])
 def test_killed_while_writing_and_resumed_the_run_is_whole(
     where, finished, toy_shards, tmp_path, monkeypatch

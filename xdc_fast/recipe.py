@@ -90,6 +90,8 @@ class Train:
     """clusterings, each with its training"""
     epochs: int = 3
     """passes over the set per iteration"""
+    steps: int = 0
+    """steps per iteration, in place of `epochs`; 0: as many as the epochs have"""
     batch: int = 64
     """clips per step"""
     lr: float = 0.1
@@ -147,7 +149,7 @@ AT_LEAST_ONE = (
 ABOVE_ZERO = ("video.rate", "video.std", "audio.std", "train.lr")
 NOT_NEGATIVE = (
     "seed", "video.jitter", "audio.jitter", "cluster.pca", "cluster.points", "train.momentum",
-    "train.weight_decay", "train.warmup",
+    "train.steps", "train.weight_decay", "train.warmup",
 )  # fmt: skip
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),

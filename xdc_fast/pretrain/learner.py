@@ -117,6 +117,11 @@ def even_weights(assignment: np.ndarray, k: int) -> np.ndarray:
     return (sizes.sum() / (max(filled, 1) * np.maximum(sizes, 1))).astype(np.float32)
 
 
+def steps_of(settings: Train, epoch: int) -> int:
+    """The steps of one iteration over a set of `epoch` steps."""
+    return settings.steps or settings.epochs * epoch
+
+
 def learning_rate(settings: Train, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine to zero, over the steps of one iteration."""
     warmup = min(settings.warmup, steps - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.pretrain.bank import Bank
 from xdc_fast.pretrain.interrupt import Interrupt
-from xdc_fast.pretrain.learner import Learner, learning_rate
+from xdc_fast.pretrain.learner import Learner, learning_rate, steps_of
 from xdc_fast.pretrain.methods import (
     LABEL,
     clustering_name,
@@ -61,7 +62,8 @@ def pretrain(recipe: Recipe) -> dict:
     device = choose_device(recipe)
     shards = check(recipe, device)
     settings = recipe.train
-    steps = settings.epochs * EpochPlan(shards.shard_sizes, settings.batch).steps
+    per_epoch = EpochPlan(shards.shard_sizes, settings.batch).steps
+    steps = steps_of(settings, per_epoch)
     names = encoders_of(recipe.method)
     inputs, encoders = Inputs(recipe), build_encoders(recipe, device, names)
     feed = open_feed(recipe, shards, inputs.shape, device)
@@ -103,7 +105,7 @@ def pretrain(recipe: Recipe) -> dict:
                 learner.load_state_dict(state.learner)
             bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
             tick = time.perf_counter()
-            for epoch, batch, wait in training_batches(recipe, feed, state, steps):
+            for epoch, batch, wait in training_batches(recipe, feed, state, per_epoch):
                 figures = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
                 state.step += 1
                 now = time.perf_counter()
@@ -247,12 +249,16 @@ def classes_as_clusters(recipe: Recipe, shards: ShardSet, features: dict, seen) 
     return Clustering(codes, centroids, distance, float(distance[rows].mean()), splits=0)
 
 
-def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator[tuple]:
-    """(epoch, batch, seconds waited for it) for the rest of the iteration."""
+def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iterator[tuple]:
+    """(epoch, batch, seconds waited for it) for the rest of the iteration.
+
+    per_epoch: the steps of a whole epoch; the iteration's last one may be cut short.
+    """
     settings = recipe.train
-    per_epoch = steps // settings.epochs
+    steps = steps_of(settings, per_epoch)
+    epochs = math.ceil(steps / per_epoch)
     done, start = divmod(state.step, per_epoch)
-    first, end = (state.iteration * settings.epochs + n for n in (done, settings.epochs))
+    first, end = (state.iteration * epochs + n for n in (done, epochs))
 
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
         plan = EpochPlan(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
@@ -268,7 +274,8 @@ def training_batches(recipe: Recipe, feed, state: State, steps: int) -> Iterator
     following = open_epoch(first, start) if first < end else None
     for epoch in range(first, end):
         batches = following
-        for step in range(start, per_epoch):
+        stop = per_epoch if epoch + 1 < end else steps - (epochs - 1) * per_epoch
+        for step in range(start, stop):
             if step == per_epoch - 1 and epoch + 1 < end:
                 following = open_epoch(epoch + 1)  # read while the last step trains
             asked = time.perf_counter()

@@ -21,7 +21,7 @@ from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.encoders.build import MODALITIES, build_encoders, modality_of
 from xdc_fast.encoders.inputs import Inputs
-from xdc_fast.pretrain.learner import Learner
+from xdc_fast.pretrain.learner import Learner, steps_of
 from xdc_fast.pretrain.loop import check
 from xdc_fast.pretrain.methods import LABEL, clustering_name, clusterings_of, encoders_of
 from xdc_fast.recipe import Recipe
@@ -119,7 +119,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     iteration = {
         "features": len(shards) / rates["features"],
         "clustering": clustering_seconds(recipe, encoders, len(shards), device),
-        "training": recipe.train.epochs * plan.steps * size / rates["training"],
+        "training": steps_of(recipe.train, plan.steps) * size / rates["training"],
     }
     verdict, advice = judge(recipe, shards, device, rates, wait, iteration)
     return {
