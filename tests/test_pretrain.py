@@ -294,6 +294,32 @@ def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path
     assert set(load(tmp_path / method).heads) == {head.name for head in METHODS[method]}
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [((), True), (("train.heads=new",), False), (("cluster.warm=false",), False)],
+)
+def test_heads_go_on_where_their_clusters_do(settings, kept, toy_shards, tmp_path, monkeypatch):
+    begun, start = [], Learner.__init__
+
+    def noting(self, *arguments, **more):
+        start(self, *arguments, **more)
+        begun.append({name: head.weight.detach().clone() for name, head in self.heads.items()})
+
+    def dying(*_):
+        raise Stop
+
+    monkeypatch.setattr(Learner, "__init__", noting)
+    chosen = recipe(toy_shards, tmp_path / "run", "train.epochs=1", *settings)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Run, "save_summary", dying)
+        pretrain(chosen)
+    ended = torch.load(tmp_path / "run" / "heads.pt")
+    pretrain(chosen)
+    for name, weight in begun[-1].items():
+        assert torch.equal(weight, ended[name]["weight"]) == kept
+        assert not torch.equal(weight, begun[0][name])
+
+
 def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tmp_path):
     chosen = recipe(
         toy_shards, tmp_path / "run", "method=supervised", "label=class", "k=4",

@@ -108,6 +108,8 @@ class Train:
     """torch.compile the encoders"""
     checkpoint_steps: int = 500
     """steps between checkpoints within an iteration"""
+    heads: str = "kept"
+    """kept: the last iteration's go on, if cluster.warm keeps its clusters; new: drawn anew"""
     balance: str = "auto"
     """always, never or auto (for sdc): weigh clips so that all clusters count alike"""
 
@@ -156,6 +158,7 @@ CHOICES = {
     "loader": ("auto", "host", "dali"),
     "cluster.normalize": ("none", "l2", "centered-l2"),
     "cluster.features": ("pass", "training"),
+    "train.heads": ("kept", "new"),
     "train.balance": ("auto", "always", "never"),
     "train.precision": ("float32", "bfloat16"),
 }

@@ -1,4 +1,4 @@
-"""The encoders, the fresh heads of one iteration, and the optimizer over both."""
+"""The encoders, the heads of one iteration, and the optimizer over both."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Learner:
     """One iteration's supervised problem: predict the clusters.
 
     labels: {clustering: int32 (N,)}, the assignment of every sample, -1 for none. iteration:
-    which one; the heads are drawn from the recipe's seed and it. bank: keeps the features that
-    training computes, if given.
+    which one; the heads are drawn from the recipe's seed and it. heads: state dicts of those to
+    begin with instead. bank: keeps the features that training computes, if given.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Learner:
         inputs: Inputs,
         labels: dict[str, np.ndarray],
         iteration: int,
+        heads: dict[str, dict] | None = None,
         bank: Bank | None = None,
     ):
         self.recipe, self.encoders, self.inputs, self.labels = recipe, encoders, inputs, labels
@@ -44,6 +45,8 @@ class Learner:
             seed = (recipe.seed * 1000 + iteration) * len(self.table) + number
             width = encoders[head.encoder].features
             self.heads[head.name] = new_head(width, recipe.k, seed).to(device)
+            if heads is not None:
+                self.heads[head.name].load_state_dict(heads[head.name])
         balance = {"always": True, "never": False, "auto": recipe.method == "sdc"}
         self.weights = {
             name: torch.from_numpy(even_weights(assignment, recipe.k)).to(device)

@@ -47,6 +47,7 @@ class State:
     step: int = 0  # within the iteration
     clusters: dict | None = None  # figures of this iteration's clusterings; None: not yet made
     learner: dict | None = None  # heads and optimizer; None: not yet trained
+    heads: dict | None = None  # of the last iteration, to go on with; None: to be drawn
     bank: dict | None = None  # features that training gathered; None: it gathers none
     sums: dict = field(default_factory=dict)  # of this iteration's steps
     records: list = field(default_factory=list)  # of finished iterations
@@ -100,7 +101,7 @@ def pretrain(recipe: Recipe) -> dict:
                 clustering: arrays["assignment"]
                 for clustering, arrays in run.clusters(state.iteration).items()
             }
-            learner = Learner(recipe, encoders, inputs, labels, state.iteration, bank)
+            learner = Learner(recipe, encoders, inputs, labels, state.iteration, state.heads, bank)
             if state.learner is not None:
                 learner.load_state_dict(state.learner)
             bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
@@ -126,7 +127,9 @@ def pretrain(recipe: Recipe) -> dict:
             state.iteration, state.step = state.iteration + 1, 0
             state.clusters, state.learner, state.sums = None, None, {}
             state.seconds = time.perf_counter() - began
-            run.save_heads(learner.heads)
+            heads = {name: head.state_dict() for name, head in learner.heads.items()}
+            run.save_heads(heads)
+            state.heads = heads if keep_heads(recipe) else None
             run.save_summary(summarise(recipe, shards, state))
             save()
     run.save_encoders(encoders)
@@ -247,6 +250,11 @@ def classes_as_clusters(recipe: Recipe, shards: ShardSet, features: dict, seen) 
     distance = np.full(len(codes), np.inf, dtype=np.float32)
     distance[rows] = np.square(points - centroids[codes[rows]]).sum(axis=1)
     return Clustering(codes, centroids, distance, float(distance[rows].mean()), splits=0)
+
+
+def keep_heads(recipe: Recipe) -> bool:
+    """Whether an iteration begins with the last one's heads: their outputs must mean the same."""
+    return recipe.train.heads == "kept" and recipe.cluster.warm
 
 
 def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iterator[tuple]:

@@ -127,8 +127,9 @@ class Run:
     def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
         self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
 
-    def save_heads(self, heads: dict[str, torch.nn.Linear]) -> None:
-        self._save("heads.pt", {name: head.state_dict() for name, head in heads.items()})
+    def save_heads(self, heads: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Keeps the state dict of each head."""
+        self._save("heads.pt", heads)
 
     def _save(self, name: str, state: dict) -> None:
         content = io.BytesIO()
