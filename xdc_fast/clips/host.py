@@ -61,6 +61,10 @@ def _room_for_a_picture(rows: np.ndarray) -> np.ndarray:
     return room[start : start + size]
 
 
+class NothingRead(UserError):
+    """No sample of a batch can be read."""
+
+
 class HostFeed:
     """Batches of a shard set, of the tracks it has, decoded on the CPU while the caller computes.
 
@@ -108,7 +112,7 @@ class HostFeed:
     def read(self, indices: np.ndarray, sampling: Sampling) -> tuple:
         """One batch on the host: frames, waveform, index as in Batch, and the errors met.
 
-        Raises UserError when no sample of the batch can be read.
+        Raises NothingRead when no sample of the batch can be read.
         """
         names, rows = self.locate(indices)
         windows = sampling(rows)
@@ -193,7 +197,7 @@ class HostFeed:
         good = [slot for slot in range(len(parts[0])) if slot not in errors]
         for slot, error in errors.items():
             if not good:
-                raise UserError(
+                raise NothingRead(
                     f"no sample of a whole batch can be read: {error}; "
                     f"run `xdc-shard verify {self.shards.root}`"
                 ) from error

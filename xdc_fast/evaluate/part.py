@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.host import NothingRead, Sampling
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import ClipShape, Windows, fixed_windows
+from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
 
@@ -78,7 +80,7 @@ def outputs(
     found: dict[str, np.ndarray] = {}
     seen = np.zeros(len(part), dtype=bool)
     plan = EpochPlan(part.shard_sizes, min(batch, len(part)), shuffle=False)
-    batches = feed.batches(plan, lambda rows: part.windows(rows, feed.shape))
+    batches = readable(feed, plan, lambda rows: part.windows(rows, feed.shape))
     for clips in tqdm(batches, total=plan.steps, desc=title, unit="batch", leave=False):
         index = clips.index.numpy()
         for name, network in networks.items():
@@ -87,4 +89,18 @@ def outputs(
                 found[name] = np.zeros((len(part), output.shape[1]), dtype=np.float32)
             found[name][index] = output
         seen[index] = True
+    if not seen.any():
+        raise UserError(f"{part.root}: no clip can be read; run `xdc-shard verify`")
     return found, seen
+
+
+def readable(feed, plan: EpochPlan, sampling: Sampling) -> Iterator[Batch]:
+    """The batches of a plan but those, as of the clips of one sample, where nothing can be read."""
+    step = 0
+    while step < plan.steps:
+        try:
+            for batch in feed.batches(plan, sampling, start=step):
+                yield batch
+                step += 1
+        except NothingRead:
+            step += 1
