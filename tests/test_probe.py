@@ -72,9 +72,10 @@ def test_the_nmi_is_scikit_learns(toy_shards):
     features = 9 * np.eye(6)[codes] + rng.standard_normal((48, 6))
     seen = np.ones(48, dtype=bool)
     seen[5] = False
-    found = label_nmi(features, seen, 4, Cluster(), 0, toy_shards)
+    columns = toy_shards.label_names
+    found = label_nmi(features, seen, 4, Cluster(), 0, toy_shards, columns)
     clusters = KMeans(4, n_init=10, random_state=0).fit_predict(features[seen])
-    for name in toy_shards.label_names:
+    for name in columns:
         expected = normalized_mutual_info_score(toy_shards.label(name)[0][seen], clusters)
         assert found[name] == pytest.approx(expected)
     assert found["class"] > 0.9
@@ -82,9 +83,9 @@ def test_the_nmi_is_scikit_learns(toy_shards):
 
 def test_few_or_like_features_make_fewer_clusters(toy_shards):
     features, seen = rng.standard_normal((48, 6)), np.ones(48, dtype=bool)
-    many = label_nmi(features, seen, 40, Cluster(pca=20), 0, toy_shards)
-    assert many == label_nmi(features, seen, 12, Cluster(pca=6), 0, toy_shards)
-    collapsed = label_nmi(np.ones((48, 6)), seen, 4, Cluster(), 0, toy_shards)
+    many = label_nmi(features, seen, 40, Cluster(pca=20), 0, toy_shards, ["class"])
+    assert many == label_nmi(features, seen, 12, Cluster(pca=6), 0, toy_shards, ["class"])
+    collapsed = label_nmi(np.ones((48, 6)), seen, 4, Cluster(), 0, toy_shards, ["class"])
     assert collapsed["class"] == 0
 
 

@@ -12,8 +12,16 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.cluster import expected_mutual_information
 from sklearn.model_selection import StratifiedKFold
 
+from xdc_fast.clusters import quality
 from xdc_fast.clusters.kmeans import cluster
-from xdc_fast.clusters.quality import FIGURES, accuracy, expected_information, figures
+from xdc_fast.clusters.quality import (
+    FIGURES,
+    accuracy,
+    against_labels,
+    class_columns,
+    expected_information,
+    figures,
+)
 from xdc_fast.evaluate import probe
 from xdc_fast.kernels.labels import contingency
 from xdc_fast.recipe import Cluster
@@ -167,3 +175,34 @@ def test_the_probe_is_a_softmax_regression_of_the_strength_that_its_training_par
     expected = score(train, test, probe.STRENGTHS[int(np.argmax(inner))])
     found = probe.accuracy(features, codes, train, test, seed=0)
     assert found == pytest.approx(expected, abs=1.01 / len(test)) and 0.3 < found < 0.95
+
+
+COLUMNS = {
+    "class": ["a", "b"] * 6,
+    "pair": [str(i // 2) for i in range(12)],
+    "group": [str(i // 2) for i in range(11)] + [""],  # 11 samples of 6
+    "youtube_id": [str(i) for i in range(12)],
+    "empty": [""] * 12,
+    "single": ["a"] * 12,
+}
+
+
+class Labeled:
+    """A set of 12 samples, of which samples.csv says COLUMNS."""
+
+    label_names = tuple(COLUMNS)
+
+    def label(self, column):
+        values = COLUMNS[column]
+        classes = sorted({value for value in values if value})
+        return np.array([classes.index(v) if v else -1 for v in values]), classes
+
+
+def test_clusters_are_compared_with_classes_not_with_names(monkeypatch):
+    assert class_columns(Labeled()) == ["class", "pair", "single"]
+    clusters = np.arange(12, dtype=np.int32) % 2
+    found = against_labels(clusters, 2, Labeled())
+    assert list(found) == ["class", "pair", "single"]
+    assert found["class"] == {"nmi": pytest.approx(1), "purity": 1}
+    monkeypatch.setattr(quality, "MOST", 5)  # a table of more would not pay
+    assert class_columns(Labeled()) == ["class", "single"]

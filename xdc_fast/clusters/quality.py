@@ -17,6 +17,7 @@ from xdc_fast.kernels.labels import (
 )
 from xdc_fast.shards.dataset import ShardSet
 
+MOST = 10_000  # classes that clusters are compared with
 FIGURES = ("nmi", "ami", "ari", "mean_purity", "purity", "accuracy")  # against a label
 
 
@@ -38,14 +39,27 @@ def agreement(a: np.ndarray, b: np.ndarray, k: int) -> float:
 
 
 def against_labels(assignment: np.ndarray, k: int, shards: ShardSet) -> dict[str, dict[str, float]]:
-    """NMI and size-weighted purity against every label column of the set."""
+    """NMI and size-weighted purity against every column of class_columns."""
     out = {}
+    for column in class_columns(shards):
+        codes, classes = shards.label(column)
+        table = contingency(assignment, codes, k, len(classes))
+        out[column] = {"nmi": float(nmi(table)), "purity": float(purity(table)[1])}
+    return out
+
+
+def class_columns(shards: ShardSet) -> list[str]:
+    """The label columns to compare clusters with: those that have classes, not names.
+
+    Classes are at most MOST, and hold two samples on average; what nearly every sample has for
+    itself, as a youtube_id, would agree with any clustering and need a table of its own size.
+    """
+    chosen = []
     for column in shards.label_names:
         codes, classes = shards.label(column)
-        if classes:
-            table = contingency(assignment, codes, k, len(classes))
-            out[column] = {"nmi": float(nmi(table)), "purity": float(purity(table)[1])}
-    return out
+        if 0 < len(classes) <= min(MOST, np.count_nonzero(codes >= 0) / 2):
+            chosen.append(column)
+    return chosen
 
 
 def figures(table: np.ndarray) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clips.feed import choose_device, open_feed
 from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clusters.quality import class_columns
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
@@ -48,8 +49,8 @@ def probe(
     with neither are left out). Multinomial logistic regression on standardised features, its
     strength chosen by cross-validation on the training part alone.
     Beside it the features of all videos are clustered by k-means as in the recipe, and compared
-    with every label column. k: of these clusters, if not the recipe's. features: those of
-    both_features, when several labels are probed.
+    with the label and every other column of classes. k: of these clusters, if not the recipe's.
+    features: those of both_features, when several labels are probed.
 
     Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test, nmi:
     {modality: {column: ...}}, nmi_random, and what it is of: data, split, test_share, clips, seed,
@@ -80,10 +81,17 @@ def probe(
         }
     result |= {"train": len(train), "test": len(test)}
     k = k or run.recipe.k
+    columns = list(dict.fromkeys((label, *class_columns(shards))))
     for key, name in (("nmi", "pretrained"), ("nmi_random", "random")):
         result[key] = {
             modality: label_nmi(
-                features[name][0][modality], features[name][1], k, run.recipe.cluster, seed, shards
+                features[name][0][modality],
+                features[name][1],
+                k,
+                run.recipe.cluster,
+                seed,
+                shards,
+                columns,
             )
             for modality in MODALITIES
         }
@@ -121,9 +129,15 @@ def run_features(
 
 
 def label_nmi(
-    features: np.ndarray, seen: np.ndarray, k: int, settings: Cluster, seed: int, shards: ShardSet
+    features: np.ndarray,
+    seen: np.ndarray,
+    k: int,
+    settings: Cluster,
+    seed: int,
+    shards: ShardSet,
+    columns: list[str],
 ) -> dict[str, float]:
-    """{label column: NMI with it} of a k-means of all features (N, D) that were read.
+    """{column: NMI with it} of label columns and a k-means of all features (N, D) that were read.
 
     Of few videos or few distinct features are made fewer clusters: no more than one for every 4
     videos. So with cluster.pca.
@@ -132,11 +146,10 @@ def label_nmi(
     k = min(k, most, len(np.unique(features[seen], axis=0)))
     settings = replace(settings, pca=min(settings.pca, most, features.shape[1]))
     assignment = cluster([features], seen, k, settings, seed).assignment
-    columns = {name: shards.label(name) for name in shards.label_names}
+    labels = {name: shards.label(name) for name in columns}
     return {
         name: float(nmi(contingency(assignment, codes, k, len(classes))))
-        for name, (codes, classes) in columns.items()
-        if classes
+        for name, (codes, classes) in labels.items()
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
+from xdc_fast.clusters.quality import class_columns
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
@@ -113,8 +114,7 @@ def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
 
 def choose_labels(shards: ShardSet) -> list[str]:
     """The labels that say anything, `class` before the others; the first describes the clusters."""
-    names = [name for name in shards.label_names if shards.label(name)[1]]
-    return sorted(names, key=lambda name: name != "class")
+    return sorted(class_columns(shards), key=lambda name: name != "class")
 
 
 def read_probes(run: Run, label: str | None) -> list[dict]:
