@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 from click.core import ParameterSource
 
 from xdc_fast.errors import UserError
@@ -171,7 +172,8 @@ def ls(out, as_json):
     classes = {}
     for name in shards.label_names:
         codes, names = shards.label(name)
-        classes[name] = {known: int((codes == code).sum()) for code, known in enumerate(names)}
+        counts = np.bincount(codes[codes >= 0], minlength=len(names))
+        classes[name] = dict(zip(names, counts.tolist(), strict=True))
     if as_json:
         click.echo(json.dumps({**manifest, "labels": classes}))
         return
