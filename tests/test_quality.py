@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from xdc_fast.clusters.quality import (
     class_columns,
     expected_information,
     figures,
+    label_counts,
 )
 from xdc_fast.evaluate import probe
 from xdc_fast.kernels.labels import contingency
 from xdc_fast.recipe import Cluster
+from xdc_fast.shards.dataset import ShardSet
 
 
 def related(n, k, classes, seed=0, alike=0.5):
@@ -182,6 +185,7 @@ COLUMNS = {
     "pair": [str(i // 2) for i in range(12)],
     "group": [str(i // 2) for i in range(11)] + [""],  # 11 samples of 6
     "youtube_id": [str(i) for i in range(12)],
+    "several": ["a;b", "b;a", "c", "", "b;c;a", "a", "b;b;", "c;a", "", "c", "b", "c"],
     "empty": [""] * 12,
     "single": ["a"] * 12,
 }
@@ -191,6 +195,7 @@ class Labeled:
     """A set of 12 samples, of which samples.csv says COLUMNS."""
 
     label_names = tuple(COLUMNS)
+    memberships = ShardSet.memberships
 
     def label(self, column):
         values = COLUMNS[column]
@@ -199,10 +204,27 @@ class Labeled:
 
 
 def test_clusters_are_compared_with_classes_not_with_names(monkeypatch):
-    assert class_columns(Labeled()) == ["class", "pair", "single"]
+    assert class_columns(Labeled()) == ["class", "pair", "several", "single"]
     clusters = np.arange(12, dtype=np.int32) % 2
     found = against_labels(clusters, 2, Labeled())
-    assert list(found) == ["class", "pair", "single"]
+    assert list(found) == ["class", "pair", "several", "single"]
     assert found["class"] == {"nmi": pytest.approx(1), "purity": 1}
     monkeypatch.setattr(quality, "MOST", 5)  # a table of more would not pay
-    assert class_columns(Labeled()) == ["class", "single"]
+    assert class_columns(Labeled()) == ["class", "several", "single"]
+
+
+def test_a_sample_counts_for_each_of_its_labels():
+    clusters = np.array([0, 1, -1, 0, 2, 2, 1, 0, 1, 0, 1, 2], dtype=np.int32)
+    cells = [set(cell.split(";")) - {""} for cell in COLUMNS["several"]]
+    table, classes = label_counts(clusters, 3, Labeled(), "several")
+    assert classes == ["a", "b", "c"]
+    for k, counts in enumerate(table):
+        held = Counter(itertools.chain(*(cells[i] for i in np.flatnonzero(clusters == k))))
+        assert counts.tolist() == [held[name] for name in classes]
+    samples, codes, _ = Labeled().memberships("several")
+    told = [[i, classes.index(name)] for i, cell in enumerate(cells) for name in sorted(cell)]
+    assert np.column_stack([samples, codes]).tolist() == told
+    samples, codes, _ = Labeled().memberships("class")
+    assert samples.tolist() == list(range(12))
+    assert np.array_equal(codes, Labeled().label("class")[0])
+    assert [len(part) for part in Labeled().memberships("empty")] == [0, 0, 0]

@@ -92,9 +92,9 @@ def test_many_clusters_show_five_of_either_end():
     codes[assignment == 0] = 2
     arrays = {"assignment": assignment, "centroids": np.zeros((41, 2))}  # one is empty
     arrays["distance"] = rng.random(len(assignment))
-    deck = cards.deal("video", arrays, codes, list("abcd"))
-    table = np.stack([np.bincount(codes[assignment == c], minlength=4) for c in range(40)])
-    purity = table.max(axis=1) / sizes
+    table = np.stack([np.bincount(codes[assignment == c], minlength=4) for c in range(41)])
+    deck = cards.deal("video", arrays, table, list("abcd"))
+    purity = table[:40].max(axis=1) / sizes
     ranked = sorted(range(2, 40), key=lambda c: (-purity[c], c))
     shown = [[card.number for card in end] for _, end in deck.ends]
     assert shown == [ranked[:5], ranked[-5:]] and deck.least == 6

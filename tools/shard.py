@@ -29,7 +29,11 @@ def main():
 @main.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=FOLDER)
 @click.argument("out", metavar="OUT", type=FOLDER)
-@click.option("--labels", type=FOLDER, help="CSV with a file column; the others become labels.")
+@click.option(
+    "--labels",
+    type=FOLDER,
+    help="CSV with a file column; the others become labels, several in a cell joined by ;",
+)
 @click.option(
     "--dataset",
     type=click.Choice(sorted(READERS)),

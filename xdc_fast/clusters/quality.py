@@ -42,10 +42,17 @@ def against_labels(assignment: np.ndarray, k: int, shards: ShardSet) -> dict[str
     """NMI and size-weighted purity against every column of class_columns."""
     out = {}
     for column in class_columns(shards):
-        codes, classes = shards.label(column)
-        table = contingency(assignment, codes, k, len(classes))
+        table, _ = label_counts(assignment, k, shards, column)
         out[column] = {"nmi": float(nmi(table)), "purity": float(purity(table)[1])}
     return out
+
+
+def label_counts(
+    assignment: np.ndarray, k: int, shards: ShardSet, column: str
+) -> tuple[np.ndarray, list[str]]:
+    """How often each cluster's samples bear each label, int64 (k, classes), and the class names."""
+    samples, codes, classes = shards.memberships(column)
+    return contingency(assignment[samples], codes, k, len(classes)), classes
 
 
 def class_columns(shards: ShardSet) -> list[str]:
@@ -56,8 +63,8 @@ def class_columns(shards: ShardSet) -> list[str]:
     """
     chosen = []
     for column in shards.label_names:
-        codes, classes = shards.label(column)
-        if 0 < len(classes) <= min(MOST, np.count_nonzero(codes >= 0) / 2):
+        samples, _, classes = shards.memberships(column)
+        if 0 < len(classes) <= min(MOST, len(samples) / 2):
             chosen.append(column)
     return chosen
 

@@ -12,13 +12,13 @@ from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clips.feed import choose_device, open_feed
 from xdc_fast.clusters.kmeans import cluster
-from xdc_fast.clusters.quality import class_columns
+from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.evaluate.splits import splits_of
-from xdc_fast.kernels.labels import contingency, nmi
+from xdc_fast.kernels.labels import nmi
 from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
@@ -146,11 +146,7 @@ def label_nmi(
     k = min(k, most, len(np.unique(features[seen], axis=0)))
     settings = replace(settings, pca=min(settings.pca, most, features.shape[1]))
     assignment = cluster([features], seen, k, settings, seed).assignment
-    labels = {name: shards.label(name) for name in columns}
-    return {
-        name: float(nmi(contingency(assignment, codes, k, len(classes))))
-        for name, (codes, classes) in labels.items()
-    }
+    return {name: float(nmi(label_counts(assignment, k, shards, name)[0])) for name in columns}
 
 
 def divide(shards, label, codes, classes, split, test_share, seed):

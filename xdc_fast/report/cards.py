@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xdc_fast.kernels.labels import cluster_sizes, contingency, entropy, purity
+from xdc_fast.kernels.labels import cluster_sizes, entropy, purity
 
 PUREST, LEAST_PURE, CARDS = 2, 2, 6  # with pictures; the rest of the cards are the largest
 LINES = 5  # of either end of the ranking
@@ -65,19 +65,18 @@ class Deck:
 
 
 def deal(
-    name: str, arrays: dict[str, np.ndarray], codes: np.ndarray | None, classes: list[str]
+    name: str, arrays: dict[str, np.ndarray], table: np.ndarray | None, classes: list[str]
 ) -> Deck:
     """The cards of a clustering.
 
-    arrays: assignment (N,), centroids (k, D), distance (N,). codes: the label of each sample,
-    int64 (N,), -1 without one; None for a set without labels. Shares, purity and entropy are of
-    the labeled samples of a cluster.
+    arrays: assignment (N,), centroids (k, D), distance (N,). table: how often each
+    cluster's samples bear each label, int (k, classes); None for a set without labels. Shares,
+    purity and entropy are of the labels of a cluster.
     """
     assignment, k = arrays["assignment"], len(arrays["centroids"])
     sizes = cluster_sizes(assignment, k)
-    table = np.zeros((k, 1), int)
-    if codes is not None:
-        table = contingency(assignment, codes, k, len(classes))
+    if table is None:
+        table = np.zeros((k, 1), int)
     cards = [
         Card(
             number=number,

@@ -158,7 +158,7 @@ def label_curves(
     x = [record["iteration"] + 1 for record in records]
     charts = []
     for label in labels:
-        codes, classes = shards.label(label)
+        samples, codes, classes = shards.memberships(label)
         series = [
             Series(
                 words(c), kind(c), x, [r["clusters"][c]["labels"][label]["nmi"] for r in records]
@@ -167,7 +167,7 @@ def label_curves(
         ]
         level = np.mean(
             [
-                chance_nmi(a["assignment"], codes, len(a["centroids"]), len(classes))
+                chance_nmi(a["assignment"][samples], codes, len(a["centroids"]), len(classes))
                 for a in clusters.values()
             ]
         )

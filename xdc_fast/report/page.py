@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from xdc_fast.clusters.quality import class_columns
+from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
@@ -52,16 +52,23 @@ def write_report(run: Run, shards: ShardSet) -> Path:
     found = run.clusters(records[-1]["iteration"])
     clusters = {name: found[name] for name in CLUSTERINGS if name in found}
     labels = choose_labels(shards)
-    label, codes, classes = labels[0] if labels else None, None, []
-    if labels:
-        codes, classes = shards.label(label)
+    label, truth = labels[0] if labels else None, None
+    if label:
+        codes, names = shards.label(label)
+        truth = [names[code] if code >= 0 else None for code in codes]
     probes = read_probes(run, label)
     matching = chance = None
     if all(m in clusters for m in MODALITIES):
         audio, video = clusters["audio"]["assignment"], clusters["video"]["assignment"]
         matching = match(audio, video, summary["k"])
         chance = chance_nmi(audio, video, summary["k"], summary["k"])
-    decks = [deal(name, arrays, codes, classes) for name, arrays in clusters.items()]
+    decks = []
+    for name, arrays in clusters.items():
+        table, classes = None, []
+        if label:
+            k = len(arrays["centroids"])
+            table, classes = label_counts(arrays["assignment"], k, shards, label)
+        decks.append(deal(name, arrays, table, classes))
     tables = [label_table(clusters, shards, name) for name in labels]
     stretch, low, high = show_samples(decks, Inputs(run.recipe), shards)
     folder = Path(__file__).parent
@@ -90,7 +97,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         most=SHOWN,
         decks=decks,
         label=label,
-        truth=None if codes is None else [classes[c] if c >= 0 else None for c in codes],
+        truth=truth,
         nearest=NEAREST,
         ends=LINES,
         stretch=stretch,

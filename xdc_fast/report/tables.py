@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xdc_fast.clusters.quality import FIGURES, figures
-from xdc_fast.kernels.labels import cluster_sizes, contingency, effective_clusters
+from xdc_fast.clusters.quality import FIGURES, figures, label_counts
+from xdc_fast.kernels.labels import cluster_sizes, effective_clusters
 from xdc_fast.report.cards import TOP, Deck
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.tables import write_csv
@@ -42,12 +42,12 @@ def label_table(clusters: dict[str, dict], shards: ShardSet, label: str) -> dict
     Returns {title, classes, commonest, lines}: the number of classes, the share of the commonest
     one, and {clustering: figures}.
     """
-    codes, classes = shards.label(label)
+    _, codes, classes = shards.memberships(label)
     counts = cluster_sizes(codes, len(classes))
     lines = {}
     for name, arrays in clusters.items():
-        table = contingency(arrays["assignment"], codes, len(arrays["centroids"]), len(classes))
-        lines[name] = figures(table)
+        k = len(arrays["centroids"])
+        lines[name] = figures(label_counts(arrays["assignment"], k, shards, label)[0])
     commonest = float(counts.max() / counts.sum())
     return {"title": label, "classes": len(classes), "commonest": commonest, "lines": lines}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.format import PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.format import JOIN, PACKET, SAMPLE, SAMPLES
 from xdc_fast.shards.tables import modalities_of, read_manifest
 
 
@@ -178,3 +178,21 @@ class ShardSet:
             self._labels[column] = codes, classes
         codes, classes = self._labels[column]
         return codes.copy(), list(classes)
+
+    def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Every label of every sample; where several are joined by ";", a sample has several.
+
+        Returns samples int64 (M,) in rising order, codes int64 (M,), and the sorted class names.
+        Raises UserError as label() does.
+        """
+        codes, joined = self.label(column)
+        samples = np.flatnonzero(codes >= 0)
+        codes = codes[samples]
+        parts = [sorted({part for part in name.split(JOIN) if part}) for name in joined]
+        classes = sorted({part for own in parts for part in own})
+        code = {name: i for i, name in enumerate(classes)}
+        every = np.array([code[part] for own in parts for part in own], dtype=np.int64)
+        counts = np.array([len(own) for own in parts], dtype=np.int64)
+        first, counts = (np.cumsum(counts) - counts)[codes], counts[codes]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(samples, counts), every[np.repeat(first, counts) + within], classes

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from xdc_fast.shards.format import JOIN
 from xdc_fast.shards.listing import Holding, Row, malformed, parent
 
 UCF = re.compile(r"(\w+)/(v_\w+_(g\d+)_c\d+)\.avi(?:\s+\d+)?")
@@ -23,7 +24,6 @@ AUDIOSET_LISTS = {
     "unbalanced_train_segments.csv": ("train", ""),
     "eval_segments.csv": ("test", "test"),
 }
-JOIN = ";"  # no AudioSet name has one; many have commas
 SCENES = (
     *("bus", "busystreet", "office", "openairmarket", "park", "quietstreet", "restaurant"),
     *("supermarket", "tube", "tubestation"),
