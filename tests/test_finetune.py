@@ -98,6 +98,43 @@ def test_results_hold_every_split_and_stay_with_the_run(toy_shards, tmp_path):
     assert len([*(model.run.root / "finetune").iterdir()]) == 2
 
 
+def test_splits_that_are_done_are_not_made_again(toy_shards, tmp_path, monkeypatch):
+    fold = [str(i // 4 % 3 + 1) for i in range(48)]
+    shards = relabel(toy_shards, tmp_path / "set", fold=fold)
+    common = (shards, "class", ("fold",))
+    how = {"modality": "audio", "only_head": True, "settings": SHORT}
+    whole = finetune(load("random", recipe=TINY), *common, **how)
+    done = []
+
+    def dying(subject, name, codes, classes, split, *more):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(split.name)
+        return train(subject, name, codes, classes, split, *more)
+
+    def begin():
+        model = load("random", recipe=TINY)
+        model.run = Run(tmp_path / "run", TINY)
+        model.run.root.mkdir(exist_ok=True)
+        return model
+
+    monkeypatch.setattr("xdc_fast.evaluate.finetune.train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(begin(), *common, **how)
+    assert done == ["fold=1", "fold=2"]
+    done.clear()
+    assert finetune(begin(), *common, **how) == whole
+    assert done == ["fold=3"]
+    assert finetune(begin(), *common, **how) == whole  # nothing is left to do
+    assert done == ["fold=3"]
+    other = begin()  # other weights: all anew
+    next(other.encoders["audio"].parameters()).data.mul_(2)
+    done.pop()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(other, *common, **how)
+    assert done == ["fold=1", "fold=2"]
+
+
 def test_learning_rates_rise_and_fall():
     scales = [FOLLOW_UPS.scale(epoch / 12) for epoch in range(13)]
     assert scales[:3] == [0, 0.5, 1]

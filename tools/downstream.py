@@ -74,6 +74,7 @@ def finetune(
 
     WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe, the scratch
     baseline. KEY=VALUE overrides its recipe: video.frames=32
+    Of a run, each split's result is kept when it is there; started again, the others are made.
     """
     from xdc_fast.evaluate.finetune import FIGURES, PRESETS, Settings, finetune
     from xdc_fast.shards.dataset import ShardSet

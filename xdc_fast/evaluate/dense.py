@@ -9,7 +9,6 @@ OUT/shard-000000.npz  of a shard of the set: index int64 (M,), the sample of eac
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import asdict
@@ -41,7 +40,7 @@ def extract_dense(model: Model, shards: ShardSet, out: str | Path, stride: float
     out, subject = Path(out), Subject(model, shards)
     made_by = {
         "where": model.name,
-        "weights": digest(model, subject.modalities),
+        "weights": subject.digest(*subject.modalities),
         "data": fingerprint(shards),
         "stride": stride,
         "clip": {m: asdict(getattr(model.recipe, m)) for m in subject.modalities},
@@ -62,16 +61,6 @@ def extract_dense(model: Model, shards: ShardSet, out: str | Path, stride: float
             counts["clips"] += len(arrays["index"])
             counts["unread"] += int(arrays["unread"])
     return made_by | counts
-
-
-def digest(model: Model, modalities: tuple[str, ...]) -> str:
-    """A name for the very weights of a model."""
-    total = hashlib.sha256()
-    for modality in modalities:
-        for name, value in model.encoders[modality].state_dict().items():
-            total.update(f"{modality} {name}".encode())
-            total.update(value.cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def begin(out: Path, shards: ShardSet, made_by: dict) -> None:

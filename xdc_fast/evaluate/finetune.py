@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -20,9 +21,11 @@ from xdc_fast.evaluate.model import Model
 from xdc_fast.evaluate.part import Part, equal_clips, outputs
 from xdc_fast.evaluate.splits import Split, over_splits, splits_of
 from xdc_fast.evaluate.subject import Subject
+from xdc_fast.pretrain.run import fingerprint
 from xdc_fast.shards.dataset import ShardSet
 
 FIGURES = ("clip@1", "video@1", "video@5")
+PLACES = ("where", "data")  # may be called otherwise next time
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def finetune(
 
     Every split begins with the model's encoder and a fresh linear classifier. Training clips are
     those of pretraining: random in time, crop and flip. only_head: the encoder stays as it is,
-    BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips.
+    BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips. Of a run,
+    each split's result is kept as soon as it is there, and not made again.
 
     Returns {modality: {..., splits: [{split, train, test, unread, clip@1, video@1, video@5}],
     mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
@@ -90,14 +94,9 @@ def finetune(
     splits = splits_of(shards, label, codes, classes, columns, seed=seed)
     results = {}
     for name in subject.modalities:
-        scores = []
-        for split in splits:
-            encoder, head = train(subject, name, codes, classes, split, only_head, settings, seed)
-            logits, seen = classify(subject, name, encoder, head, split, settings)
-            sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
-            scores.append(sizes | score(logits, seen, codes[split.test]))
-        mode = "head" if only_head else "full"
-        results[name] = {
+        mode, frames = "head" if only_head else "full", getattr(model.recipe, name).frames
+        file = "-".join((label, *columns, name, mode, str(frames), f"seed{seed}"))
+        made_by = {
             "where": model.name,
             "data": str(shards.root),
             "label": label,
@@ -107,13 +106,26 @@ def finetune(
             "seed": seed,
             "settings": asdict(settings),
             "clip": asdict(getattr(model.recipe, name)),
-            "splits": scores,
-            **over_splits(scores, FIGURES),
+            "shards": fingerprint(shards),
+            "weights": subject.digest(name),
         }
-        frames = getattr(model.recipe, name).frames
-        kept = "-".join((label, *columns, name, mode, str(frames), f"seed{seed}"))
-        subject.keep("finetune", kept, results[name])
+        made_by = json.loads(json.dumps(made_by))  # as it will be read: lists for tuples
+        kept = subject.kept("finetune", file)
+        same = all(kept.get(key) == value for key, value in made_by.items() if key not in PLACES)
+        scores = kept["splits"] if kept and same else []
+        for split in splits[len(scores) :]:
+            encoder, head = train(subject, name, codes, classes, split, only_head, settings, seed)
+            logits, seen = classify(subject, name, encoder, head, split, settings)
+            sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
+            scores.append(sizes | score(logits, seen, codes[split.test]))
+            subject.keep("finetune", file, made_by | summary(scores))
+        results[name] = made_by | summary(scores)
     return results
+
+
+def summary(scores: list[dict]) -> dict:
+    """The splits that are done, their mean and spread."""
+    return {"splits": scores, **over_splits(scores, FIGURES)}
 
 
 def train(

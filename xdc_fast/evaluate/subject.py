@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,12 +60,30 @@ class Subject:
         networks = {m: self.network(m) for m in part.modalities}
         return outputs(networks, self.feed(part), self.recipe.train.batch, title)
 
+    def digest(self, *modalities: str) -> str:
+        """A name for the very weights of encoders."""
+        total = hashlib.sha256()
+        for modality in modalities:
+            for name, value in self.model.encoders[modality].state_dict().items():
+                total.update(f"{modality} {name}".encode())
+                total.update(value.cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()[:16]
+
     def keep(self, folder: str, name: str, result: dict) -> None:
         """Keeps a result as RUN/FOLDER/SET-NAME.json, where the model is a run's."""
         if self.model.run is None:
             return
-        root = self.model.run.root / folder
-        root.mkdir(exist_ok=True)
-        name = f"{self.shards.root.resolve().name}-{name}".replace("/", "_")
-        with replacing(root / f"{name}.json") as file:
+        path = self._path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as file:
             file.write(json.dumps(result, indent=2) + "\n")
+
+    def kept(self, folder: str, name: str) -> dict:
+        """What `keep` kept under these names; {} when there is nothing."""
+        if self.model.run is None or not (path := self._path(folder, name)).is_file():
+            return {}
+        return json.loads(path.read_text())
+
+    def _path(self, folder: str, name: str) -> Path:
+        name = f"{self.shards.root.resolve().name}-{name}".replace("/", "_")
+        return self.model.run.root / folder / f"{name}.json"
