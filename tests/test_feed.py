@@ -227,6 +227,8 @@ def test_dali_on_the_gpu_gives_the_same_frames(codec, request):
 
 
 def test_settings_that_do_not_fit_the_shards_are_refused(toy_shards):
+    with pytest.raises(UserError, match=r"at most 15 pictures a second.*video.rate=15 .*--fps 30"):
+        HostFeed(toy_shards, ClipShape(8, 30, 32, 16096, 16000))
     with pytest.raises(UserError, match=r"sound at 16000 Hz.*audio.rate=16000"):
         HostFeed(toy_shards, ClipShape(8, 7.5, 32, 16000, 22050))
     large = ClipShape(8, 7.5, 64, 16096, 16000)

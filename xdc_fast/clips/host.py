@@ -70,7 +70,7 @@ class HostFeed:
 
     shape: what a clip holds. device: where batches go. threads: batches decoded at a time.
     failures counts unreadable samples by reason; examples keeps the first message of each.
-    Raises UserError when the set's audio rate is not the shape's.
+    Raises UserError when the set's audio rate is not the shape's, or its pictures are fewer.
     """
 
     def __init__(
@@ -81,6 +81,17 @@ class HostFeed:
                 f"{shards.root}: sound at {shards.rate} Hz, the recipe asks for "
                 f"{shape.audio_rate}; set audio.rate={shards.rate} or pack with "
                 f"--audio-rate {shape.audio_rate}"
+            )
+        settings = shards.settings
+        if (
+            "video" in shards.modalities
+            and settings["codec"] != "copy"  # has the sources' own rates
+            and settings["fps"] < shape.rate
+        ):
+            raise UserError(
+                f"{shards.root}: at most {settings['fps']:g} pictures a second, the recipe asks "
+                f"for {shape.rate:g}; set video.rate={settings['fps']:g} or pack with "
+                f"--fps {shape.rate:g}"
             )
         self.shards, self.shape = shards, shape
         self.device, self.threads = torch.device(device), threads

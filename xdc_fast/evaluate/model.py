@@ -97,8 +97,8 @@ def packing(recipe: Recipe, found: dict) -> Settings:
         defaults, **{k: found[k] for k in ("codec", "fps", "short_side") if k in found}
     )
     if settings.short_side < video.crop:
-        return replace(settings, short_side=defaults.short_side)
-    return settings
+        settings = replace(settings, short_side=defaults.short_side)
+    return replace(settings, fps=max(settings.fps, video.rate))
 
 
 def pack_file(path: Path, out: Path, settings: Settings) -> ShardSet:
