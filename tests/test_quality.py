@@ -195,7 +195,10 @@ class Labeled:
     """A set of 12 samples, of which samples.csv says COLUMNS."""
 
     label_names = tuple(COLUMNS)
-    memberships = ShardSet.memberships
+    memberships, _expand = ShardSet.memberships, ShardSet._expand
+
+    def __init__(self):
+        self._memberships = {}
 
     def label(self, column):
         values = COLUMNS[column]

@@ -78,6 +78,7 @@ class ShardSet:
         self._samples = keep(partial(_table, self.root, ".samples.npy", SAMPLE))
         self._packets = keep(partial(_table, self.root, ".packets.npy", PACKET))
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
+        self._memberships: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
 
     def __len__(self) -> int:
         return self._first[-1]
@@ -185,6 +186,12 @@ class ShardSet:
         Returns samples int64 (M,) in rising order, codes int64 (M,), and the sorted class names.
         Raises UserError as label() does.
         """
+        if column not in self._memberships:
+            self._memberships[column] = self._expand(column)
+        samples, codes, classes = self._memberships[column]
+        return samples.copy(), codes.copy(), list(classes)
+
+    def _expand(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         codes, joined = self.label(column)
         samples = np.flatnonzero(codes >= 0)
         codes = codes[samples]
