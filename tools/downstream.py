@@ -60,13 +60,15 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
 @click.option("--modality", type=MODALITIES, help="one of them; otherwise each that there is")
 @click.option("--only-head", is_flag=True, help="train the classifier alone (fc-only)")
 @click.option(
-    "--preset", type=click.Choice(["ucf101", "hmdb51", "esc50", "dcase"]), help="of --epochs ..."
+    "--preset",
+    type=click.Choice(["ucf101", "hmdb51", "esc50", "dcase"]),
+    help="the options below as they are usual for this set; docs/study.md lists them",
 )
-@click.option("--epochs", type=click.IntRange(1))
-@click.option("--batch", type=click.IntRange(1), help="clips per step")
-@click.option("--lr", type=click.FloatRange(0), help="of the encoder")
-@click.option("--head-lr", type=click.FloatRange(0), help="of the classifier")
-@click.option("--clips", type=click.IntRange(1), help="per video at test")
+@click.option("--epochs", type=click.IntRange(1), help="otherwise 12")
+@click.option("--batch", type=click.IntRange(1), help="clips per step, otherwise 32")
+@click.option("--lr", type=click.FloatRange(0), help="of the encoder, otherwise 0.01")
+@click.option("--head-lr", type=click.FloatRange(0), help="of the classifier, otherwise 0.1")
+@click.option("--clips", type=click.IntRange(1), help="per video at test, otherwise 10")
 def finetune(
     where, settings, data, recipe, as_json, label, columns, seed, modality, only_head, preset, **own
 ) -> None:
@@ -102,7 +104,8 @@ def finetune(
 def svm(where, settings, data, recipe, as_json, label, columns, seed, modality, windows) -> None:
     """Linear SVM on frozen features of WHERE.
 
-    For windows of 2 s: audio.frames=200. ESC takes 10 windows of each recording, DCASE 60.
+    For windows of 2 s: audio.frames=200. Of the paper 10 windows are recalled for ESC-50, 60 for
+    DCASE.
     """
     from xdc_fast.evaluate.svm import svm
     from xdc_fast.shards.dataset import ShardSet
