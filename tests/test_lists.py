@@ -442,9 +442,9 @@ def test_pack_takes_the_tracks_that_a_data_set_has(tmp_path):
     """HMDB51 is silent: video alone, unless --tracks says otherwise."""
     root = lay(tmp_path / "hmdb", **HMDB_LISTS)
     (root / "videos").mkdir()
-    for name in HMDB_MEDIA[:2]:
+    for name, seconds in zip(HMDB_MEDIA[:2], (1.2, 0.6), strict=True):  # some are as short
         path = root / "videos" / Path(name).name
-        make_media(path, seconds=1.2, size=(48, 32), video="mpeg4", audio=None)
+        make_media(path, seconds=seconds, size=(48, 32), video="mpeg4", audio=None)
     arguments = ("pack", "--dataset", "hmdb51", root, "--short-side", 32, "--workers", 1)
     done = cli(*arguments, tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -452,6 +452,8 @@ def test_pack_takes_the_tracks_that_a_data_set_has(tmp_path):
     assert shards.modalities == ("video",) and len(shards) == 2
     codes, names = shards.label("split3")
     assert [names[code] if code >= 0 else "" for code in codes] == ["", "train"]
+    long = cli(*arguments, tmp_path / "long", "--min-seconds", 1)
+    assert long.exit_code == 0 and len(ShardSet(tmp_path / "long")) == 1
     both = cli(*arguments, tmp_path / "both", "--tracks", "both")
     assert both.exit_code == 2 and "nothing was packed" in both.output
     wrong = cli(*arguments, root, tmp_path / "three")

@@ -5,10 +5,10 @@ pass uses nothing but torch.nn.functional and those names.
 """
 
 import hashlib
-import logging
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch.nn import functional as F
 
 import xdc_fast
@@ -16,6 +16,8 @@ from xdc_fast.encoders.official import compare, load_official
 from xdc_fast.encoders.r2plus1d import r2plus1d_18
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import load_recipe
+from xdc_fast.tools import Group
+from xdc_fast.tools.downstream import finetune
 
 WIDTHS = (64, 128, 256, 512)
 CPU = ("device=cpu",)
@@ -150,12 +152,14 @@ def test_the_normalisation_comes_along(file):
     assert [255 * s for s in video.std] == pytest.approx([58.1489, 56.4701, 55.3324], abs=3e-3)
 
 
-def test_every_key_matches_and_a_line_says_so(file, caplog):
-    caplog.set_level(logging.INFO)
-    keys = load_official(file, r2plus1d_18())
+def test_every_key_matches_and_a_line_says_so(file, toy_shards):
+    keys = xdc_fast.load(file, (*CPU, "video.crop=32")).keys
     assert set(keys.matched) == set(released()) and len(keys.matched) == len(released())
     assert (keys.missing, keys.unexpected, keys.reshaped) == ([], [], {})
-    assert f"{len(released())} keys match, 0 missing, 0 unexpected" in caplog.text
+    group = Group(name="xdc", commands={"finetune": finetune})
+    arguments = ("--data", toy_shards.root, "--label", "clas", "video.crop=32", "device=cpu")
+    told = CliRunner().invoke(group, ["finetune", str(file), *map(str, arguments)]).stderr
+    assert f"{len(released())} keys match, 0 missing, 0 unexpected" in told
 
 
 def test_keys_that_do_not_matter_may_differ(state, tmp_path):

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from relabel import relabel
 from sklearn.metrics import normalized_mutual_info_score
 
 from xdc_fast.clips.host import HostFeed
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders, modality_of
+from xdc_fast.encoders.features import extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.evaluate.model import load
@@ -343,6 +345,47 @@ def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tm
         assert sum(x[name] for x in last) < 0.8 * sum(x[name] for x in first)
 
 
+def test_supervised_pretraining_leaves_the_test_part_out(toy_shards, tmp_path):
+    part = ["test" if i // 4 % 3 == 0 else "train" for i in range(48)]
+    shards = relabel(toy_shards, tmp_path / "set", part=part)
+    supervised = ("method=supervised", "label=class", "k=4", "train.iterations=1")
+    pretrain(recipe(shards, tmp_path / "run", *supervised, "split=part"))
+    codes = shards.label("class")[0]
+    kept = Run.open(tmp_path / "run").clusters(0)["label"]["assignment"]
+    assert np.array_equal(kept, np.where(np.array(part) == "train", codes, -1))
+    with pytest.raises(UserError, match="no sample with a label 'class' is `train` in column 'cl"):
+        pretrain(recipe(shards, tmp_path / "other", *supervised, "split=class"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_of_several_labels_each_iteration_draws_one(toy_shards, tmp_path):
+    shards = relabel(toy_shards, tmp_path / "set", tags=["a;b", "a", "", "c"] * 12)
+    chosen = recipe(shards, tmp_path / "run", "method=supervised", "label=tags", "k=3",
+                    "train.epochs=1", "train.iterations=6")  # fmt: skip
+    pretrain(chosen)
+    drawn = np.array(
+        [Run.open(tmp_path / "run").clusters(n)["label"]["assignment"] for n in range(6)]
+    ).reshape(6, 12, 4)
+    assert (drawn[:, :, 1:] == [0, -1, 2]).all()
+    assert set(drawn[:, :, 0].flat) == {0, 1}
+    assert 20 < drawn[:, :, 0].sum() < 52  # of 72, half are b
+    assert (drawn[0, :, 0] != drawn[1, :, 0]).any()
+
+
+def test_figures_are_of_the_clips_that_have_a_label(toy_shards):
+    chosen = recipe(toy_shards, "")
+    labels = np.where(np.arange(48) % 3 == 0, 2, -1).astype(np.int32)
+    inputs = Inputs(chosen)
+    learner = Learner(chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, 0)
+    for head in learner.heads.values():
+        head.bias.data[2] = 1000  # whatever the clip: class 2
+    plan = EpochPlan(toy_shards.shard_sizes, 12, shuffle=False)
+    feed = HostFeed(toy_shards, inputs.shape)
+    batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
+    figures = learner.step(batch, 0, 0.0)
+    assert {float(value) for key, value in figures.items() if "accuracy" in key} == {1.0}
+
+
 def test_in_the_control_no_encoder_learns_from_itself_or_the_other_modality():
     for head in METHODS["same"]:
         (teacher,) = head.clustering
@@ -431,17 +474,54 @@ def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, f
     run, _ = finished
     with pytest.raises(UserError, match=r"another recipe: k=7 \(was 6\)"):
         pretrain(recipe(toy_shards, run.root, "k=7"))
+    kept = (run.root / "recipe.yaml").read_text()
     with pytest.raises(UserError, match="was started on other shards"):
         pretrain(recipe(toy_h264, run.root))
+    assert (run.root / "recipe.yaml").read_text() == kept
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     with pytest.raises(UserError, match="not empty and not a run"):
         pretrain(recipe(toy_shards, tmp_path / "photos"))
 
 
-def test_a_diverging_run_stops_with_the_last_good_checkpoint(toy_shards, tmp_path):
-    chosen = recipe(toy_shards, tmp_path / "run", "train.lr=1e30", "train.warmup=0")
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at iteration 1, step \d"):
-        pretrain(chosen)
-    state = Run.open(tmp_path / "run").checkpoint()
-    assert all(torch.isfinite(t).all() for t in state["encoders"]["video"].values())
+@pytest.mark.parametrize("often", [500, 1])
+def test_a_diverging_run_stops_with_the_last_good_checkpoint(often, toy_shards, tmp_path):
+    wild = ("train.lr=1e30", "train.warmup=0", f"train.checkpoint_steps={often}")
+    with pytest.raises(UserError, match=r"(loss is (nan|inf) at|not finite after) iteration 1, st"):
+        pretrain(recipe(toy_shards, tmp_path / "run", *wild))
+    assert_sound(tmp_path / "run", toy_shards)
+
+
+def test_a_run_that_diverges_in_its_last_step_is_not_finished(toy_shards, tmp_path):
+    wild = ("train.lr=1e30", "train.warmup=0", "train.steps=1", "train.iterations=1")
+    with pytest.raises(UserError, match="not finite after iteration 1, step 1; the checkpoint bef"):
+        pretrain(recipe(toy_shards, tmp_path / "run", *wild))
+    assert not (tmp_path / "run" / "encoders.pt").exists()
+    assert_sound(tmp_path / "run", toy_shards)
+
+
+def assert_sound(root, shards):
+    """The weights of a run's checkpoint give finite features."""
+    chosen = Run.open(root).recipe
+    encoders, inputs = build_encoders(chosen), Inputs(chosen)
+    for name, weights in Run.open(root).checkpoint()["encoders"].items():
+        encoders[name].load_state_dict(weights)
+    features, _ = extract(encoders, HostFeed(shards, inputs.shape), inputs, 12)
+    assert all(np.isfinite(values).all() for values in features.values())
+
+
+def test_checkpoints_that_do_not_fit_are_one_line(finished, toy_shards, tmp_path):
+    run, _ = finished
+    for change, match in (
+        (lambda saved: saved.pop("state"), "not a checkpoint of this version"),
+        (lambda saved: saved["state"].update(more=1), "not a checkpoint of this version"),
+        (lambda saved: saved["encoders"]["audio"].pop("stem.0.weight"),
+         "weights of another architecture than audio_tiny: no stem.0.weight"),
+    ):  # fmt: skip
+        root = Path(shutil.copytree(run.root, tmp_path / "run"))
+        saved = torch.load(root / "checkpoint.pt")
+        change(saved)
+        torch.save(saved, root / "checkpoint.pt")
+        with pytest.raises(UserError, match=f"{root / 'checkpoint.pt'}: {match}"):
+            pretrain(recipe(toy_shards, root))
+        shutil.rmtree(root)

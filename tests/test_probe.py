@@ -5,12 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from relabel import relabel
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.errors import UserError
+from xdc_fast.evaluate.model import load
 from xdc_fast.evaluate.probe import (
     accuracy,
     both_features,
@@ -19,10 +21,10 @@ from xdc_fast.evaluate.probe import (
     probe,
     run_features,
 )
+from xdc_fast.evaluate.svm import svm
 from xdc_fast.pretrain.loop import pretrain
 from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.recipe import Cluster, load_recipe
-from xdc_fast.shards.dataset import ShardSet
 
 rng = np.random.default_rng(0)
 
@@ -142,48 +144,53 @@ def test_a_random_split_is_stratified_seeded_and_by_video(toy_shards):
     assert np.array_equal(split(0)[1], test) and not np.array_equal(split(1)[1], test)
 
 
-@pytest.fixture
-def relabel(toy_shards, tmp_path):
-    """A copy of the set with another samples.csv."""
-
-    def change(edit):
-        shutil.copytree(toy_shards.root, tmp_path / "set", dirs_exist_ok=True)
-        table = toy_shards.table()
-        for row in table:
-            row["part"] = "test" if int(row["index"]) % 4 == 0 else "train"
-            edit(row)
-        lines = [",".join(table[0])] + [",".join(row.values()) for row in table]
-        (tmp_path / "set" / "samples.csv").write_text("\n".join(lines) + "\n")
-        manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-        manifest["labels"].append("part")
-        (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
-        return ShardSet(tmp_path / "set")
-
-    return change
-
-
-def test_a_split_column_is_followed(relabel):
-    def edit(row):
-        if int(row["index"]) < 4:
-            row["part"] = "validation"
-
-    shards = relabel(edit)
+def test_a_split_column_is_followed(toy_shards, tmp_path):
+    part = ["validation"] * 4 + ["test" if i % 4 == 0 else "train" for i in range(4, 48)]
+    shards = relabel(toy_shards, tmp_path / "set", part=part)
     codes, classes = shards.label("drift")
     train, test = divide(shards, "drift", codes, classes, "part", 0.3, 0)
     assert test.tolist() == list(range(4, 48, 4))
     assert not {0, 1, 2, 3} & {*train}
 
 
-def test_mistakes_are_refused(run, toy_shards, relabel):
+def test_mistakes_are_refused(run, toy_shards, tmp_path):
     with pytest.raises(UserError, match="no label 'clas'; did you mean 'class'"):
         probe(run, toy_shards, "clas")
-
-    def lonely(row):
-        row["class"] = "9" if row["index"] == "7" else row["class"]
-        row["part"] = "train"
-
-    shards = relabel(lonely)
+    lonely = [row["class"] for row in toy_shards.table()]
+    lonely[7] = "9"
+    shards = relabel(toy_shards, tmp_path / "set", part=["train"] * 48, **{"class": lonely})
     with pytest.raises(UserError, match=r"class '9' of 'class' has 1 training videos"):
         probe(run, shards, "class")
     with pytest.raises(UserError, match="column 'part' has no 'test'"):
         probe(run, shards, "class", split="part")
+
+
+def test_a_supervised_run_is_not_probed_on_what_it_learned(run, toy_shards, tmp_path):
+    part = ["test" if i // 4 % 3 == 0 else "train" for i in range(48)]
+    shards = relabel(toy_shards, tmp_path / "set", part=part, other=part[1:] + part[:1])
+    settings = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
+                "train.iterations=1", "train.epochs=1", "train.batch=12", "method=supervised",
+                "label=class", "split=part", f"data={shards.root}")  # fmt: skip
+    pretrain(load_recipe(None, (*settings, f"out={tmp_path / 'run'}")))
+    taught = Run.open(tmp_path / "run")
+    assert probe(taught, shards, "class", split="part", clips=1)["test"] == 16
+    for split in ("other", None):
+        with pytest.raises(UserError, match=r"learned the label 'class' of \d+ test videos"):
+            probe(taught, shards, "class", split=split, clips=1)
+    with pytest.raises(UserError, match="test with --split COLUMN"):
+        svm(load(taught.root), shards, "class", ("other",), windows=1)
+    probe(taught, shards, "drift", split="other", clips=1)  # another label is no secret
+
+
+def test_labels_that_are_joined_are_no_classes(run, toy_shards, tmp_path):
+    shards = relabel(toy_shards, tmp_path / "set", tags=["a;b", "a", "b", "c"] * 12)
+    with pytest.raises(UserError, match=r"'tags' gives samples several labels \('a;b'\)"):
+        probe(run, shards, "tags", clips=1)
+
+
+def test_weights_of_another_architecture_are_one_line(run, toy_shards, tmp_path):
+    shutil.copytree(run.root, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.yaml"
+    path.write_text(path.read_text().replace("audio_tiny", "audio_small"))
+    with pytest.raises(UserError, match=r"another architecture than audio_small: .* set audio.enc"):
+        probe(Run.open(tmp_path / "run"), toy_shards, "class", clips=1)

@@ -95,7 +95,7 @@ def test_two_classes_and_averaged_scores():
 def test_longer_windows_and_refusals(folds):
     model = load("random", ("audio.frames=200",), recipe=TINY)
     result = svm(model, folds, "class", windows=2)
-    assert result["clip"]["frames"] == 200 and result["splits"][0]["split"] == "random"
+    assert result["clip"]["audio"]["frames"] == 200 and result["splits"][0]["split"] == "random"
     with pytest.raises(UserError, match="no label 'clas'; did you mean 'class'"):
         svm(model, folds, "clas")
     del model.encoders["audio"]

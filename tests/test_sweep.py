@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from relabel import relabel
 from reporting import Page
 
 from xdc_fast.errors import UserError
@@ -123,6 +124,26 @@ def test_supervised_takes_its_k_from_the_label_and_nothing_else_does(recipe, toy
     supervised = trials["method=supervised,k=4,seed=0"]
     assert (supervised.recipe.k, supervised.recipe.label, supervised.clusters) == (4, "class", 6)
     assert trials["method=xdc,k=6,seed=0"].recipe.label == ""  # so that label= changes no run
+
+
+def test_supervised_is_not_tested_on_what_it_learned(recipe, xdc, toy_shards, tmp_path):
+    out = tmp_path / "out"
+    result = xdc(f"out={out}", "method=supervised", "label=class")
+    assert result.exit_code == 2
+    assert "would learn the label 'class' of the videos it is tested on" in result.stdout
+    assert not any(path.is_dir() for path in out.iterdir())
+    group = Group(name="xdc", commands={"sweep": command})
+    part = ["test" if i // 4 % 3 == 0 else "train" for i in range(48)]
+    shards = relabel(toy_shards, tmp_path / "set", part=part)
+    settings = (f"data={shards.root}", f"out={out}", "method=supervised", "label=class")
+    options = ("--eval", shards.root, "--label", "class", "--split", "part", "--clips", 1)
+    result = CliRunner().invoke(
+        group, ["sweep", *map(str, (recipe, *settings, "split=part", *options))]
+    )
+    assert result.exit_code == 0, result.output
+    (run,) = (path for path in out.iterdir() if path.is_dir())
+    probe = json.loads((run / "probes" / "class.json").read_text())
+    assert (probe["train"], probe["test"], probe["split"]) == (32, 16, "part")
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,25 @@ def classified(command):
     return command
 
 
+keeping = click.option(
+    "--out", type=click.Path(path_type=Path), help="keep the results there, not in the run"
+)
+
+
 def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
     from xdc_fast.evaluate.model import load
     from xdc_fast.recipe import load_recipe
 
-    return load(where, settings, recipe=None if recipe is None else load_recipe(recipe))
+    model = load(where, settings, recipe=None if recipe is None else load_recipe(recipe))
+    if model.keys:
+        click.echo(f"{where}: {model.keys}", err=True)
+    return model
 
 
 @click.command()
 @common("where")
 @classified
+@keeping
 @click.option("--modality", type=MODALITIES, help="one of them; otherwise each that there is")
 @click.option("--only-head", is_flag=True, help="train the classifier alone (fc-only)")
 @click.option(
@@ -70,13 +79,26 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
 @click.option("--head-lr", type=click.FloatRange(0), help="of the classifier, otherwise 0.1")
 @click.option("--clips", type=click.IntRange(1), help="per video at test, otherwise 10")
 def finetune(
-    where, settings, data, recipe, as_json, label, columns, seed, modality, only_head, preset, **own
+    where,
+    settings,
+    data,
+    recipe,
+    as_json,
+    label,
+    columns,
+    seed,
+    out,
+    modality,
+    only_head,
+    preset,
+    **own,
 ) -> None:
     """Train a classifier on the encoders of WHERE, with them or --only-head, and test it.
 
     WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe, the scratch
     baseline. KEY=VALUE overrides its recipe: video.frames=32
-    Of a run, each split's result is kept when it is there; started again, the others are made.
+    Of a run, or with --out, each split's result is kept when it is there; started again, the others
+    are made.
     """
     from xdc_fast.evaluate.finetune import FIGURES, PRESETS, Settings, finetune
     from xdc_fast.shards.dataset import ShardSet
@@ -85,7 +107,7 @@ def finetune(
     how = replace(PRESETS[preset] if preset else Settings(), **given)
     results = finetune(
         open_model(where, settings, recipe), ShardSet(data), label, columns,
-        modality=modality, only_head=only_head, settings=how, seed=seed,
+        modality=modality, only_head=only_head, settings=how, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(results))
@@ -97,11 +119,14 @@ def finetune(
 @click.command()
 @common("where")
 @classified
+@keeping
 @click.option("--modality", default="audio", show_default=True, type=MODALITIES)
 @click.option(
     "--windows", default=10, show_default=True, type=click.IntRange(1), help="per recording"
 )
-def svm(where, settings, data, recipe, as_json, label, columns, seed, modality, windows) -> None:
+def svm(
+    where, settings, data, recipe, as_json, label, columns, seed, out, modality, windows
+) -> None:
     """Linear SVM on frozen features of WHERE.
 
     For windows of 2 s: audio.frames=200. Of the paper 10 windows are recalled for ESC-50, 60 for
@@ -112,7 +137,7 @@ def svm(where, settings, data, recipe, as_json, label, columns, seed, modality, 
 
     result = svm(
         open_model(where, settings, recipe), ShardSet(data), label, columns,
-        modality=modality, windows=windows, seed=seed,
+        modality=modality, windows=windows, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result))
@@ -143,7 +168,8 @@ def print_splits(title: str, result: dict, figures: tuple[str, ...]) -> None:
     help="search the training part for videos of the test part; otherwise all for all",
 )  # fmt: skip
 @click.option("--clips", default=10, show_default=True, type=click.IntRange(1), help="per video")
-def retrieve(where, settings, data, recipe, as_json, label, columns, clips) -> None:
+@keeping
+def retrieve(where, settings, data, recipe, as_json, label, columns, clips, out) -> None:
     """Nearest neighbours by the features of WHERE, within and across modalities.
 
     Within a modality a --label says what is alike: R@k, the share of videos with one of their
@@ -155,7 +181,7 @@ def retrieve(where, settings, data, recipe, as_json, label, columns, clips) -> N
     from xdc_fast.shards.dataset import ShardSet
 
     result = retrieve(open_model(where, settings, recipe), ShardSet(data), label, columns,
-                      clips=clips)  # fmt: skip
+                      clips=clips, out=out)  # fmt: skip
     if as_json:
         click.echo(json.dumps(result))
         return

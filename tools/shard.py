@@ -17,6 +17,7 @@ from xdc_fast.shards.lists import READERS, collect_dataset, write_missing
 from xdc_fast.tools import Group
 
 FOLDER = click.Path(path_type=Path)
+SHORTEST = 0.1  # seconds of a listed video; HMDB51 has some below 1
 LONGEST = 86_400  # seconds of a video, or to wait for one
 
 
@@ -40,7 +41,13 @@ def main():
     help="SOURCE holds this data set and its official lists: labels and splits come from them.",
 )
 @click.option("--max-seconds", type=float, help="Cut longer videos to their first seconds.")
-@click.option("--min-seconds", type=float, default=Settings.min_seconds, show_default=True)
+@click.option(
+    "--min-seconds",
+    type=float,
+    default=Settings.min_seconds,
+    show_default=True,
+    help=f"Refuse shorter inputs. With --dataset it is {SHORTEST}, as official splits are whole.",
+)
 @click.option("--fps", type=float, default=Settings.fps, show_default=True)
 @click.option("--short-side", type=int, default=Settings.short_side, show_default=True)
 @click.option(
@@ -74,9 +81,9 @@ def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, 
 
     if dataset and (len(sources) > 1 or labels):
         raise UserError("--dataset takes one folder and no --labels; its lists bring the labels")
-    given = click.get_current_context().get_parameter_source("tracks")
-    if dataset and given == ParameterSource.DEFAULT:
-        options["tracks"] = READERS[dataset].tracks
+    own = {"tracks": READERS[dataset].tracks, "min_seconds": SHORTEST} if dataset else {}
+    given = click.get_current_context().get_parameter_source
+    options |= {key: own[key] for key in own if given(key) == ParameterSource.DEFAULT}
     settings = _check(Settings(**options), shard_mb, workers, time_limit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     inputs = (

@@ -62,7 +62,8 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
     for number, trial in enumerate(trials, 1):
         try:
             carry_out(trial, test)
-            line = one_line(figures_of(trial, test), labels)
+            figures = figures_of(trial, test)
+            line = one_line(figures, labels) if figures else "probed anew by another sweep"
         except Busy:
             line = reasons[trial.name] = "left out, another process is at work on it"
         except UserError as error:

@@ -127,6 +127,8 @@ class Recipe:
     each modality) or supervised"""
     label: str = ""
     """label column that method=supervised predicts; the others read none"""
+    split: str = ""
+    """label column whose `train` method=supervised learns from; empty: all that have a label"""
     k: int = 128
     """clusters per clustering"""
     seed: int = 0

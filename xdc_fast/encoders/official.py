@@ -11,7 +11,6 @@ Each holds an R(2+1)D-18 without its last layer, by the names that our `r2plus1d
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ from xdc_fast.shards.tar import checksum
 ENCODER = "r2plus1d_18"
 NAME = re.compile(r"(?P<name>.+)-(?P<hash>[0-9a-f]{8})\.pth")
 COUNTER = "num_batches_tracked"  # of training alone, and not in every file
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,6 +133,4 @@ def load_official(file: Path, encoder: nn.Module) -> Keys:
             f"{match['hash']}; {again}"
         )
     mend = "take one of the files that XDC's authors released"
-    keys = fill(encoder, read(file, again), file, ENCODER, mend, spare=("fc.",))
-    log.info("%s: %s", file, keys)
-    return keys
+    return fill(encoder, read(file, again), file, ENCODER, mend, spare=("fc.",))

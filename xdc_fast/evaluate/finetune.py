@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,13 +19,18 @@ from xdc_fast.encoders.build import new_head
 from xdc_fast.errors import UserError
 from xdc_fast.evaluate.model import Model
 from xdc_fast.evaluate.part import Part, equal_clips, outputs
-from xdc_fast.evaluate.splits import Split, over_splits, splits_of
+from xdc_fast.evaluate.splits import (
+    Split,
+    classes_of,
+    over_splits,
+    refuse_taught,
+    refuse_unread,
+    splits_of,
+)
 from xdc_fast.evaluate.subject import Subject
-from xdc_fast.pretrain.run import fingerprint
 from xdc_fast.shards.dataset import ShardSet
 
 FIGURES = ("clip@1", "video@1", "video@5")
-PLACES = ("where", "data")  # may be called otherwise next time
 
 
 @dataclass(frozen=True)
@@ -76,50 +81,47 @@ def finetune(
     only_head: bool = False,
     settings: Settings | None = None,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> dict[str, dict]:
     """Accuracy on the splits that `columns` name (see splits_of), for each modality.
 
     Every split begins with the model's encoder and a fresh linear classifier. Training clips are
     those of pretraining: random in time, crop and flip. only_head: the encoder stays as it is,
-    BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips. Of a run,
-    each split's result is kept as soon as it is there, and not made again.
+    BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips. Each split's
+    result is kept in `out`, or in the run's folder, as soon as it is there, and not made again.
 
     Returns {modality: {..., splits: [{split, train, test, unread, clip@1, video@1, video@5}],
     mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
     Raises UserError as splits_of does, and for a loss that is not finite.
     """
     settings = settings or Settings()
-    subject = Subject(model, shards, modality)
-    codes, classes = shards.label(label)
+    subject = Subject(model, shards, modality, out)
+    codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, seed=seed)
+    refuse_taught(model.run, shards, label, [split.test for split in splits])
     results = {}
     for name in subject.modalities:
-        mode, frames = "head" if only_head else "full", getattr(model.recipe, name).frames
-        file = "-".join((label, *columns, name, mode, str(frames), f"seed{seed}"))
+        mode = "head" if only_head else "full"
         made_by = {
-            "where": model.name,
-            "data": str(shards.root),
             "label": label,
             "classes": len(classes),
             "modality": name,
             "mode": mode,
+            "asked": [split.name for split in splits],
             "seed": seed,
             "settings": asdict(settings),
-            "clip": asdict(getattr(model.recipe, name)),
-            "shards": fingerprint(shards),
-            "weights": subject.digest(name),
+            **subject.made_by(name),
         }
-        made_by = json.loads(json.dumps(made_by))  # as it will be read: lists for tuples
-        kept = subject.kept("finetune", file)
-        same = all(kept.get(key) == value for key, value in made_by.items() if key not in PLACES)
-        scores = kept["splits"] if kept and same else []
+        place = ("finetune", "-".join((label, *columns, name, mode)), made_by)
+        about = {"where": model.name, "data": str(shards.root), **made_by}
+        scores = subject.kept(*place).get("splits", [])
         for split in splits[len(scores) :]:
             encoder, head = train(subject, name, codes, classes, split, only_head, settings, seed)
             logits, seen = classify(subject, name, encoder, head, split, settings)
             sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
             scores.append(sizes | score(logits, seen, codes[split.test]))
-            subject.keep("finetune", file, made_by | summary(scores))
-        results[name] = made_by | summary(scores)
+            subject.keep(*place, about | summary(scores))
+        results[name] = about | summary(scores)
     return results
 
 
@@ -192,9 +194,17 @@ def classify(
     """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): what was read."""
     part = equal_clips(subject.shards, split.test, (modality,), settings.clips)
     network = {"logits": lambda clips: head(encoder(subject.inputs.of(modality, clips)))}
-    found, seen = outputs(network, subject.feed(part), settings.batch, f"{split.name} test")
+    width, feed = {"logits": head.out_features}, subject.feed(part)
+    found, seen = outputs(network, width, feed, settings.batch, f"{split.name} test")
+    if not np.isfinite(found["logits"]).all():
+        raise UserError(
+            f"{subject.shards.root}: the {modality} encoder fine-tuned on split '{split.name}' has "
+            "outputs that are not finite; lower --lr and --head-lr"
+        )
     shape = (len(split.test), settings.clips)
-    return found["logits"].reshape(*shape, -1), seen.reshape(shape)
+    seen = seen.reshape(shape)
+    refuse_unread(subject.shards, split.train, split.test[seen.any(axis=1)])
+    return found["logits"].reshape(*shape, -1), seen
 
 
 def score(logits: np.ndarray, seen: np.ndarray, codes: np.ndarray) -> dict:

@@ -22,7 +22,7 @@ from xdc_fast.encoders.export import CONFIG, flatten, read_export
 from xdc_fast.encoders.features import extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
-from xdc_fast.pretrain.run import Run
+from xdc_fast.pretrain.run import Run, fill_encoders
 from xdc_fast.recipe import Recipe, load_recipe
 from xdc_fast.shards.convert import Settings
 from xdc_fast.shards.dataset import ShardSet
@@ -44,7 +44,7 @@ class Model:
 
     name: what was loaded. encoders: by modality, those that there are. heads: cluster heads by
     name, empty where none were kept. run: the run they are of, if any. inputs: makes encoder
-    inputs of batches.
+    inputs of batches. keys: of a .pth file, which of its weights were taken.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Model:
     heads: dict[str, nn.Linear]
     run: Run | None
     inputs: Inputs
+    keys: official.Keys | None = None
 
     def __call__(self, media: str | Path, clips: int = 10) -> dict[str, np.ndarray]:
         """Features of a media file: {modality: float32 (features,)}.
@@ -177,7 +178,7 @@ def _official(path: Path, recipe: Recipe) -> Model:
     _keep(path, recipe, {"video": official.ENCODER})
     model = _fresh(recipe)
     del model.encoders["audio"]
-    official.load_official(path, model.encoders["video"])
+    model.keys = official.load_official(path, model.encoders["video"])
     return model
 
 
@@ -209,9 +210,7 @@ def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dic
     model.encoders = {
         modality: model.encoders[modality] for modality in MODALITIES if modality in weights
     }
-    for modality, encoder in model.encoders.items():
-        mend = f"set {modality}.encoder in its recipe to what it was trained with"
-        official.fill(encoder, weights[modality], path, names[modality], mend)
+    fill_encoders(model.encoders, weights, asked, path)
     device = choose_device(asked)
     for name, state in heads.items():
         k, features = state["weight"].shape

@@ -12,7 +12,6 @@ from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import NothingRead, Sampling
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import ClipShape, Windows, fixed_windows
-from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
 
@@ -69,28 +68,27 @@ def equal_clips(
 
 @torch.no_grad()
 def outputs(
-    networks: dict[str, Callable[[Batch], torch.Tensor]], feed, batch: int, title: str
+    networks: dict[str, Callable[[Batch], torch.Tensor]],
+    widths: dict[str, int],
+    feed,
+    batch: int,
+    title: str,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What networks say of every item of a feed's Part.
 
-    networks: {name: from a batch (B, ...) to (B, D)}.
+    networks: {name: from a batch (B, ...) to (B, D)}. widths: {name: D}.
     Returns {name: float32 (M, D)}, and bool (M,): False for what could not be read.
     """
     part = feed.shards
-    found: dict[str, np.ndarray] = {}
+    found = {name: np.zeros((len(part), width), np.float32) for name, width in widths.items()}
     seen = np.zeros(len(part), dtype=bool)
     plan = EpochPlan(part.shard_sizes, min(batch, len(part)), shuffle=False)
     batches = readable(feed, plan, lambda rows: part.windows(rows, feed.shape))
     for clips in tqdm(batches, total=plan.steps, desc=title, unit="batch", leave=False):
         index = clips.index.numpy()
         for name, network in networks.items():
-            output = network(clips).float().cpu().numpy()
-            if name not in found:
-                found[name] = np.zeros((len(part), output.shape[1]), dtype=np.float32)
-            found[name][index] = output
+            found[name][index] = network(clips).float().cpu().numpy()
         seen[index] = True
-    if not seen.any():
-        raise UserError(f"{part.root}: no clip can be read; run `xdc-shard verify`")
     return found, seen
 
 

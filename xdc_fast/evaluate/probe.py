@@ -17,9 +17,9 @@ from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.inputs import Inputs
 from xdc_fast.errors import UserError
-from xdc_fast.evaluate.splits import splits_of
+from xdc_fast.evaluate.splits import classes_of, refuse_taught, refuse_unread, splits_of
 from xdc_fast.kernels.labels import nmi
-from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.pretrain.run import Run, fill_encoders, fingerprint
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
@@ -60,15 +60,15 @@ def probe(
     Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
     in both parts.
     """
-    codes, classes = shards.label(label)
+    codes, classes = classes_of(shards, label)
     train, test = divide(shards, label, codes, classes, split, test_share, seed)
+    refuse_taught(run, shards, label, [test])
     finished = (run.root / "encoders.pt").is_file()
     if features is None:
         features = both_features(run, shards, clips)
     seen = features["pretrained"][1] & features["random"][1]
     train, test = train[seen[train]], test[seen[test]]
-    if not len(test):
-        raise UserError(f"{shards.root}: no test video can be read; run `xdc-shard verify`")
+    refuse_unread(shards, train, test)
     result: dict = {
         "label": label,
         "classes": len(classes),
@@ -121,8 +121,7 @@ def run_features(
     encoders = build_encoders(recipe, device)
     feed = open_feed(recipe, shards, inputs.shape, device)
     if trained:
-        for modality, weights in run.encoder_weights().items():
-            encoders[modality].load_state_dict(weights)
+        fill_encoders(encoders, run.encoder_weights(), recipe, run.root)
     else:
         calibrate(encoders, feed, inputs, recipe.train.batch)
     return extract(encoders, feed, inputs, recipe.train.batch, clips=clips)

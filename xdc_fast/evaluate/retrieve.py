@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -11,7 +13,14 @@ from xdc_fast.errors import UserError
 from xdc_fast.evaluate.model import Model
 from xdc_fast.evaluate.neighbours import agree, own
 from xdc_fast.evaluate.part import equal_clips
-from xdc_fast.evaluate.splits import over_splits, recordings_of, splits_of
+from xdc_fast.evaluate.splits import (
+    classes_of,
+    over_splits,
+    recordings_of,
+    refuse_taught,
+    refuse_unread,
+    splits_of,
+)
 from xdc_fast.evaluate.subject import Subject
 from xdc_fast.shards.dataset import ShardSet
 
@@ -23,6 +32,7 @@ def retrieve(
     columns: tuple[str, ...] = (),
     *,
     clips: int = 10,
+    out: str | Path | None = None,
 ) -> dict:
     """How well nearest neighbours agree, by features averaged over equally spaced clips.
 
@@ -36,17 +46,20 @@ def retrieve(
 
     Returns {..., within: {modality: {splits, mean, spread}}, across: {"audio->video": {own,
     class}, ...}, note}: each figure 0 to 1 beside its chance; across is empty, and note says why,
-    where spaces cannot be compared. Raises UserError as splits_of does.
+    where spaces cannot be compared. It is kept in `out`, or in the run's folder.
+    Raises UserError as splits_of does.
     """
     if columns and label is None:
         raise UserError("a split is of labeled videos: give --label too, or leave --split out")
-    subject = Subject(model, shards)
+    subject = Subject(model, shards, out=out)
     features, read = mean_features(subject, clips)
-    result: dict = {"where": model.name, "data": str(shards.root), "label": label, "clips": clips}
+    made_by = {"label": label, "asked": [*columns], "clips": clips}
+    made_by |= subject.made_by(*subject.modalities)
+    result: dict = {"where": model.name, "data": str(shards.root), **made_by}
     result |= {"videos": int(read.sum()), "within": {}, "across": {}, "note": ""}
     codes = None
     if label is not None:
-        codes, classes = shards.label(label)
+        codes, classes = classes_of(shards, label)
         known = np.flatnonzero(read & (codes >= 0))
         if len(known) < 2:
             raise UserError(f"{shards.root}: {len(known)} readable videos have the label '{label}'")
@@ -55,6 +68,9 @@ def retrieve(
         if columns:
             splits = splits_of(shards, label, codes, classes, columns)
             pairs = [(n, np.intersect1d(b, known), np.intersect1d(a, known)) for n, a, b in splits]
+        refuse_taught(model.run, shards, label, [queries for _, queries, _ in pairs])
+        for _, queries, gallery in pairs:
+            refuse_unread(shards, gallery, queries)
         for name in subject.modalities:
             unit = _unit(features[name])
             rows = [
@@ -73,7 +89,7 @@ def retrieve(
                 spaces[query][known], spaces[other][known], codes, known, known, kin
             )
         result["across"][f"{query}->{other}"] = figures
-    subject.keep("retrieve", "-".join((label or "own", *columns)), result)
+    subject.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
     return result
 
 
@@ -82,6 +98,8 @@ def mean_features(subject: Subject, clips: int) -> tuple[dict[str, np.ndarray], 
     count = len(subject.shards)
     part = equal_clips(subject.shards, np.arange(count), subject.modalities, clips)
     found, seen = subject.features(part, "features")
+    if not seen.any():
+        raise UserError(f"{subject.shards.root}: no clip can be read; run `xdc-shard verify`")
     times = np.maximum(seen.reshape(count, clips).sum(axis=1), 1)[:, None].astype(np.float32)
     sums = {name: f.reshape(count, clips, -1).sum(axis=1) for name, f in found.items()}
     return {name: s / times for name, s in sums.items()}, seen.reshape(count, clips).any(axis=1)

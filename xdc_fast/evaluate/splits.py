@@ -8,7 +8,10 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from xdc_fast.errors import UserError
+from xdc_fast.pretrain.methods import LABEL, clustering_name
+from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import JOIN
 
 TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
 KIN = ("group", "youtube_id")  # label columns that name the recording a video was cut from
@@ -63,6 +66,40 @@ def splits_of(
         _refuse_small(shards, label, [classes[c] for c in present], split.name, counts, needed)
         _refuse_leak(shards, split, recordings)
     return splits
+
+
+def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
+    """A label column as ShardSet.label gives it; UserError where it joins several labels."""
+    codes, classes = shards.label(label)
+    if joined := next((name for name in classes if JOIN in name), None):
+        raise UserError(
+            f"{shards.root}: label '{label}' gives samples several labels ('{joined}'), and here "
+            "one class is predicted; name a column with one"
+        )
+    return codes, classes
+
+
+def refuse_taught(run: Run | None, shards: ShardSet, label: str, tests: list[np.ndarray]) -> None:
+    """Raises UserError for a supervised run that has learned the label of samples in `tests`."""
+    if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
+        return
+    learned = run.clusters(0).get(clustering_name(LABEL))
+    if learned is None or run.trained_on() != fingerprint(shards):
+        return
+    count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
+    if count:
+        raise UserError(
+            f"{run.root}: has learned the label '{label}' of {count} test videos of {shards.root}; "
+            "pretrain with split=COLUMN, which leaves the test part out, and test with --split "
+            "COLUMN"
+        )
+
+
+def refuse_unread(shards: ShardSet, train: np.ndarray, test: np.ndarray) -> None:
+    """Raises UserError where nothing that can be read is left to train on or to test."""
+    for part, samples in (("training", train), ("test", test)):
+        if not len(samples):
+            raise UserError(f"{shards.root}: no {part} video can be read; run `xdc-shard verify`")
 
 
 def recordings_of(shards: ShardSet, *others: str) -> dict[str, tuple[np.ndarray, list[str]]]:

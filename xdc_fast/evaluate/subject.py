@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,25 @@ from xdc_fast.errors import UserError
 from xdc_fast.evaluate.model import Model
 from xdc_fast.evaluate.part import Part, outputs
 from xdc_fast.files import replacing
+from xdc_fast.pretrain.run import fingerprint
 from xdc_fast.shards.dataset import ShardSet
 
 
 class Subject:
     """modalities: those that both the set and the model have, or of them the one asked for.
 
+    out: where results are kept; otherwise in the run's folder, if the model is a run's.
     BatchNorm of random encoders is calibrated on the set, as in `xdc probe`.
     Raises UserError when there is no such modality.
     """
 
-    def __init__(self, model: Model, shards: ShardSet, modality: str | None = None):
+    def __init__(
+        self,
+        model: Model,
+        shards: ShardSet,
+        modality: str | None = None,
+        out: str | Path | None = None,
+    ):
         common = tuple(m for m in shards.modalities if m in model.encoders)
         if not common or modality not in (None, *common):
             raise UserError(
@@ -36,6 +45,7 @@ class Subject:
                 + (f" on {modality}; leave --modality out" if common else "; take another set")
             )
         self.model, self.shards = model, shards
+        self.out = Path(out) if out else model.run and model.run.root
         self.recipe, self.inputs = model.recipe, model.inputs
         self.device = choose_device(model.recipe)
         self.modalities = (modality,) if modality else common
@@ -58,7 +68,8 @@ class Subject:
     def features(self, part: Part, title: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Features of every item, {modality: float32 (M, D)}, and bool (M,): which were read."""
         networks = {m: self.network(m) for m in part.modalities}
-        return outputs(networks, self.feed(part), self.recipe.train.batch, title)
+        widths = {m: self.model.encoders[m].features for m in part.modalities}
+        return outputs(networks, widths, self.feed(part), self.recipe.train.batch, title)
 
     def digest(self, *modalities: str) -> str:
         """A name for the very weights of encoders."""
@@ -69,21 +80,31 @@ class Subject:
                 total.update(value.cpu().contiguous().numpy().tobytes())
         return total.hexdigest()[:16]
 
-    def keep(self, folder: str, name: str, result: dict) -> None:
-        """Keeps a result as RUN/FOLDER/SET-NAME.json, where the model is a run's."""
-        if self.model.run is None:
+    def made_by(self, *modalities: str) -> dict:
+        """What results on these modalities depend on, beside their own settings."""
+        clip = {m: asdict(getattr(self.recipe, m)) for m in modalities}
+        return {
+            "shards": fingerprint(self.shards),
+            "weights": self.digest(*modalities),
+            "clip": json.loads(json.dumps(clip)),  # as it will be read: lists for tuples
+        }
+
+    def keep(self, folder: str, name: str, made_by: dict, result: dict) -> None:
+        """Keeps a result as FOLDER/SET-NAME-HASH.json, a file for each `made_by`."""
+        if self.out is None:
             return
-        path = self._path(folder, name)
-        path.parent.mkdir(exist_ok=True)
+        path = self._path(folder, name, made_by)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(json.dumps(result, indent=2) + "\n")
 
-    def kept(self, folder: str, name: str) -> dict:
-        """What `keep` kept under these names; {} when there is nothing."""
-        if self.model.run is None or not (path := self._path(folder, name)).is_file():
+    def kept(self, folder: str, name: str, made_by: dict) -> dict:
+        """What `keep` kept for the same; {} when there is nothing."""
+        if self.out is None or not (path := self._path(folder, name, made_by)).is_file():
             return {}
         return json.loads(path.read_text())
 
-    def _path(self, folder: str, name: str) -> Path:
+    def _path(self, folder: str, name: str, made_by: dict) -> Path:
+        total = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         name = f"{self.shards.root.resolve().name}-{name}".replace("/", "_")
-        return self.model.run.root / folder / f"{name}.json"
+        return self.out / folder / f"{name}-{total[:12]}.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from joblib import parallel_config
@@ -10,10 +10,15 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from xdc_fast.errors import UserError
 from xdc_fast.evaluate.model import Model
 from xdc_fast.evaluate.part import equal_clips
-from xdc_fast.evaluate.splits import over_splits, splits_of
+from xdc_fast.evaluate.splits import (
+    classes_of,
+    over_splits,
+    refuse_taught,
+    refuse_unread,
+    splits_of,
+)
 from xdc_fast.evaluate.subject import Subject
 from xdc_fast.shards.dataset import ShardSet
 
@@ -31,19 +36,22 @@ def svm(
     modality: str = "audio",
     windows: int = 10,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> dict:
     """Accuracy of a one-vs-rest linear SVM on the splits that `columns` name (see splits_of).
 
     Each recording gives `windows` equally spaced clips of the recipe's length, whose features are
     made unit length and learned one by one; at test their scores are averaged. C is found by
     cross-validation within the training part, where clips of a recording stay together.
+    The result is kept in `out`, or in the run's folder.
 
     Returns {..., splits: [{split, train, test, unread, c, accuracy}], mean, spread}: accuracies 0
     to 1. Raises UserError as splits_of does.
     """
-    subject = Subject(model, shards, modality)
-    codes, classes = shards.label(label)
+    subject = Subject(model, shards, modality, out)
+    codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, needed=FOLDS, seed=seed)
+    refuse_taught(model.run, shards, label, [split.test for split in splits])
     used = np.unique(np.concatenate([part for split in splits for part in split[1:]]))
     features, seen = subject.features(
         equal_clips(shards, used, (modality,), windows), f"{modality} features"
@@ -55,28 +63,25 @@ def svm(
         train, test = (np.searchsorted(used, part) for part in parts)
         unread = int((~read[train]).sum() + (~read[test]).sum())
         train, test = train[read[train]], test[read[test]]
-        if not len(test):
-            raise UserError(f"{shards.root}: no test video can be read; run `xdc-shard verify`")
+        refuse_unread(shards, train, test)
         machine = fit(units[train], codes[used[train]], seed, model.recipe.threads)
         right = predict(machine, units[test]) == codes[used[test]]
         scores.append(
             {"split": name, "train": len(train), "test": len(test), "unread": unread}
             | {"c": machine.C, "accuracy": float(right.mean())}
         )
-    result = {
-        "where": model.name,
-        "data": str(shards.root),
+    made_by = {
         "label": label,
         "classes": len(classes),
         "modality": modality,
+        "asked": [split.name for split in splits],
         "windows": windows,
         "seed": seed,
-        "clip": asdict(getattr(model.recipe, modality)),
-        "splits": scores,
-        **over_splits(scores, ("accuracy",)),
+        **subject.made_by(modality),
     }
-    frames = getattr(model.recipe, modality).frames
-    subject.keep("svm", "-".join((label, *columns, modality, f"{frames}x{windows}")), result)
+    result = {"where": model.name, "data": str(shards.root), **made_by, "splits": scores}
+    result |= over_splits(scores, ("accuracy",))
+    subject.keep("svm", "-".join((label, *columns, modality)), made_by, result)
     return result
 
 

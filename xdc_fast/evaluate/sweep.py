@@ -16,7 +16,7 @@ from pathlib import Path
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.evaluate.probe import both_features, probe
-from xdc_fast.evaluate.splits import KIN, over_splits
+from xdc_fast.evaluate.splits import KIN, classes_of, over_splits
 from xdc_fast.pretrain.interrupt import Interrupted
 from xdc_fast.pretrain.loop import pretrain
 from xdc_fast.pretrain.methods import heads_of
@@ -24,7 +24,7 @@ from xdc_fast.pretrain.run import Run, fingerprint
 from xdc_fast.recipe import Recipe, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
-WHOLE = ("out", "label")  # never split at commas
+WHOLE = ("out", "label", "split")  # never split at commas
 SCRATCH = "scratch"  # in place of a method: the encoders before any training
 UNSAFE = re.compile(r"[^\w.+-]")  # in the name of a folder
 TEST_SHARE = 0.3
@@ -63,7 +63,7 @@ class Test:
 
     def __post_init__(self) -> None:
         for column in (*self.labels, *((self.split,) if self.split else ())):
-            self.shards.label(column)  # UserError before anything is run
+            classes_of(self.shards, column)  # UserError before anything is run
 
 
 def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
@@ -74,8 +74,8 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
     folder in `out`, named by method, k, the other keys with several values in alphabetical order,
     and the seed: method=xdc,k=64,train.lr=0.1,seed=0. Of data it takes the folder's name; what is
     not a letter, a digit or one of . _ + - becomes _.
-    For method=supervised k becomes the number of classes of `label`; other methods read no label,
-    and none is kept in their recipes.
+    For method=supervised k becomes the number of classes of `label`; other methods read no label
+    and no split, and none is kept in their recipes.
     Raises UserError for what load_recipe refuses, unknown methods, and names that do not differ.
     """
     axes = _axes(settings)
@@ -90,9 +90,9 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
         if not loaded.out:
             raise UserError("no folder for the sweep; give out=FOLDER")
         if loaded.method != "supervised":
-            chosen = replace(loaded, label="")
+            chosen = replace(loaded, label="", split="")
         elif loaded.label:
-            classes = ShardSet(loaded.data).label(loaded.label)[1]
+            classes = ShardSet(loaded.data).memberships(loaded.label)[2]
             chosen = replace(loaded, k=len(classes))
         else:
             raise UserError("method=supervised: give label=COLUMN, what it is to predict")
@@ -111,6 +111,7 @@ def carry_out(trial: Trial, test: Test | None) -> Run:
     Raises UserError when the run or a probe is refused, Busy when another process is at work on
     it, Interrupted after SIGINT or SIGTERM; then the same call goes on.
     """
+    _refuse_taught(trial.recipe, test)
     with _stopping():
         try:
             run = _train(trial.recipe)
@@ -121,6 +122,18 @@ def carry_out(trial: Trial, test: Test | None) -> Run:
                 raise Busy from None
             raise
     return run
+
+
+def _refuse_taught(recipe: Recipe, test: Test | None) -> None:
+    """UserError, before the training, for a test that refuse_taught would refuse after it."""
+    if recipe.method != "supervised" or test is None or recipe.label not in test.labels:
+        return
+    apart = recipe.split and recipe.split == test.split
+    if not apart and fingerprint(ShardSet(recipe.data)) == test.data:
+        raise UserError(
+            f"{recipe.out}: would learn the label '{recipe.label}' of the videos it is tested on; "
+            "name a column of train and test by split=COLUMN and --split COLUMN"
+        )
 
 
 class Busy(Exception):
@@ -250,6 +263,7 @@ def _train(recipe: Recipe) -> Run:
             f"{run.root}: was made from other shards than {recipe.data} holds; give the data it "
             "was made from, or another out=FOLDER"
         )
+    run.save_recipe()
     return run
 
 

@@ -68,7 +68,10 @@ class Learner:
         }
 
     def step(self, batch: Batch, epoch: int, rate: float) -> dict[str, torch.Tensor]:
-        """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors."""
+        """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors.
+
+        Both are means over the clips that have a label.
+        """
         device = batch.device
         half = self.recipe.train.precision == "bfloat16"
         modalities = dict.fromkeys(map(modality_of, self.call))
@@ -87,15 +90,30 @@ class Learner:
             target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).to(device)
             logits = self.heads[head.name](features[head.encoder])
             total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
-            losses.append(total / (target >= 0).sum().clamp(min=1))
+            labeled = (target >= 0).sum().clamp(min=1)
+            losses.append(total / labeled)
             figures[f"{head.name}_loss"] = losses[-1].detach()
-            figures[f"{head.name}_accuracy"] = (logits.detach().argmax(1) == target).float().mean()
+            right = (logits.detach().argmax(1) == target).sum()
+            figures[f"{head.name}_accuracy"] = right / labeled
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses).backward()
         self.optimizer.step()
         return figures
+
+    @torch.no_grad()
+    def sound(self, batch: Batch) -> bool:
+        """Whether the weights as they are now, in eval mode, give finite outputs for a batch."""
+        self.models.eval()
+        logits = [
+            self.heads[head.name](
+                self.encoders[head.encoder](self.inputs.of(modality_of(head.encoder), batch))
+            )
+            for head in self.table
+        ]
+        self.models.train()
+        return all(bool(torch.isfinite(part).all()) for part in logits)
 
     def state_dict(self) -> dict:
         return {

@@ -32,7 +32,7 @@ from xdc_fast.pretrain.methods import (
     encoders_of,
     heads_of,
 )
-from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.pretrain.run import Run, fill_encoders, fingerprint
 from xdc_fast.pretrain.summary import Log, summarise
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -88,6 +88,7 @@ def pretrain(recipe: Recipe) -> dict:
         Interrupt() as interrupt,
         Log(run, state.iteration, state.step, steps) as log,
     ):
+        run.save_recipe()
         if fresh:
             calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
             save()
@@ -117,6 +118,12 @@ def pretrain(recipe: Recipe) -> dict:
                 asked = interrupt.received is not None
                 saving = asked or state.step % settings.checkpoint_steps == 0
                 log.step(state.iteration, state.step, figures, bar, saving)
+                if (saving or state.step == steps) and not learner.sound(batch):
+                    raise UserError(
+                        f"{run.root}: the encoders' outputs are not finite after iteration "
+                        f"{state.iteration + 1}, step {state.step}; the checkpoint before it is "
+                        "kept; lower train.lr in a new run"
+                    )
                 if saving:
                     state.learner = learner.state_dict()
                     state.seconds = time.perf_counter() - began
@@ -153,9 +160,14 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
                 f"method=supervised: give label=COLUMN; {shards.root} has "
                 f"{', '.join(shards.label_names) or 'none'}"
             )
-        if (classes := len(shards.label(recipe.label)[1])) != recipe.k:
+        if (classes := len(shards.memberships(recipe.label)[2])) != recipe.k:
             raise UserError(f"k={recipe.k}, but label '{recipe.label}' has {classes} classes; "
                             f"set k={classes}")  # fmt: skip
+        if not len(taught(recipe, shards)[0]):
+            raise UserError(
+                f"{shards.root}: no sample with a label '{recipe.label}' is `train` in column "
+                f"'{recipe.split}'; name a column of train and test"
+            )
     if recipe.k > len(shards):
         raise UserError(
             f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
@@ -172,19 +184,24 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
 def restore(run: Run, shards: ShardSet, encoders) -> State | None:
     """The state of the run's checkpoint, its weights loaded; None when there is none.
 
-    Raises UserError when the run was started on other shards.
+    Raises UserError when the run was started on other shards, or the checkpoint does not fit.
     """
     saved = run.checkpoint()
     if saved is None:
         return None
-    state = State(**saved["state"])
+    file = run.root / "checkpoint.pt"
+    try:
+        state, weights = State(**saved["state"]), dict(saved["encoders"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{file}: not a checkpoint of this version of xdc_fast; give another out=FOLDER"
+        ) from None
     if state.data != fingerprint(shards):
         raise UserError(
             f"{run.root}: was started on other shards than {shards.root} holds; "
             "give the data it was started on, or another out=FOLDER"
         )
-    for modality, encoder in encoders.items():
-        encoder.load_state_dict(saved["encoders"][modality])
+    fill_encoders(encoders, weights, run.recipe, file)
     return state
 
 
@@ -207,7 +224,7 @@ def make_clusters(
         seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
         clustering = clustering_name(names)
         if names == LABEL:
-            clusterings[clustering] = classes_as_clusters(recipe, shards, features, seen)
+            clusterings[clustering] = classes_as_clusters(recipe, shards, features, seen, number)
             continue
         parts = [features[name] for name in names]
         before = previous.get(clustering) if recipe.cluster.warm else None
@@ -241,9 +258,29 @@ def make_clusters(
     return figures
 
 
-def classes_as_clusters(recipe: Recipe, shards: ShardSet, features: dict, seen) -> Clustering:
-    """The classes of the recipe's label as clusters about their mean features."""
-    codes = np.where(seen, shards.label(recipe.label)[0], -1).astype(np.int32)
+def taught(recipe: Recipe, shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that supervised pretraining learns: samples int64 (M,), rising, and codes (M,)."""
+    samples, codes, _ = shards.memberships(recipe.label)
+    if recipe.split:
+        parts, names = shards.label(recipe.split)
+        train = np.array([name == "train" for name in names] + [False])[parts[samples]]
+        samples, codes = samples[train], codes[train]
+    return samples, codes
+
+
+def classes_as_clusters(
+    recipe: Recipe, shards: ShardSet, features: dict, seen: np.ndarray, number: int
+) -> Clustering:
+    """The classes of the recipe's label as clusters about their mean features.
+
+    Of a sample with several labels, each iteration draws one: in expectation the target is uniform
+    over them, as in Mahajan et al. 2018 (arXiv 1805.00932).
+    """
+    samples, every = taught(recipe, shards)
+    order = np.random.default_rng((recipe.seed, number)).permutation(len(samples))
+    codes = np.full(len(shards), -1, dtype=np.int32)
+    codes[samples[order]] = every[order]  # the last one written stays
+    codes[~seen] = -1
     rows = np.flatnonzero(codes >= 0)
     points = join([features[modality][rows] for modality in MODALITIES], recipe.cluster)
     centroids, _ = means(points, codes[rows], recipe.k)

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 
 from xdc_fast.clusters.kmeans import Clustering
-from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.official import read
+from xdc_fast.encoders.build import MODALITIES, modality_of
+from xdc_fast.encoders.official import fill, read
 from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
 from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
+LOCK = ".lock"
 FREE = ("out", "data", "device", "loader", "threads")  # may differ when a run is resumed
 
 
@@ -54,7 +55,7 @@ class Run:
 
     @classmethod
     def start(cls, recipe: Recipe) -> Run:
-        """The folder recipe.out, new or to be resumed.
+        """The folder recipe.out, new or to be resumed; nothing is written yet.
 
         Raises UserError when it holds something else, or a run of another recipe.
         """
@@ -63,7 +64,8 @@ class Run:
         root = Path(recipe.out)
         if root.exists() and not root.is_dir():
             raise UserError(f"{root}: is a file; give another out=FOLDER")
-        if (root / "checkpoint.pt").is_file():
+        found = {path.name for path in root.iterdir()} if root.is_dir() else set()
+        if "checkpoint.pt" in found:
             before = cls.open(root).recipe
             changed = [
                 line
@@ -76,17 +78,15 @@ class Run:
                     f"{root}: holds a run of another recipe: {shown}; "
                     "resume it with its own settings, or give another out=FOLDER"
                 )
-        elif root.is_dir() and any(root.iterdir()) and not (root / "recipe.yaml").is_file():
+        elif found - {LOCK} and "recipe.yaml" not in found:
             raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
-        root.mkdir(parents=True, exist_ok=True)
-        run = cls(root, recipe)
-        _write(root / "recipe.yaml", dump_recipe(recipe).encode())
-        return run
+        return cls(root, recipe)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training in the folder; UserError when one does already."""
-        with (self.root / ".lock").open("w") as file:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -98,6 +98,10 @@ class Run:
 
     def iteration(self, number: int) -> Path:
         return self.root / "iterations" / f"{number:03d}"
+
+    def save_recipe(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
 
     def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
         folder = self.iteration(number)
@@ -123,6 +127,11 @@ class Run:
 
     def checkpoint(self) -> dict | None:
         return self._load("checkpoint.pt")
+
+    def trained_on(self) -> str | None:
+        """The fingerprint of the shards it was started on; None without a checkpoint."""
+        saved = self.checkpoint()
+        return saved and saved["state"]["data"]
 
     def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
         self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
@@ -192,6 +201,16 @@ class Run:
             return json.loads(path.read_text())
         except ValueError:
             raise UserError(f"{path}: not valid JSON; run `xdc pretrain` again") from None
+
+
+def fill_encoders(
+    encoders: dict[str, torch.nn.Module], weights: dict[str, dict], recipe: Recipe, file: Path
+) -> None:
+    """Loads the weights that a file holds; UserError when they are not of the recipe's encoders."""
+    for name, encoder in encoders.items():
+        modality = modality_of(name)
+        mend = f"set {modality}.encoder in its recipe to what it was trained with"
+        fill(encoder, weights.get(name), file, getattr(recipe, modality).encoder, mend)
 
 
 def fingerprint(shards: ShardSet) -> str:
