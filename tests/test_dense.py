@@ -104,6 +104,16 @@ def test_an_interrupted_extraction_goes_on_to_equal_bytes(
     assert (tmp_path / "out" / "shard-000000.npz").stat().st_mtime_ns == stamp
 
 
+def test_an_extraction_killed_at_its_first_files_goes_on(done, model, toy_shards, tmp_path):
+    whole, result = done
+    for left in (".extract.json.part", "extract.json"):
+        out = tmp_path / left
+        out.mkdir()
+        (out / left).write_bytes((whole / "extract.json").read_bytes())
+        assert extract_dense(model, toy_shards, out, stride=0.5) == result
+        assert (out / "samples.csv").read_bytes() == (whole / "samples.csv").read_bytes()
+
+
 def test_short_samples_give_one_clip(toy_shards, tmp_path):
     model = load("random", ("video.frames=40",), recipe=TINY)
     result = extract_dense(model, toy_shards, tmp_path / "out", stride=0.5)

@@ -73,14 +73,17 @@ def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
             raise UserError(
                 f"{out}: holds features of another {' and '.join(changed)}; give another folder"
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (
+        not out.is_dir() or any(not f.name.endswith(".part") for f in out.iterdir())
+    ):
         raise UserError(f"{out}: not empty and not of `xdc extract`; give another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / SAMPLES, "wb") as file:
-        file.write((shards.root / SAMPLES).read_bytes())
-    with replacing(path) as file:
-        file.write(json.dumps(made_by, indent=2) + "\n")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(json.dumps(made_by, indent=2) + "\n")
+    if not (out / SAMPLES).is_file():
+        with replacing(out / SAMPLES, "wb") as file:
+            file.write((shards.root / SAMPLES).read_bytes())
 
 
 def extract_shard(subject: Subject, samples: np.ndarray, stride: float) -> dict[str, np.ndarray]:
