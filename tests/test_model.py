@@ -25,7 +25,8 @@ def make_run(out, *settings) -> Run:
     """A run folder as a finished run leaves it, its weights drawn at random."""
     recipe = load_recipe(None, (*TINY, f"out={out}", *settings))
     run, encoders = Run.start(recipe), build_encoders(recipe)
-    run.save_recipe()
+    with run.hold():
+        pass  # writes the recipe
     draw = torch.Generator().manual_seed(1)
     for encoder in encoders.values():
         for module in encoder.modules():

@@ -213,7 +213,7 @@ def test_killed_while_writing_and_resumed_the_run_is_whole(
 def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):
     chosen = recipe(toy_shards, tmp_path / "run")
     with (
-        Run.start(chosen).lock(),
+        Run.start(chosen).hold(),
         pytest.raises(UserError, match="another `xdc pretrain` is at work there"),
     ):
         pretrain(chosen)

@@ -1,6 +1,7 @@
 """`xdc sweep`: which runs it makes, in which folders, and that its tables are what the runs say."""
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -311,7 +312,7 @@ def test_an_interrupted_sweep_goes_on(swept, xdc, tmp_path, monkeypatch, place):
 
 def test_a_run_that_another_process_holds_is_left_out(copy, xdc):
     (copy / NAMES[1] / "encoders.pt").unlink()
-    with Run.open(copy / NAMES[1]).lock():
+    with Run.open(copy / NAMES[1]).hold():
         result = xdc(f"out={copy}", "method=sdc,xdc")
     assert result.exit_code == 0
     assert f"{NAMES[1]}: left out, another process is at work on it" in result.stdout
@@ -319,6 +320,18 @@ def test_a_run_that_another_process_holds_is_left_out(copy, xdc):
     assert "another process" in held["reason"] and held["seconds"] == ""
     assert xdc(f"out={copy}", "method=sdc,xdc").exit_code == 0
     assert not any(line["reason"] for line in csv_of(copy))
+
+
+def test_a_run_that_another_process_has_just_begun_is_left_out(tmp_path, xdc):
+    (tmp_path / NAMES[1]).mkdir()
+    with (tmp_path / NAMES[1] / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = xdc(f"out={tmp_path}", "method=xdc")
+    assert result.exit_code == 0
+    assert f"{NAMES[1]}: left out, another process is at work on it" in result.stdout
+    (tmp_path / NAMES[1] / ".recipe.yaml.part").touch()  # of one that was killed as it began
+    assert xdc(f"out={tmp_path}", "method=xdc").exit_code == 0
+    assert (tmp_path / NAMES[1] / "encoders.pt").exists()
 
 
 def test_a_refused_run_is_listed_and_the_others_go_on(copy, xdc):

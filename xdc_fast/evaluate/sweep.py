@@ -113,14 +113,9 @@ def carry_out(trial: Trial, test: Test | None) -> Run:
     """
     _refuse_taught(trial.recipe, test)
     with _stopping():
-        try:
-            run = _train(trial.recipe)
-            with run.lock():
-                _probe(run, trial, test)
-        except UserError:
-            if _locked(Path(trial.recipe.out)):
-                raise Busy from None
-            raise
+        run = _train(trial.recipe)
+        with run.hold():
+            _probe(run, trial, test)
     return run
 
 
@@ -134,10 +129,6 @@ def _refuse_taught(recipe: Recipe, test: Test | None) -> None:
             f"{recipe.out}: would learn the label '{recipe.label}' of the videos it is tested on; "
             "name a column of train and test by split=COLUMN and --split COLUMN"
         )
-
-
-class Busy(Exception):
-    """Another process is at work on the run."""
 
 
 def figures_of(trial: Trial, test: Test | None) -> dict | None:
@@ -263,7 +254,6 @@ def _train(recipe: Recipe) -> Run:
             f"{run.root}: was made from other shards than {recipe.data} holds; give the data it "
             "was made from, or another out=FOLDER"
         )
-    run.save_recipe()
     return run
 
 
@@ -309,18 +299,6 @@ def _of_probes(probes: list[dict], accuracies: str, nmis: str) -> dict:
                 f"{label}_{modality}_other_nmi": others.get(most),
             }
     return figures
-
-
-def _locked(root: Path) -> bool:
-    """Whether another process trains or probes in a run's folder."""
-    if not (root / "recipe.yaml").is_file():
-        return False
-    run = Run.open(root)
-    try:
-        with run.lock():
-            return False
-    except UserError:
-        return True
 
 
 @contextmanager

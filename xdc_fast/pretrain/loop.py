@@ -84,11 +84,10 @@ def pretrain(recipe: Recipe) -> dict:
         run.save_checkpoint({"state": vars(state), "encoders": weights})
 
     with (
-        run.lock(),
+        run.hold(),
         Interrupt() as interrupt,
         Log(run, state.iteration, state.step, steps) as log,
     ):
-        run.save_recipe()
         if fresh:
             calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
             save()

@@ -37,6 +37,10 @@ LOCK = ".lock"
 FREE = ("out", "data", "device", "loader", "threads")  # may differ when a run is resumed
 
 
+class Busy(UserError):
+    """Another process is at work in a run's folder."""
+
+
 class Run:
     """A run folder. `Run.open` for one that exists, `Run.start` to begin or resume one."""
 
@@ -64,7 +68,7 @@ class Run:
         root = Path(recipe.out)
         if root.exists() and not root.is_dir():
             raise UserError(f"{root}: is a file; give another out=FOLDER")
-        found = {path.name for path in root.iterdir()} if root.is_dir() else set()
+        found = {path.name for path in root.glob("[!.]*")}
         if "checkpoint.pt" in found:
             before = cls.open(root).recipe
             changed = [
@@ -78,30 +82,30 @@ class Run:
                     f"{root}: holds a run of another recipe: {shown}; "
                     "resume it with its own settings, or give another out=FOLDER"
                 )
-        elif found - {LOCK} and "recipe.yaml" not in found:
+        elif found and "recipe.yaml" not in found:
             raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
         return cls(root, recipe)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other processes from training in the folder; UserError when one does already."""
+    def hold(self) -> Iterator[None]:
+        """Keeps other processes from working in the folder, and writes the recipe there.
+
+        Raises Busy when one does already.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
+                raise Busy(
                     f"{self.root}: another `xdc pretrain` is at work there; wait for it, or give "
                     "another out=FOLDER"
                 ) from None
+            _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
             yield
 
     def iteration(self, number: int) -> Path:
         return self.root / "iterations" / f"{number:03d}"
-
-    def save_recipe(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
 
     def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
         folder = self.iteration(number)
