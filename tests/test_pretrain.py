@@ -214,7 +214,7 @@ def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):
     chosen = recipe(toy_shards, tmp_path / "run")
     with (
         Run.start(chosen).hold(),
-        pytest.raises(UserError, match="another `xdc pretrain` is at work there"),
+        pytest.raises(UserError, match="another process is at work there"),
     ):
         pretrain(chosen)
 

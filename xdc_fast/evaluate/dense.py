@@ -73,9 +73,7 @@ def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
             raise UserError(
                 f"{out}: holds features of another {' and '.join(changed)}; give another folder"
             )
-    elif out.exists() and (
-        not out.is_dir() or any(not f.name.endswith(".part") for f in out.iterdir())
-    ):
+    elif out.is_file() or any(out.glob("[!.]*")):
         raise UserError(f"{out}: not empty and not of `xdc extract`; give another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(
-                    f"{self.root}: another `xdc pretrain` is at work there; wait for it, or give "
+                    f"{self.root}: another process is at work there; wait for it, or give "
                     "another out=FOLDER"
                 ) from None
             _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
