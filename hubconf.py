@@ -39,7 +39,7 @@ def xdc_audio_encoder(weights=None, settings=()):
 
 def _encoder(modality, weights, settings):
     from xdc_fast.errors import UserError
-    from xdc_fast.evaluate.model import load
+    from xdc_fast.models.load import load
     from xdc_fast.recipe import Recipe
 
     settings = ("device=cpu", *settings)

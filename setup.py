@@ -2,7 +2,10 @@
 
 from setuptools import setup
 
-SUBPACKAGES = ("shards", "clips", "encoders", "clusters", "pretrain", "evaluate", "report")
+SUBPACKAGES = (
+    *("shards", "packing", "packing.datasets", "clips", "encoders", "clusters", "pretraining"),
+    *("models", "planner", "evaluation", "report"),
+)
 
 ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
 TEST = ["pytest>=8", "ruff==0.17.*", *ONNX]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xdc_fast.shards.convert import Settings
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import collect
+from xdc_fast.packing.toy import make_toy
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.pack import pack
-from xdc_fast.shards.sources import collect
-from xdc_fast.shards.toy import make_toy
 
 GRID = Path(__file__).parents[2] / "shared/data/grid_s1"
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from benchmarks.stages.decode import SHAPE, read_wav
 from benchmarks.stages.logmel import torchaudio_transform
 from xdc_fast.clips.windows import Windows
-from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.encoders.transform import Inputs
 from xdc_fast.shards.format import sample_key
 
 SHUFFLE = 1000  # samples in the shuffle buffer

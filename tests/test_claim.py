@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from conftest import pack_toy
 
-from xdc_fast.evaluate.probe import probe
-from xdc_fast.pretrain.loop import pretrain
-from xdc_fast.pretrain.run import Run
+from tests.common.toy import pack_toy
+from xdc_fast.evaluation.probe import probe
+from xdc_fast.packing.toy import make_toy
+from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
-from xdc_fast.shards.toy import make_toy
 
 TOY = Path(__file__).parent.parent / "recipes" / "toy.yaml"
 

@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import against_labels
-from xdc_fast.evaluate.probe import FOLDS, STRENGTHS, accuracy, divide, run_features
-from xdc_fast.pretrain.loop import pretrain
-from xdc_fast.pretrain.run import Run
+from xdc_fast.evaluation.probe import FOLDS, STRENGTHS, accuracy, divide, run_features
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import collect
+from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
-from xdc_fast.shards.convert import Settings
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.pack import pack
-from xdc_fast.shards.sources import collect
 
 GRID = Path(__file__).parent.parent.parent / "shared" / "data" / "grid_s1"
 RECIPE = Path(__file__).parent.parent / "recipes" / "grid.yaml"

@@ -53,7 +53,7 @@ keeping = click.option(
 
 
 def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
-    from xdc_fast.evaluate.model import load
+    from xdc_fast.models.load import load
     from xdc_fast.recipe import load_recipe
 
     model = load(where, settings, recipe=None if recipe is None else load_recipe(recipe))
@@ -100,7 +100,7 @@ def finetune(
     Of a run, or with --out, each split's result is kept when it is there; started again, the others
     are made.
     """
-    from xdc_fast.evaluate.finetune import FIGURES, PRESETS, Settings, finetune
+    from xdc_fast.evaluation.finetune import FIGURES, PRESETS, Settings, finetune
     from xdc_fast.shards.dataset import ShardSet
 
     given = {name: value for name, value in own.items() if value is not None}
@@ -132,7 +132,7 @@ def svm(
     For windows of 2 s: audio.frames=200. Of the paper 10 windows are recalled for ESC-50, 60 for
     DCASE.
     """
-    from xdc_fast.evaluate.svm import svm
+    from xdc_fast.evaluation.svm import svm
     from xdc_fast.shards.dataset import ShardSet
 
     result = svm(
@@ -176,8 +176,8 @@ def retrieve(where, settings, data, recipe, as_json, label, columns, clips, out)
     class among the k nearest, and NN@k, the vote of the k nearest. Across modalities a video's own
     other track is sought; that needs a run that kept its cluster heads.
     """
-    from xdc_fast.evaluate.neighbours import RANKS
-    from xdc_fast.evaluate.retrieve import retrieve
+    from xdc_fast.evaluation.neighbours import RANKS
+    from xdc_fast.evaluation.retrieve import retrieve
     from xdc_fast.shards.dataset import ShardSet
 
     result = retrieve(open_model(where, settings, recipe), ShardSet(data), label, columns,
@@ -214,7 +214,7 @@ def extract(where, settings, data, recipe, as_json, out, stride) -> None:
 
     An interrupted extraction goes on with the same command.
     """
-    from xdc_fast.evaluate.dense import extract_dense
+    from xdc_fast.evaluation.extract import extract_dense
     from xdc_fast.shards.dataset import ShardSet
 
     result = extract_dense(open_model(where, settings, recipe), ShardSet(data), out, stride)

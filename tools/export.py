@@ -23,8 +23,8 @@ def export(where: Path, out: Path, settings: tuple[str, ...], onnx: bool, as_jso
     `xdc_fast.load`. KEY=VALUE changes WHERE's recipe: video.frames=32, say, makes the ONNX file
     read clips of 32 frames.
     """
-    from xdc_fast.encoders.export import write_export
-    from xdc_fast.evaluate.model import load
+    from xdc_fast.models.export import write_export
+    from xdc_fast.models.load import load
 
     if str(where) == "random":
         raise UserError("random: there is nothing to export; give a run or an XDC .pth file")

@@ -12,8 +12,8 @@ import numpy as np
 from click.core import ParameterSource
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.convert import Settings
-from xdc_fast.shards.lists import READERS, collect_dataset, write_missing
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.datasets.collect import READERS, collect_dataset, write_missing
 from xdc_fast.tools import Group
 
 FOLDER = click.Path(path_type=Path)
@@ -76,8 +76,8 @@ def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, 
     lists of a --dataset name and SOURCE has not is in OUT/missing.csv. Run again after an
     interruption, it goes on.
     """
-    from xdc_fast.shards import pack as packing
-    from xdc_fast.shards.sources import collect
+    from xdc_fast.packing import pack as packing
+    from xdc_fast.packing.sources import collect
 
     if dataset and (len(sources) > 1 or labels):
         raise UserError("--dataset takes one folder and no --labels; its lists bring the labels")
@@ -134,7 +134,7 @@ def _check(settings: Settings, shard_mb: int, workers: int | None, time_limit: f
 
 def _say(summary, out: Path) -> None:
     """The summary for people."""
-    from xdc_fast.shards.media import REASONS
+    from xdc_fast.packing.media import REASONS
 
     if summary.already:
         click.echo(f"{out}: already packed with these inputs and settings")
@@ -224,7 +224,7 @@ def index(out):
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as cores unless given.")
 def toy(out, videos, classes, seed, workers):
     """Make a small audio-visual world with a known answer: mp4 files and labels.csv."""
-    from xdc_fast.shards.toy import make_toy
+    from xdc_fast.packing.toy import make_toy
 
     make_toy(out, videos=videos, classes=classes, seed=seed, workers=workers)
     click.echo(f"{out}: {videos} videos of {classes} classes, labels in {out / 'labels.csv'}")

@@ -42,10 +42,10 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
     Exit status 2 when a run was refused; the others are made all the same.
     """
     from xdc_fast.errors import UserError
-    from xdc_fast.evaluate.sweep import Test, carry_out, figures_of, plan, tabulate
+    from xdc_fast.evaluation.sweep import Test, carry_out, figures_of, plan, tabulate
     from xdc_fast.files import locked
-    from xdc_fast.pretrain.interrupt import Interrupted
-    from xdc_fast.pretrain.run import Busy
+    from xdc_fast.interrupt import Interrupted
+    from xdc_fast.pretraining.run import Busy
     from xdc_fast.report.sweep import one_line, write_sweep
     from xdc_fast.shards.dataset import ShardSet
 

@@ -28,8 +28,8 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
 
     KEY=VALUE overrides the file: data=shards/mine out=runs/mine k=64 train.lr=0.05
     """
-    from xdc_fast.pretrain.interrupt import Interrupted
-    from xdc_fast.pretrain.loop import pretrain
+    from xdc_fast.interrupt import Interrupted
+    from xdc_fast.pretraining.loop import pretrain
 
     loaded = load_recipe(recipe, settings)
     try:
@@ -59,8 +59,8 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
 def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
     """Linear probe of RUN's frozen encoders, beside the same encoders before training."""
-    from xdc_fast.evaluate.probe import probe
-    from xdc_fast.pretrain.run import Run
+    from xdc_fast.evaluation.probe import probe
+    from xdc_fast.pretraining.run import Run
     from xdc_fast.shards.dataset import ShardSet
 
     result = probe(
@@ -87,7 +87,7 @@ def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
 )
 def report(run, data) -> None:
     """Write RUN/report.html: what was clustered, in pictures and sound."""
-    from xdc_fast.pretrain.run import Run
+    from xdc_fast.pretraining.run import Run
     from xdc_fast.report.page import write_report
     from xdc_fast.shards.dataset import ShardSet
 
@@ -110,7 +110,7 @@ def bench(recipe, settings, seconds, trace, as_json) -> None:
 
     KEY=VALUE overrides the file, as for `xdc pretrain`. Nothing is written but the trace.
     """
-    from xdc_fast.pretrain.speed import PARTS, measure_speed
+    from xdc_fast.planner.bench import PARTS, measure_speed
 
     loaded = load_recipe(recipe, settings)
     result = measure_speed(loaded, seconds, trace)

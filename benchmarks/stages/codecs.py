@@ -18,11 +18,12 @@ import simplejpeg
 
 from benchmarks.harness import Case, Figure
 from benchmarks.media import describe_shards, find_videos, pack_videos
-from xdc_fast.shards.clock import nearest_rate, shown
-from xdc_fast.shards.convert import Settings, convert
+from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.encode import Scaler
+from xdc_fast.packing.media import choose_streams, decoded, open_media
+from xdc_fast.packing.timeline import nearest_rate, shown
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.encode import Scaler
-from xdc_fast.shards.media import choose_streams, decode_frames, decoded, open_media
+from xdc_fast.shards.decode import decode_frames
 
 THREADS = (1,)
 WINDOW = 2 * np.arange(8)

@@ -24,9 +24,9 @@ from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.decode import SHAPE, decode_packets
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.clips.windows import random_windows
-from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.encoders.transform import Inputs
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 

@@ -31,9 +31,9 @@ from benchmarks.stages.step import draw_batch
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import prepare
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
-from xdc_fast.encoders.inputs import Inputs
-from xdc_fast.pretrain.learner import Learner, learning_rate
-from xdc_fast.pretrain.loop import pretrain
+from xdc_fast.encoders.transform import Inputs
+from xdc_fast.pretraining.learner import Learner, learning_rate
+from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Case
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.kernels import contingency, gather_labels, nmi, purity
 
 THREADS = (1, 2)

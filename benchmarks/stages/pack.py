@@ -28,10 +28,10 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness import Case
 from benchmarks.media import find_videos
-from xdc_fast.shards.convert import Settings
-from xdc_fast.shards.encode import BT601, JPEG, JPEG_QSCALE, MPEG
-from xdc_fast.shards.pack import pack
-from xdc_fast.shards.sources import collect
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.encode import BT601, JPEG, JPEG_QSCALE, MPEG
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import collect
 
 THREADS = (1, 2)
 FPS, SHORT_SIDE, RATE = (int(getattr(Settings, k)) for k in ("fps", "short_side", "audio_rate"))

@@ -15,7 +15,7 @@ from benchmarks.media import find_videos, pack_videos
 from benchmarks.stages.decode import SHAPE
 from benchmarks.stages.feed import INPUTS
 from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.clips.windows import random_windows
 
 THREADS = (2,)

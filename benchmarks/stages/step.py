@@ -20,8 +20,8 @@ from benchmarks.harness import Case
 from benchmarks.stages.logmel import draw_sound, torchaudio_transform
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
-from xdc_fast.encoders.inputs import Inputs
-from xdc_fast.pretrain.learner import Learner
+from xdc_fast.encoders.transform import Inputs
+from xdc_fast.pretraining.learner import Learner
 from xdc_fast.recipe import Audio, Recipe, Train, Video
 
 THREADS = (1, 2)

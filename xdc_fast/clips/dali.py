@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import UNREADABLE, HostFeed, Sampling
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import SampleError, ShardSet

@@ -15,12 +15,12 @@ import simplejpeg
 import torch
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import SampleError, ShardSet
+from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import SAMPLE, sample_key
-from xdc_fast.shards.media import decode_frames, decode_waveform
 
 UNREADABLE = (ValueError, IndexError, OSError, av.FFmpegError)  # damaged or missing files
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xdc_fast.clips.plan import uniform
+from xdc_fast.clips.sampler import uniform
 
 TIME, ROW, COLUMN, FLIP = range(4)  # streams of random draws
 TICK = 1e-6  # seconds; keeps k / fps * fps from falling below k

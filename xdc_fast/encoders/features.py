@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from xdc_fast.clips.plan import EpochPlan
+from xdc_fast.clips.sampler import EpochPlan
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import modality_of
-from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.encoders.transform import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from xdc_fast.encoders.build import MODALITIES, TWIN, modality_of
 from xdc_fast.kernels.labels import cluster_sizes
-from xdc_fast.pretrain.methods import heads_of
-from xdc_fast.pretrain.run import Run
+from xdc_fast.pretraining.methods import heads_of
+from xdc_fast.pretraining.run import Run
 from xdc_fast.report.charts import Series, bar_chart, line_chart
 from xdc_fast.report.matching import chance_nmi
 from xdc_fast.shards.dataset import ShardSet

@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.encoders.transform import Inputs
 from xdc_fast.errors import UserError
 from xdc_fast.files import replacing
-from xdc_fast.pretrain.run import Run, fingerprint
+from xdc_fast.pretraining.run import Run, fingerprint
 from xdc_fast.recipe import dump_recipe
 from xdc_fast.report.cards import LINES, NEAREST, Deck, deal
 from xdc_fast.report.charts import heat_map, probe_chart

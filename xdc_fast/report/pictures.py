@@ -13,10 +13,10 @@ import torch
 from torch.nn.functional import interpolate
 
 from xdc_fast.clips.windows import ClipShape, fixed_windows
-from xdc_fast.encoders.inputs import Inputs, spectrogram
+from xdc_fast.encoders.transform import Inputs, spectrogram
+from xdc_fast.packing.encode import wav_header
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.encode import wav_header
-from xdc_fast.shards.media import decode_frames, decode_waveform
+from xdc_fast.shards.decode import decode_frames, decode_waveform
 
 FRAMES = 3
 JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG of that size

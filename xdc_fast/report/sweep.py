@@ -11,7 +11,7 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.evaluate.sweep import SCRATCH
+from xdc_fast.evaluation.sweep import SCRATCH
 from xdc_fast.files import replacing
 from xdc_fast.report.charts import nice_ticks, text_at
 from xdc_fast.report.figures import seconds

@@ -12,9 +12,9 @@ import simplejpeg
 from tqdm import tqdm
 
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.index import table_rows
-from xdc_fast.shards.media import decode_frames, decode_waveform
 from xdc_fast.shards.scan import Scan, ScanError, scan
 from xdc_fast.shards.tar import checksum
 

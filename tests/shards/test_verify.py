@@ -1,0 +1,267 @@
+"""Damage is found and named; index files and tables can be rebuilt from the tars."""
+
+import io
+import json
+import shutil
+import tarfile
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.common.media import make_media
+from xdc_fast.errors import UserError
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import collect
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.decode import decode_frames, decode_waveform
+from xdc_fast.tools.shard import main
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two shards: three samples and two."""
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "videos").mkdir()
+    for k in range(5):
+        make_media(folder / "videos" / f"{k}.mp4", seconds=1.5, size=(48, 32), rate=16000)
+    make_media(folder / "videos" / "mute.mp4", audio=None, size=(48, 32))
+    (folder / "labels.csv").write_text(
+        "file,word,age\n" + "".join(f"{k}.mp4,w{k % 2},{k}\n" for k in range(5))
+    )
+    inputs = collect([folder / "videos"], folder / "labels.csv", folder / "set")
+    settings = Settings(short_side=32, fps=10)
+    pack(inputs, folder / "set", settings, shard_mb=0.15, workers=1)
+    assert len(ShardSet(folder / "set").shards) == 2
+    return folder / "set"
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "set"))
+
+
+def cli(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def damages(out, *options):
+    result = cli("verify", out, "--json", *options)
+    report = json.loads(result.stdout)
+    assert result.exit_code == (1 if report["damaged"] else 0)
+    return report
+
+
+def test_a_whole_set_is_sound(whole):
+    result = cli("verify", whole)
+    assert result.exit_code == 0 and "2 shards, 5 samples, all sound" in result.stdout
+    assert damages(whole, "--decode") == {"shards": 2, "samples": 5, "damaged": []}
+
+
+def flip(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_a_flipped_byte_is_found(copy):
+    shards = ShardSet(copy)
+    name, row = shards.row(1)
+    packet = shards.packets(name, row, np.array([3]))[0]
+    start = shards.video_file(1).index(packet.tobytes()) + int(row["video"])
+    flip(copy / name, start + len(packet) // 2)
+    report = damages(copy)
+    assert [d["shard"] for d in report["damaged"]] == [name]
+    assert "checksum" in report["damaged"][0]["what"]
+    result = cli("verify", copy)
+    assert result.exit_code == 1 and f"{name}: the checksum differs" in result.stdout
+
+
+def test_decode_names_the_sample(copy):
+    """Bytes that no decoder takes: the sample and the stream are named."""
+    shards = ShardSet(copy)
+    name, row = shards.row(4)
+    packet = shards.packets(name, row, np.array([3]))[0]
+    start = shards.video_file(4).index(packet.tobytes()) + int(row["video"])
+    data = bytearray((copy / name).read_bytes())
+    data[start : start + 40] = bytes(40)
+    (copy / name).write_bytes(data)
+    found = [(d["sample"], d["what"].split(":")[0]) for d in damages(copy, "--decode")["damaged"]]
+    assert ("000000004", "video") in found
+
+
+def test_a_truncated_tar_is_found(copy):
+    path = copy / "shard-000001.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    whats = [d["what"] for d in damages(copy)["damaged"] if d["shard"] == path.name]
+    assert any("bytes, the manifest says" in what for what in whats)
+    assert any("not a sound tar" in what for what in whats)
+
+
+@pytest.mark.parametrize("suffix", ["idx", "samples.npy", "packets.npy", "tar"])
+def test_missing_and_stale_files_are_found(copy, suffix):
+    path = copy / f"shard-000000.{suffix}"
+    other = path.with_name(f"shard-000001.{suffix}")
+    path.unlink()
+    assert any("missing" in d["what"] for d in damages(copy)["damaged"])
+    shutil.copy(other, path)
+    assert damages(copy)["damaged"]
+    path.write_bytes(b"")
+    assert damages(copy)["damaged"]
+
+
+def test_tables_that_disagree_are_found(copy):
+    table = copy / "samples.csv"
+    text = table.read_text()
+    table.write_text(text.replace("000000002,", "000000007,"))
+    assert damages(copy)["damaged"][0]["sample"] == "000000002"
+    table.write_text(text.replace("2.mp4", "9.mp4"))
+    assert "9.mp4" in damages(copy)["damaged"][0]["what"]
+    table.write_text(text.replace(",3,w1", ",3,w0"))
+    (damage,) = damages(copy)["damaged"]
+    assert damage["sample"] == "000000003" and damage["what"].startswith("its word is w1, ")
+    for data in (text.replace("key", "kee", 1).encode(), b"\xff" + text.encode(), b""):
+        table.write_bytes(data)
+        assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
+    table.write_text("".join(text.splitlines(keepends=True)[:-1]))
+    assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
+    table.unlink()
+    assert damages(copy)["damaged"][0]["what"] == "missing"
+
+
+def test_an_incomplete_set_is_a_mistake(copy):
+    (copy / "manifest.json").unlink()
+    result = cli("verify", copy)
+    assert result.exit_code == 2 and "manifest.json" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", '{"name": "site"}', '{"format": 1}', "{", ""])
+def test_a_manifest_of_another_kind_is_a_mistake(copy, content):
+    (copy / "manifest.json").write_text(content)
+    (copy.parent / "a.mp4").touch()
+    for command in (("verify",), ("ls",), ("index",), ("pack", copy.parent)):
+        result = cli(*command, copy)
+        said = result.stderr.splitlines()[-1]
+        assert result.exit_code == 2 and "manifest.json: " in said and "move it away" in said
+    assert (copy / "manifest.json").read_text() == content
+
+
+def test_a_replaced_sidecar_is_seen(copy):
+    path = copy / "shard-000000.samples.npy"
+    before = ShardSet(copy).rows()
+    after = before[: ShardSet(copy).shard_sizes[0]].copy()
+    after["width"] += 1
+    np.save(copy / "new.npy", after)
+    (copy / "new.npy").replace(path)
+    assert ShardSet(copy).row(0)[1]["width"] == before[0]["width"] + 1
+
+
+def test_a_damaged_table_is_a_mistake(copy):
+    shards = ShardSet(copy)
+    table = copy / "samples.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"samples\.csv: 4 rows for 5 samples; rebuild"):
+        shards.label("word")
+    table.unlink()
+    with pytest.raises(UserError, match=r"samples\.csv.*rebuild"):
+        shards.label("word")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_index_reproduces_a_packed_set(whole, copy):
+    """With the manifest, every byte; without it, all but what the tars cannot tell."""
+    for path in (*copy.glob("*.npy"), *copy.glob("*.idx"), copy / "samples.csv"):
+        path.unlink()
+    result = cli("index", copy)
+    assert result.exit_code == 0 and "indexed 5 samples in 2 shards" in result.stdout
+    assert contents(copy) == contents(whole)
+    (copy / "manifest.json").unlink()
+    assert cli("index", copy).exit_code == 0
+    old, new = ShardSet(whole).manifest, ShardSet(copy).manifest
+    same = ("format", "samples", "frames", "seconds", "bytes", "labels", "refused", "shards")
+    assert [old[key] for key in same] == [new[key] for key in same]
+    assert all(new["settings"][k] == old["settings"][k] for k in ("codec", "fps", "audio_rate"))
+    changed = {n for n, data in contents(whole).items() if contents(copy)[n] != data}
+    assert changed == {"manifest.json"}
+
+
+def foreign(path, samples):
+    """A WebDataset tar of another program: (name, content) pairs, in PAX format."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in samples:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_index_of_another_programs_shards(tmp_path):
+    """H.264 with the sound inside, with a stereo wav beside it, and JPEG packets in an avi."""
+    inside = make_media(tmp_path / "a.mp4", seconds=2, size=(64, 48)).read_bytes()
+    alone = make_media(tmp_path / "b.mkv", seconds=2, audio=None, size=(64, 48)).read_bytes()
+    jpegs = make_media(tmp_path / "c.avi", seconds=2, audio=None, video="mjpeg", size=(64, 48))
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 2, 22050, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 44100))
+    out = tmp_path / "set"
+    out.mkdir()
+    foreign(out / "part-a.tar", [("dir/one.mp4", inside), ("dir/one.cls", b"3")])
+    foreign(
+        out / "part-b.tar",
+        [
+            (
+                "dir/two.json",
+                b'{"labels": {"class": 4, "place": "here"}, "source": "film", "seconds": "2 s"}',
+            ),
+            ("dir/two.mkv", alone),
+            ("dir/two.wav", sound.getvalue()),
+            ("dir/three.avi", jpegs.read_bytes()),
+            ("dir/three.wav", sound.getvalue()),
+        ],
+    )
+    result = cli("index", out)
+    assert result.exit_code == 0, result.output
+    shards = ShardSet(out)
+    rows = shards.rows()
+    assert shards.rate == 44100 and rows["frames"].tolist() == [50, 50, 50]
+    assert rows["pcm"].tolist() == [-1, -1, -1]  # at another rate than the set's
+    assert (rows["packet"] >= 0).tolist() == [False, False, True]
+    assert shards.settings["codec"] == "copy"  # not all are JPEG packets
+    assert abs(rows["samples"] - 88200).max() < 2200
+    table = shards.table()
+    assert [row["source"] for row in table] == ["dir/one", "film", "dir/three"]
+    assert [row["class"] for row in table] == ["3", "4", ""]
+    assert decode_frames(shards.video_file(1), np.array([7, 30])).shape == (2, 48, 64, 3)
+    assert abs(len(decode_waveform(shards.audio_file(0), 16000)) - 32000) < 800
+    name, row = shards.row(2)
+    assert all(p[:2].tobytes() == b"\xff\xd8" for p in shards.packets(name, row, np.arange(50)))
+    assert damages(out, "--decode")["damaged"] == []
+
+
+def test_index_names_what_it_cannot_read(tmp_path):
+    out = tmp_path / "set"
+    out.mkdir()
+    video = make_media(tmp_path / "a.mp4", seconds=1, size=(64, 48)).read_bytes()
+    foreign(out / "x.tar", [("a.mp4", video), ("b.mp4", b"no film"), ("b.json", b"{}")])
+    result = cli("index", out)
+    assert result.exit_code == 2 and "x.tar: sample b: mp4" in result.stderr
+    foreign(out / "x.tar", [("a.mp4", video), ("b.mp4", video), ("a.json", b"{}")])
+    result = cli("index", out)
+    assert result.exit_code == 2 and "x.tar: sample a: no video file" in result.stderr
+    foreign(out / "x.tar", [("a.mp4", video), ("a.json", b'{"labels": {"shard": 1}}')])
+    result = cli("index", out)
+    assert result.exit_code == 2 and "label column 'shard'" in result.stderr
+    foreign(out / "x.tar", [("a.mp4", video)])
+    foreign(out / "y.tar", [("a.mp4", video)])
+    result = cli("index", out)
+    assert result.exit_code == 2 and "the key a appears more than once" in result.stderr
+    (out / "x.tar").write_bytes(b"rubbish" * 999)
+    result = cli("index", out)
+    assert result.exit_code == 2 and "not a sound tar" in result.stderr

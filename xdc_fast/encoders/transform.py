@@ -1,0 +1,90 @@
+"""From a batch as loaded to what the encoders read, on the batch's device."""
+
+from __future__ import annotations
+
+import torch
+
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.sampler import uniform
+from xdc_fast.clips.windows import ClipShape
+from xdc_fast.errors import UserError
+from xdc_fast.kernels.logmel import MelSpec, log_mel
+from xdc_fast.recipe import Recipe
+
+GAIN, SHIFT, LEVEL = 16, 17, 18  # streams of random draws, apart from those of the windows
+
+
+class Inputs:
+    """Makes encoder inputs as a recipe describes them."""
+
+    def __init__(self, recipe: Recipe):
+        self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
+        audio = recipe.audio
+        size = 1 << (audio.window - 1).bit_length()
+        try:
+            self.spec = MelSpec(
+                rate=audio.rate, n_fft=size, window=audio.window, hop=audio.hop, mels=audio.mels
+            )
+        except ValueError as error:
+            raise UserError(f"audio: {error}") from None
+        self.shape = ClipShape(
+            frames=recipe.video.frames,
+            rate=recipe.video.rate,
+            crop=recipe.video.crop,
+            samples=self.spec.samples(audio.frames),
+            audio_rate=audio.rate,
+        )
+
+    def of(self, modality: str, batch: Batch, epoch: int | None = None) -> torch.Tensor:
+        """Encoder input of a batch: video (B, 3, T, H, W), audio (B, 1, mels, frames), float32.
+
+        modality: one that the batch has.
+        epoch: training, where the recipe's jitters are drawn per (seed, epoch, sample); None:
+        evaluation, without them.
+        """
+        return self._pictures(batch, epoch) if modality == "video" else self._sound(batch, epoch)
+
+    def _draw(self, batch: Batch, epoch: int, stream: int) -> torch.Tensor:
+        """Uniform in [-1, 1), float32 (B,) on the batch's device."""
+        draws = 2 * uniform(self.seed, epoch, batch.index.numpy(), stream) - 1
+        return torch.from_numpy(draws).to(batch.device, torch.float32)
+
+    def _pictures(self, batch: Batch, epoch: int | None) -> torch.Tensor:
+        x = batch.frames.permute(0, 4, 1, 2, 3)  # channels_last_3d without a copy
+        # of three channels, a CPU reads either order as fast, and takes its own from the weights
+        order = torch.preserve_format if x.is_cuda else torch.contiguous_format
+        x = x.to(torch.float32, memory_format=order)
+        mean = torch.tensor(self.video.mean, device=x.device)
+        std = torch.tensor(self.video.std, device=x.device)
+        gain, shift = torch.ones(len(batch), device=x.device), torch.zeros(1, device=x.device)
+        if epoch is not None and self.video.jitter:
+            gain = 1 + self.video.jitter * self._draw(batch, epoch, GAIN)
+            shift = 0.5 * self.video.jitter * self._draw(batch, epoch, SHIFT)
+        # ((x / 255) * gain + shift - mean) / std, as one multiply-add
+        scale = gain[:, None] / (255 * std)
+        offset = (shift[:, None] - mean) / std
+        full = (slice(None), slice(None), None, None, None)
+        return torch.addcmul(offset[full], x, scale[full])
+
+    def _sound(self, batch: Batch, epoch: int | None) -> torch.Tensor:
+        x = spectrogram(batch.waveform, self.spec)
+        x.sub_(self.audio.mean)
+        if epoch is not None and self.audio.jitter:
+            normal = 3**0.5 * self._draw(batch, epoch, LEVEL)  # uniform of unit variance
+            x.add_(self.audio.jitter * normal[:, None, None])
+        return x.div_(self.audio.std).unsqueeze(1)
+
+
+def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:
+    """Log-mel of int16 or float32 (B, S) on its own device: float32 (B, mels, frames)."""
+    out = waveform.new_empty(
+        (len(waveform), spec.mels, spec.frames(waveform.shape[1])), dtype=torch.float32
+    )
+    if waveform.is_cuda:
+        from xdc_fast.kernels.logmel_cuda import log_mel_cuda  # numba.cuda only where it is used
+
+        stream = torch.cuda.current_stream(waveform.device).cuda_stream
+        log_mel_cuda(waveform, spec, out, stream=stream)
+    else:
+        log_mel(waveform.numpy(), spec, out.numpy())
+    return out

@@ -1,0 +1,92 @@
+"""Weights by name and shape: checked before they are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from xdc_fast.errors import UserError
+
+COUNTER = "num_batches_tracked"  # of training alone, and not in every file
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of weights beside those of an encoder.
+
+    reshaped: {name: (shape in the file, shape in the encoder)} where the two differ.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def fault(self, spare: tuple[str, ...] = ()) -> str:
+        """The first reason why the weights do not fit, empty when they do.
+
+        spare: prefixes of unexpected names that may be there.
+        """
+        for name, (found, wanted) in self.reshaped.items():
+            return f"{name} is {found}, not {wanted}"
+        for name in self.missing:
+            if not name.endswith(COUNTER):
+                return f"no {name}"
+        for name in self.unexpected:
+            if not name.startswith(spare):
+                return f"unknown {name}"
+        return ""
+
+    def __str__(self) -> str:
+        parts = f"{len(self.matched)} keys match, {len(self.missing)} missing, "
+        return parts + f"{len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape"
+
+
+def compare(encoder: nn.Module, weights: dict[str, torch.Tensor]) -> Keys:
+    """Which weights fit the encoder, by name and shape."""
+    own = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return Keys(
+        matched=[name for name in own if found.get(name) == own[name]],
+        missing=[name for name in own if name not in found],
+        unexpected=[name for name in found if name not in own],
+        reshaped={n: (found[n], own[n]) for n in own if n in found and found[n] != own[n]},
+    )
+
+
+def fill(
+    encoder: nn.Module,
+    weights: dict[str, torch.Tensor],
+    file: Path,
+    name: str,
+    mend: str,
+    spare: tuple[str, ...] = (),
+) -> Keys:
+    """Load weights into the encoder called `name`; UserError, which ends with `mend`, unless they
+    are all there, of its shapes, with no others than those that begin with `spare`."""
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise UserError(f"{file}: holds other things than weights; {mend}")
+    keys = compare(encoder, weights)
+    if fault := keys.fault(spare):
+        raise UserError(f"{file}: weights of another architecture than {name}: {fault}; {mend}")
+    encoder.load_state_dict({key: weights[key] for key in keys.matched}, strict=False)
+    return keys
+
+
+def read(file: Path, mend: str) -> dict:
+    """The dict that a PyTorch file holds, on the CPU, without running what it may hold of code.
+
+    Raises UserError, which ends with `mend`.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}; {mend}") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {mend}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no weights by name; {mend}")
+    return content

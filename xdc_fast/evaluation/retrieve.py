@@ -1,0 +1,172 @@
+"""Retrieval by cosine: within a modality by class, and from one modality to the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xdc_fast.clips.subset import equal_clips
+from xdc_fast.clusters.kmeans import prepare
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.errors import UserError
+from xdc_fast.evaluation.evaluator import Subject
+from xdc_fast.evaluation.neighbours import agree, own
+from xdc_fast.evaluation.splits import (
+    classes_of,
+    over_splits,
+    recordings_of,
+    refuse_taught,
+    refuse_unread,
+    splits_of,
+)
+from xdc_fast.models.load import Model
+from xdc_fast.shards.dataset import ShardSet
+
+
+def retrieve(
+    model: Model,
+    shards: ShardSet,
+    label: str | None = None,
+    columns: tuple[str, ...] = (),
+    *,
+    clips: int = 10,
+    out: str | Path | None = None,
+) -> dict:
+    """How well nearest neighbours agree, by features averaged over equally spaced clips.
+
+    Within a modality, given a label: R@k, the share of videos with one of their class among the k
+    nearest, and NN@k, the accuracy of a majority vote of the k nearest. Neighbours are all other
+    videos, but none of the same recording; or, on the splits that `columns` name (see splits_of),
+    the training part those of the test part.
+    Across modalities: R@k, the share of videos whose own other track is among the k nearest of all
+    (`own`), and as above with the own recording left out (`class`). XDC's feature spaces have no
+    common axes; `shared` says how they are compared, which is ours.
+
+    Returns {..., within: {modality: {splits, mean, spread}}, across: {"audio->video": {own,
+    class}, ...}, note}: each figure 0 to 1 beside its chance; across is empty, and note says why,
+    where spaces cannot be compared. It is kept in `out`, or in the run's folder.
+    Raises UserError as splits_of does.
+    """
+    if columns and label is None:
+        raise UserError("a split is of labeled videos: give --label too, or leave --split out")
+    subject = Subject(model, shards, out=out)
+    features, read = mean_features(subject, clips)
+    made_by = {"label": label, "asked": [*columns], "clips": clips}
+    made_by |= subject.made_by(*subject.modalities)
+    result: dict = {"where": model.name, "data": str(shards.root), **made_by}
+    result |= {"videos": int(read.sum()), "within": {}, "across": {}, "note": ""}
+    codes = None
+    if label is not None:
+        codes, classes = classes_of(shards, label)
+        known = np.flatnonzero(read & (codes >= 0))
+        if len(known) < 2:
+            raise UserError(f"{shards.root}: {len(known)} readable videos have the label '{label}'")
+        kin = [column for column, _ in recordings_of(shards, label).values()]
+        pairs = [("leave one out", known, known)]
+        if columns:
+            splits = splits_of(shards, label, codes, classes, columns)
+            pairs = [(n, np.intersect1d(b, known), np.intersect1d(a, known)) for n, a, b in splits]
+        refuse_taught(model.run, shards, label, [queries for _, queries, _ in pairs])
+        for _, queries, gallery in pairs:
+            refuse_unread(shards, gallery, queries)
+        for name in subject.modalities:
+            unit = _unit(features[name])
+            rows = [
+                {"split": split, "queries": len(queries), "gallery": len(gallery)}
+                | agree(unit[queries], unit[gallery], codes, queries, gallery, kin)
+                for split, queries, gallery in pairs
+            ]
+            figures = tuple(rows[0])[3:]
+            result["within"][name] = {"splits": rows, **over_splits(rows, figures)}
+    spaces, result["note"] = shared(subject, features, read)
+    for query, other in (MODALITIES, MODALITIES[::-1]) if spaces else ():
+        every = np.flatnonzero(read)
+        figures = {"own": own(spaces[query][every], spaces[other][every])}
+        if codes is not None:
+            figures["class"] = agree(
+                spaces[query][known], spaces[other][known], codes, known, known, kin
+            )
+        result["across"][f"{query}->{other}"] = figures
+    subject.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
+    return result
+
+
+def mean_features(subject: Subject, clips: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """{modality: float32 (N, D)}, the mean over the clips that can be read, and bool (N,): any."""
+    count = len(subject.shards)
+    part = equal_clips(subject.shards, np.arange(count), subject.modalities, clips)
+    found, seen = subject.features(part, "features")
+    if not seen.any():
+        raise UserError(f"{subject.shards.root}: no clip can be read; run `xdc-shard verify`")
+    times = np.maximum(seen.reshape(count, clips).sum(axis=1), 1)[:, None].astype(np.float32)
+    sums = {name: f.reshape(count, clips, -1).sum(axis=1) for name, f in found.items()}
+    return {name: s / times for name, s in sums.items()}, seen.reshape(count, clips).any(axis=1)
+
+
+def shared(
+    subject: Subject, features: dict[str, np.ndarray], read: np.ndarray
+) -> tuple[dict[str, np.ndarray], str]:
+    """A space for both modalities: {modality: float32 (N, D), unit length}, or {} and the reason.
+
+    Its axes are clusters. For each clustering, both modalities have a distribution over its k
+    clusters: the softmax of the head that predicts it; or, for the clustering of the modality's
+    own features, softmax(-d^2 / s) of the distances d to its centroids, s being the mean d^2 to the
+    nearest one. Their square roots are joined over the clusterings, so that a cosine is the mean
+    Bhattacharyya coefficient. The centroids are of the last clustering, before the encoders' last
+    training; features are centred, where the recipe says so, on the set at hand.
+    """
+    model = subject.model
+    if len(subject.modalities) < len(MODALITIES):
+        return {}, f"no retrieval across modalities: there is {subject.modalities[0]} only"
+    shares: dict[str, dict[str, np.ndarray]] = {}
+    for name, head in model.heads.items():
+        modality, _, clustering = name.partition("_from_")
+        if modality in features:
+            with torch.no_grad():
+                logits = head(torch.from_numpy(features[modality]).to(subject.device))
+            shares.setdefault(clustering, {})[modality] = torch.softmax(logits, 1).cpu().numpy()
+    for clustering, centroids in last_centroids(model).items():
+        have = shares.get(clustering, {})
+        if have and clustering in MODALITIES and clustering not in have:
+            have[clustering] = members(
+                features[clustering], centroids, read, model.run.recipe.cluster
+            )
+    usable = [have for have in shares.values() if len(have) == len(MODALITIES)]
+    if not usable:
+        return {}, (
+            "no retrieval across modalities: it needs a run's heads and clusters, of a clustering "
+            "that both modalities can be compared by"
+        )
+    return {
+        m: np.sqrt(np.concatenate([have[m] for have in usable], axis=1) / len(usable))
+        for m in MODALITIES
+    }, ""
+
+
+def last_centroids(model: Model) -> dict[str, np.ndarray]:
+    """{clustering: float32 (k, D)} of a run's last finished iteration, whose heads are kept.
+
+    Empty where there is no run or none is finished, and where a PCA was part of the clustering:
+    its axes are not kept.
+    """
+    if model.run is None or model.run.recipe.cluster.pca or not model.heads:
+        return {}
+    last = model.run.summary()["iterations"][-1]["iteration"]
+    return {name: arrays["centroids"] for name, arrays in model.run.clusters(last).items()}
+
+
+def members(features: np.ndarray, centroids: np.ndarray, read: np.ndarray, settings) -> np.ndarray:
+    """softmax(-d^2 / s) over the centroids, float32 (N, k); see `shared`."""
+    points = prepare(features[read], settings)
+    square = torch.cdist(torch.from_numpy(points), torch.from_numpy(centroids)) ** 2
+    shares = np.zeros((len(features), len(centroids)), dtype=np.float32)
+    scale = square.min(dim=1).values.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    shares[read] = torch.softmax(-square / scale, dim=1).numpy()
+    return shares
+
+
+def _unit(points: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(points, axis=1, keepdims=True)
+    return points / np.maximum(length, np.finfo(np.float32).tiny)

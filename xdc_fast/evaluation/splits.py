@@ -1,0 +1,189 @@
+"""Which videos train a classifier and which test it, and that none does both."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from xdc_fast.errors import UserError
+from xdc_fast.pretraining.methods import LABEL, clustering_name
+from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import JOIN
+
+TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
+KIN = ("group", "youtube_id")  # label columns that name the recording a video was cut from
+
+
+class Split(NamedTuple):
+    """train, test: int64, sample indices in rising order, none in both."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def splits_of(
+    shards: ShardSet,
+    label: str,
+    codes: np.ndarray,
+    classes: list[str],
+    columns: tuple[str, ...] = (),
+    *,
+    needed: int = 1,
+    test_share: float = 0.3,
+    seed: int = 0,
+) -> list[Split]:
+    """The splits that label columns name, of the samples that have a label; or one at random.
+
+    codes, classes: the column `label`, as ShardSet.label returns it. A column of train and test is
+    one split and leaves out other values; where it has no test, validation or val is the test. Any
+    other column holds folds: as many splits, each fold the test part of one. Without columns, a
+    share `test_share` is drawn at random, stratified by class. needed: training samples per class.
+    Raises UserError for a column that makes no split, for classes too small or never trained, and
+    for recordings in both parts: equal sources, or equal values of a column in KIN.
+    """
+    if len(classes) < 2:
+        raise UserError(
+            f"{shards.root}: label '{label}' has {len(classes)} class; a classifier needs 2"
+        )
+    labeled = np.flatnonzero(codes >= 0)
+    if columns:
+        splits = [split for column in columns for split in _by_column(shards, column, labeled)]
+    else:
+        _refuse_small(shards, label, classes, "random", np.bincount(codes[labeled]), 2)
+        splits = [_at_random(shards, codes, labeled, test_share, seed)]
+    recordings = recordings_of(shards, label)
+    for split in splits:
+        if not len(split.test):
+            raise UserError(
+                f"{shards.root}: no test video of split '{split.name}' has the label '{label}'"
+            )
+        present = np.unique(codes[np.concatenate([split.train, split.test])])
+        counts = np.bincount(codes[split.train], minlength=len(classes))[present]
+        _refuse_small(shards, label, [classes[c] for c in present], split.name, counts, needed)
+        _refuse_leak(shards, split, recordings)
+    return splits
+
+
+def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
+    """A label column as ShardSet.label gives it; UserError where it joins several labels."""
+    codes, classes = shards.label(label)
+    if joined := next((name for name in classes if JOIN in name), None):
+        raise UserError(
+            f"{shards.root}: label '{label}' gives samples several labels ('{joined}'), and here "
+            "one class is predicted; name a column with one"
+        )
+    return codes, classes
+
+
+def refuse_taught(run: Run | None, shards: ShardSet, label: str, tests: list[np.ndarray]) -> None:
+    """Raises UserError for a supervised run that has learned the label of samples in `tests`."""
+    if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
+        return
+    learned = run.clusters(0).get(clustering_name(LABEL))
+    if learned is None or run.trained_on() != fingerprint(shards):
+        return
+    count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
+    if count:
+        raise UserError(
+            f"{run.root}: has learned the label '{label}' of {count} test videos of {shards.root}; "
+            "pretrain with split=COLUMN, which leaves the test part out, and test with --split "
+            "COLUMN"
+        )
+
+
+def refuse_unread(shards: ShardSet, train: np.ndarray, test: np.ndarray) -> None:
+    """Raises UserError where nothing that can be read is left to train on or to test."""
+    for part, samples in (("training", train), ("test", test)):
+        if not len(samples):
+            raise UserError(f"{shards.root}: no {part} video can be read; run `xdc-shard verify`")
+
+
+def recordings_of(shards: ShardSet, *others: str) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """{column: (codes int64 (N,), names)} of what tells that samples are cuts of one recording.
+
+    A code of -1 tells nothing. others: columns that are used for something else.
+    """
+    names, codes = np.unique(shards.sources, return_inverse=True)
+    known = [column for column in KIN if column in shards.label_names and column not in others]
+    return {"source": (codes, names.tolist())} | {column: shards.label(column) for column in known}
+
+
+def over_splits(scores: list[dict], figures: tuple[str, ...]) -> dict:
+    """{mean: {figure: ...}, spread: {...}} of figures of each split, None where one has none.
+
+    The spread is the standard deviation over splits (divided by their number less 1).
+    """
+    columns = {figure: [score[figure] for score in scores] for figure in figures}
+    whole = {figure: None not in values for figure, values in columns.items()}
+    return {
+        "mean": {f: float(np.mean(v)) if whole[f] else None for f, v in columns.items()},
+        "spread": {
+            f: float(np.std(v, ddof=1)) if whole[f] and len(v) > 1 else None
+            for f, v in columns.items()
+        },
+    }
+
+
+def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split]:
+    codes, names = shards.label(column)
+    codes = codes[labeled]
+    # official test lists may come without labels: then the validation part tests
+    useful = {names[code] for code in np.unique(codes) if code >= 0}
+    test = next((name for held in (useful, names) for name in TEST if name in held), None)
+    if test or "train" in names:
+        missing = {"train", test or "test"} - set(names)
+        if missing:
+            raise UserError(
+                f"{shards.root}: column '{column}' has no '{missing.pop()}'; a split column holds "
+                "train and test, or the numbers of folds"
+            )
+        train, test = (labeled[codes == names.index(name)] for name in ("train", test))
+        return [Split(column, train, test)]
+    if len(names) < 2:
+        raise UserError(
+            f"{shards.root}: column '{column}' holds {len(names)} fold; a split column holds train "
+            "and test, or the numbers of folds"
+        )
+    return [
+        Split(f"{column}={name}", labeled[(codes >= 0) & (codes != fold)], labeled[codes == fold])
+        for fold, name in enumerate(names)
+    ]
+
+
+def _at_random(shards: ShardSet, codes, labeled, test_share: float, seed: int) -> Split:
+    try:
+        train, test = train_test_split(
+            labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{shards.root}: {len(labeled)} videos of {len(np.unique(codes[labeled]))} classes "
+            f"cannot be divided with a test share of {test_share:g} ({error}); change it, or name "
+            "a split column with --split"
+        ) from None
+    return Split("random", np.sort(train), np.sort(test))
+
+
+def _refuse_small(shards, label, classes, name, counts, needed: int) -> None:
+    if counts.min() < needed:
+        raise UserError(
+            f"{shards.root}: class '{classes[int(counts.argmin())]}' of '{label}' has "
+            f"{counts.min()} training videos in split '{name}'; {needed} are needed: pack more, or "
+            "take a coarser label"
+        )
+
+
+def _refuse_leak(shards: ShardSet, split: Split, recordings) -> None:
+    for column, (codes, names) in recordings.items():
+        both = np.intersect1d(codes[split.train], codes[split.test])
+        both = both[both >= 0]
+        if len(both):
+            raise UserError(
+                f"{shards.root}: split '{split.name}' leaks: {column} '{names[both[0]]}' is in its "
+                f"training and in its test part ({len(both)} in all); name a split column that "
+                "keeps them apart with --split"
+            )

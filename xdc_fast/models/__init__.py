@@ -1,0 +1,1 @@
+"""Trained encoders to use: loaded, fed, exported."""

@@ -1,0 +1,230 @@
+"""Trained encoders, wherever they come from: loaded once, then given media files or batches."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import nn
+
+from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.loader import choose_device
+from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.features import extract
+from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.weights import Keys, read
+from xdc_fast.errors import UserError
+from xdc_fast.models import official
+from xdc_fast.models.export import CONFIG, flatten, read_export
+from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.media import REASONS
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import Inputs as Sources
+from xdc_fast.packing.sources import Source
+from xdc_fast.pretraining.run import Run, fill_encoders
+from xdc_fast.recipe import Recipe, load_recipe
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import REFUSED
+
+MARGIN = 8 / 7  # short side of a packed picture to its crop: 128 to 112, as by default
+LACKING = {"no audio": "video", "silent": "video", "no video": "audio", "cover art": "audio"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Model:
+    """Encoders ready for use, in eval mode, on the recipe's device.
+
+    name: what was loaded. encoders: by modality, those that there are. heads: cluster heads by
+    name, empty where none were kept. run: the run they are of, if any. inputs: makes encoder
+    inputs of batches. keys: of a .pth file, which of its weights were taken.
+    """
+
+    name: str
+    recipe: Recipe
+    encoders: dict[str, nn.Module]
+    heads: dict[str, nn.Linear]
+    run: Run | None
+    inputs: Inputs
+    keys: Keys | None = None
+
+    def __call__(self, media: str | Path, clips: int = 10) -> dict[str, np.ndarray]:
+        """Features of a media file: {modality: float32 (features,)}.
+
+        The file is packed by `packing`, whatever its length, and the features are averaged over
+        `clips` equally spaced clips. Of a file without sound come those of the pictures alone,
+        and the other way round. Raises UserError for a file that cannot be decoded.
+        """
+        tracks = "both" if len(self.encoders) == len(MODALITIES) else next(iter(self.encoders))
+        with TemporaryDirectory(prefix="xdc_fast-") as folder:
+            shards = pack_file(Path(media), Path(folder), replace(self.packing, tracks=tracks))
+            feed = HostFeed(shards, self.inputs.shape, device=choose_device(self.recipe))
+            encoders = {m: self.encoders[m] for m in shards.modalities}
+            features, *_ = extract(encoders, feed, self.inputs, 1, clips=clips)
+        return {modality: values[0] for modality, values in features.items()}
+
+    @cached_property
+    def packing(self) -> Settings:
+        """How media files are decoded: as the recipe's shards were, or may be set to anything.
+
+        Where those are out of reach: at the packer's own frame rate and, for a crop of 112, short
+        side.
+        """
+        try:
+            found = ShardSet(self.recipe.data).settings if self.recipe.data else {}
+        except UserError as error:
+            log.warning("media files are decoded by default settings: %s", error)
+            found = {}
+        return packing(self.recipe, found)
+
+
+def packing(recipe: Recipe, found: dict) -> Settings:
+    """Settings of a packed set that fit the recipe."""
+    video = recipe.video
+    defaults = Settings(
+        fps=max(Settings.fps, video.rate),
+        short_side=2 * round(video.crop * MARGIN / 2),
+        min_seconds=0.0,
+        audio_rate=recipe.audio.rate,
+    )
+    settings = replace(
+        defaults, **{k: found[k] for k in ("codec", "fps", "short_side") if k in found}
+    )
+    if settings.short_side < video.crop:
+        settings = replace(settings, short_side=defaults.short_side)
+    return replace(settings, fps=max(settings.fps, video.rate))
+
+
+def pack_file(path: Path, out: Path, settings: Settings) -> ShardSet:
+    """A set of one file, or of the only track that it has; UserError when it is refused."""
+    sources = Sources([Source(path, path.name)], [], [])
+    folder = out / settings.tracks
+    with redirect_stderr(StringIO()):  # a progress bar over one file
+        summary = pack(sources, folder, settings, workers=1)
+    if summary.packed:
+        return ShardSet(folder)
+    with (folder / REFUSED).open(newline="", encoding="utf-8") as file:
+        (refused,) = csv.DictReader(file)
+    reason = refused["reason"]
+    if settings.tracks == "both" and reason in LACKING:
+        return pack_file(path, out, replace(settings, tracks=LACKING[reason]))
+    raise UserError(
+        f"{path}: {reason} ({refused['detail'] or REASONS[reason]}); give a file that plays "
+        "from beginning to end"
+    )
+
+
+def load(
+    where: str | Path, settings: tuple[str, ...] = (), *, recipe: Recipe | None = None
+) -> Model:
+    """Encoders with their weights.
+
+    where: a run folder; a run's encoders.pt or checkpoint.pt; a folder that `xdc export` wrote;
+    an XDC checkpoint of its authors, NAME-HASH.pth (video alone); or "random", the encoders as a
+    run of `recipe` begins, BatchNorm not yet calibrated.
+    settings: KEY=VALUE overrides of the recipe. recipe: for "random" and .pth files, which bring
+    none.
+    Raises UserError for what is not there, damaged, or of another architecture than its recipe's.
+    """
+    path = Path(where)
+    if str(where) == "random":
+        if recipe is None:
+            raise UserError("random: no recipe says which encoders; give one by --recipe FILE")
+        model = _fresh(override(recipe, settings))
+    elif path.suffix == ".pth":
+        model = _official(path, override(recipe or Recipe(), settings))
+    elif recipe is not None:
+        raise UserError(
+            f"{where}: comes with its own recipe; leave --recipe out, and change settings by "
+            "KEY=VALUE"
+        )
+    elif (path / CONFIG).is_file():
+        export = read_export(path)
+        asked = override(export.recipe, settings)
+        model = _filled(path, export.recipe, asked, export.weights, export.heads)
+        model.packing = packing(asked, export.packing)
+    elif path.exists():
+        model = _of_run(path, settings)
+    else:
+        raise UserError(
+            f"{where}: no such file or folder; give a run, its encoders.pt or checkpoint.pt, an "
+            "export, an XDC .pth file, or random"
+        )
+    model.name = str(where)
+    return model
+
+
+def override(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:
+    """The recipe with KEY=VALUE settings changed; UserError as of load_recipe."""
+    return load_recipe(None, (*flatten(asdict(recipe)), *settings))
+
+
+def _fresh(recipe: Recipe) -> Model:
+    """The encoders as a run of the recipe begins."""
+    encoders = build_encoders(recipe, choose_device(recipe))
+    for encoder in encoders.values():
+        encoder.eval()
+    return Model("", recipe, encoders, {}, None, Inputs(recipe))
+
+
+def _official(path: Path, recipe: Recipe) -> Model:
+    _keep(path, recipe, {"video": official.ENCODER})
+    model = _fresh(recipe)
+    del model.encoders["audio"]
+    model.keys = official.load_official(path, model.encoders["video"])
+    return model
+
+
+def _of_run(path: Path, settings: tuple[str, ...]) -> Model:
+    root = path if path.is_dir() else path.parent
+    run = Run.open(root)
+    if path == root:
+        files = [root / name for name in ("encoders.pt", "checkpoint.pt")]
+        path = next((file for file in files if file.is_file()), None)
+        if path is None:
+            raise UserError(f"{root}: no checkpoint yet; let `xdc pretrain` run longer")
+    mend = "run `xdc pretrain` again"
+    content = read(path, mend)
+    weights = content.get("encoders", content)
+    if not set(MODALITIES) <= set(weights):
+        raise UserError(f"{path}: no weights of a run; give encoders.pt or checkpoint.pt")
+    weights = {modality: weights[modality] for modality in MODALITIES}
+    heads = read(file, mend) if (file := root / "heads.pt").is_file() else {}
+    model = _filled(path, run.recipe, override(run.recipe, settings), weights, heads)
+    model.run = run
+    return model
+
+
+def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dict) -> Model:
+    """A model of state dicts by modality and by head, of encoders as `recipe` names them."""
+    names = {modality: getattr(recipe, modality).encoder for modality in weights}
+    _keep(path, asked, names)
+    model = _fresh(asked)
+    model.encoders = {
+        modality: model.encoders[modality] for modality in MODALITIES if modality in weights
+    }
+    fill_encoders(model.encoders, weights, asked, path)
+    device = choose_device(asked)
+    for name, state in heads.items():
+        k, features = state["weight"].shape
+        head = nn.Linear(features, k)
+        head.load_state_dict(state)
+        model.heads[name] = head.to(device)
+    return model
+
+
+def _keep(path: Path, recipe: Recipe, names: dict[str, str]) -> None:
+    """UserError when a setting asks for another encoder than the weights are of."""
+    for modality, name in names.items():
+        if (asked := getattr(recipe, modality).encoder) != name:
+            raise UserError(
+                f"{modality}.encoder={asked}: {path} holds weights of {name}; leave it out"
+            )

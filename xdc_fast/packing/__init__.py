@@ -1,0 +1,1 @@
+"""Media files in, tar shards out."""

@@ -1,0 +1,215 @@
+"""One source file becomes the files of one sample, or is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from xdc_fast.packing.copy import check_copyable, copy_video
+from xdc_fast.packing.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
+from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media, stream_facts
+from xdc_fast.packing.timeline import frame_count, heard, nearest_rate, sample_count, shown
+from xdc_fast.shards.format import TRACKS
+
+SILENCE = 0.001  # of full scale
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a sample's bytes; the manifest keeps it."""
+
+    codec: str = "jpeg"
+    """jpeg, h264, or copy (the video stream as it is)."""
+    fps: float = 15.0
+    """Frames per second of the packed video."""
+    short_side: int = 128
+    """Pixels of the shorter side, even."""
+    audio_rate: int = 16000
+    """Hz."""
+    max_seconds: float | None = None
+    """Longer videos are cut to their first seconds."""
+    min_seconds: float = 1.0
+    """Shorter ones are refused."""
+    tracks: str = "both"
+    """both, or video or audio: the one of them that is packed, the other being ignored."""
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """fps as a fraction: 29.97 is 30000/1001."""
+        return nearest_rate(self.fps)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a sample holds: video, audio or both."""
+        return TRACKS[self.tracks]
+
+    def as_dict(self) -> dict:
+        """For the manifest, where no `tracks` means both, as in sets older than the choice."""
+        settings = asdict(self)
+        if self.tracks == "both":
+            del settings["tracks"]
+        return settings
+
+
+def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+    """Decode a source and write its video track and wav file, or the one that is asked for.
+
+    Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
+    `audio` cannot be written.
+    """
+    if settings.tracks == "audio":
+        return _convert_audio(path, settings, audio)
+    if settings.codec == "copy":
+        return _convert_copy(path, settings, video, audio)
+    if settings.tracks == "video":
+        return _convert_video(path, settings, video)
+    fps, rate = settings.frame_rate, settings.audio_rate
+    with open_media(path) as pictures, open_media(path) as sound:
+        picture_stream, sound_stream = choose_streams(pictures)
+        sound_stream = sound.streams[sound_stream.index]
+        original = _original(picture_stream, sound_stream)
+        frames = decoded(pictures, picture_stream)
+        blocks = decoded(sound, sound_stream)
+        first, begin = next(frames), next(blocks)
+        start = max(first[0], begin[0])
+        longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
+        limit = None if longest is None else sample_count(longest, fps, rate)
+        # one frame more than wanted: whether there is more tells a cut video from a whole one
+        ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
+        samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, ahead))
+        available = frame_count(samples / rate, fps)
+        if samples == 0:
+            raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
+        if available == 0:
+            raise Refusal("too short", f"{samples / rate:.2f} s")
+        tick = float(picture_stream.time_base)
+        grid = shown(chain([first], frames), start, fps, available, tick)
+        count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
+    check_length(count, fps, settings)
+    finish_wav(audio, samples, sample_count(count, fps, rate), rate)
+    size = {"frames": count, "width": width, "height": height}
+    return _facts(start, original, count / fps, cut, fps=fps, **size)
+
+
+def _convert_video(path: Path, settings: Settings, video: Path) -> dict:
+    """The pictures alone, from the first of them on."""
+    fps = settings.frame_rate
+    longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
+    with open_media(path) as container:
+        stream, _ = choose_streams(container, settings.modalities)
+        original = _original(stream)
+        frames = decoded(container, stream)
+        first = next(frames)
+        ahead = 2**62 if longest is None else longest + 1
+        grid = shown(chain([first], frames), first[0], fps, ahead, float(stream.time_base))
+        count, width, height, cut = write_video(video, grid, stream, settings, longest)
+    check_length(count, fps, settings)
+    size = {"frames": count, "width": width, "height": height}
+    return _facts(first[0], original, count / fps, cut, fps=fps, **size)
+
+
+def _convert_audio(path: Path, settings: Settings, audio: Path) -> dict:
+    """The sound alone, from its beginning on."""
+    rate = settings.audio_rate
+    longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
+    with open_media(path) as container:
+        _, stream = choose_streams(container, settings.modalities)
+        original = _original(stream)
+        blocks = decoded(container, stream)
+        begin = next(blocks)
+        ahead = 2**62 if longest is None else longest + 1
+        stored = write_pcm(audio, heard(chain([begin], blocks), begin[0], rate, ahead))
+    samples = stored if longest is None else min(stored, longest)
+    check_length(samples, rate, settings)
+    finish_wav(audio, stored, samples, rate)
+    return _facts(begin[0], original, samples / rate, stored > samples)
+
+
+def _convert_copy(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+    """The video's packets as they are; the sound is cut or filled with silence to their span."""
+    start, fps, count = check_copyable(path, settings.modalities)
+    rate = settings.audio_rate
+    length = sample_count(count, fps, rate)
+    with open_media(path) as sound:
+        picture_stream, sound_stream = choose_streams(sound, settings.modalities)
+        original = _original(picture_stream, sound_stream)
+        if settings.tracks == "both":
+            blocks = decoded(sound, sound_stream)
+            begin = next(blocks)
+            if begin[0] >= start + count / fps:
+                raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
+            samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, length))
+            if samples == 0:
+                raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
+    width, height = copy_video(path, video, fps, count)
+    check_length(count, fps, settings)
+    if settings.tracks == "both":
+        finish_wav(audio, samples, length, rate)
+    size = {"frames": count, "width": width, "height": height}
+    return _facts(start, original, count / fps, False, fps=fps, **size)
+
+
+def _original(*streams) -> dict:
+    """What the metadata says of the source's streams, by their kind."""
+    return {stream.type: stream_facts(stream) for stream in streams if stream is not None}
+
+
+def _facts(start, original, seconds, cut, *, fps=0, frames=0, width=0, height=0) -> dict:
+    """A sample's metadata; the picture's is zeros where there is none."""
+    return {
+        "start": round(start, 6),
+        "original": original,
+        "seconds": float(seconds),
+        "cut": cut,
+        "fps": float(fps),
+        "frames": frames,
+        "width": width,
+        "height": height,
+    }
+
+
+def write_pcm(path: Path, blocks) -> int:
+    """Write raw PCM behind room for a wav header; returns the number of samples."""
+    samples = 0
+    with path.open("wb") as file:
+        file.write(bytes(WAV_HEADER))
+        for block in blocks:
+            file.write(block.astype("<i2", copy=False))
+            samples += len(block)
+    return samples
+
+
+def check_length(count: int, rate: float, settings: Settings) -> None:
+    """Raises Refusal, too short, for `count` frames or samples at `rate` per second."""
+    if count < settings.min_seconds * rate:
+        raise Refusal("too short", f"{float(count / rate):.2f} s")
+
+
+def finish_wav(path: Path, stored: int, samples: int, rate: int) -> None:
+    """Make the sound `samples` long, with a wav header; raises Refusal: silent."""
+    with path.open("r+b") as file:
+        file.truncate(WAV_HEADER + 2 * samples)
+        file.write(wav_header(samples, rate))
+    pcm = np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(min(samples, stored),))
+    loudest = max(int(pcm.max()), -int(pcm.min()))
+    if loudest < SILENCE * 32768:
+        raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
+
+
+def write_video(path: Path, grid, stream, settings: Settings, longest: int | None):
+    """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
+    first = next(grid)
+    width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
+    scale, last, picture = Scaler(width, height, settings.codec == "jpeg"), None, None
+    with VideoWriter(path, settings.codec, settings.frame_rate, width, height) as writer:
+        for frame in chain([first], grid):
+            if writer.frames == longest:
+                return longest, width, height, True
+            if frame is not last:
+                last, picture = frame, scale(frame)
+            writer.add(picture)
+    return writer.frames, width, height, False

@@ -1,0 +1,82 @@
+"""Video packed as it is: the same packets in a new mp4, on an exact constant-rate clock."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from xdc_fast.packing.encode import open_mp4
+from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media
+from xdc_fast.packing.timeline import nearest_rate
+from xdc_fast.shards.decode import decode_frames, orientation
+
+JITTER = 0.0015  # seconds; containers that count milliseconds round to them
+
+
+def check_copyable(path: Path, wanted: tuple[str, ...]) -> tuple[float, Fraction, int]:
+    """Decode all of a video; returns its first frame's time, its rate and its number of frames.
+
+    Raises Refusal when it is rotated, of variable rate, or does not decode cleanly, or lacks a
+    stream that is wanted.
+    """
+    with open_media(path) as container:
+        stream, _ = choose_streams(container, wanted)
+        rates = {stream.average_rate, stream.guessed_rate}
+        times = []
+        for time, _, frame in decoded(container, stream):
+            if any(orientation(frame)):
+                raise Refusal("cannot be copied", "the picture is rotated")
+            times.append(time)
+    if len(times) == 1:
+        raise Refusal("cover art", "a single still")
+    mean = (times[-1] - times[0]) / (len(times) - 1)
+    rates.add(nearest_rate(1 / mean) if mean > 0 else None)
+    worst, fps = min((_stray(times, rate), rate) for rate in rates if rate)
+    if worst > JITTER + 0.02 / fps:
+        raise Refusal("cannot be copied", f"frames stray {worst:.3f} s from a constant rate")
+    return times[0], fps, len(times)
+
+
+def _stray(times: list[float], fps: Fraction) -> float:
+    """How far, in seconds, a frame lies at most from its place at a constant rate."""
+    return max(abs(time - times[0] - k / fps) for k, time in enumerate(times))
+
+
+def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[int, int]:
+    """Put the packets of the video stream into a new mp4; returns width and height.
+
+    Packet i of decoding order gets its rank among the timestamps as its own.
+    Raises Refusal when packets and frames do not match, or mp4 cannot hold the codec or cannot be
+    read again.
+    """
+    with open_media(source) as container:
+        stream, _ = choose_streams(container, ("video",))
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        except av.FFmpegError as error:
+            raise Refusal("unreadable", error.strerror or str(error)) from None
+        if any(packet.is_discard or packet.pts is None for packet in packets):
+            raise Refusal("cannot be copied", "an edit list hides frames, or packets have no time")
+        if len(packets) != frames:
+            raise Refusal("cannot be copied", f"{len(packets)} packets show {frames} frames")
+        order = sorted(range(frames), key=lambda i: packets[i].pts)
+        rank = {packet: k for k, packet in enumerate(order)}
+        delay = max(i - rank[i] for i in range(frames))
+        try:
+            with open_mp4(target) as mp4:
+                track = mp4.add_stream_from_template(stream)
+                track.time_base = 1 / fps
+                for i, packet in enumerate(packets):
+                    packet.stream, packet.time_base = track, 1 / fps
+                    packet.pts, packet.dts, packet.duration = rank[i], i - delay, 1
+                    mp4.mux(packet)
+        except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
+            raise Refusal("cannot be copied", f"mp4 does not take it: {error}") from None
+        try:
+            decode_frames(target.read_bytes(), np.array([0, frames - 1]))
+        except (av.FFmpegError, ValueError, IndexError) as error:
+            raise Refusal("cannot be copied", f"the mp4 cannot be read: {error}") from None
+        return stream.codec_context.width, stream.codec_context.height

@@ -1,0 +1,1 @@
+"""The official lists of public data sets."""

@@ -1,0 +1,124 @@
+"""Data sets as their users have them: the inputs that the official lists and a folder make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from xdc_fast.errors import UserError
+from xdc_fast.packing.datasets import readers
+from xdc_fast.packing.datasets.listing import Holding, Row
+from xdc_fast.packing.sources import Inputs, Source, printable
+from xdc_fast.shards.tables import write_csv
+
+MISSING = "missing.csv"
+MISSING_COLUMNS = ("name", "list")
+
+
+class Reader(NamedTuple):
+    """A data set. tracks: of its samples, unless others are asked for. names: of its files."""
+
+    rows: Callable[[Holding], Iterator[Row]]
+    tracks: str
+    names: str
+    site: str
+
+
+ESC_SITE = "the ESC-50 repository of K. J. Piczak"
+READERS = {
+    "ucf101": Reader(
+        readers.ucf101,
+        "video",
+        "v_CLASS_gNN_cNN.*",
+        "the UCF101 page of UCF's CRCV (recognition task)",
+    ),
+    "hmdb51": Reader(
+        readers.hmdb51,
+        "video",
+        "NAME.*, by the names in the lists",
+        "the HMDB51 page of the Serre Lab",
+    ),
+    "kinetics400": Reader(
+        readers.kinetics400,
+        "both",
+        "YOUTUBEID_000010_000020.*",
+        "the Kinetics page of CVDF or DeepMind",
+    ),
+    "audioset": Reader(
+        readers.audioset,
+        "both",
+        "YTID.*, YTID_30.000.*, YTID_30000_40000.*",
+        "Google's AudioSet page",
+    ),
+    "vggsound": Reader(
+        readers.vggsound, "both", "YTID_000030.*", "the VGGSound page of Oxford's VGG"
+    ),
+    "esc50": Reader(partial(readers.esc, ten=False), "audio", "1-100032-A-0.*", ESC_SITE),
+    "esc10": Reader(
+        partial(readers.esc, ten=True), "audio", "1-100032-A-0.* or CLASS/1-100032-A.*", ESC_SITE
+    ),
+    "dcase": Reader(
+        readers.dcase,
+        "audio",
+        "scenes_stereo/bus01.* and scenes_stereo_testset/bus01.*",
+        "the DCASE 2013 challenge page (scene classification)",
+    ),
+    "thumos14": Reader(
+        readers.thumos14,
+        "video",
+        "video_validation_0000051.* and video_test_0000004.*",
+        "the THUMOS Challenge 2014 page",
+    ),
+}
+
+
+def collect_dataset(name: str, root: Path, out: Path) -> Inputs:
+    """The inputs of the data set `name`, a key of READERS, as far as they lie under `root`.
+
+    Videos are found by name in any folder, links followed, in one walk; files under `out` are left
+    out. `missing` of the result holds the name and the list of each video that is not there.
+    Raises UserError for lists that are absent or malformed, and when no video is there.
+    """
+    reader = READERS[name]
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give the one that holds the data set {name}")
+    holding = Holding(root, out, reader.site)
+    rows = list(reader.rows(holding))
+    kind = "recordings" if reader.tracks == "audio" else "videos"
+    taken: dict[str, Row] = {}
+    for row in rows:
+        if row.paths:
+            taken.setdefault(row.paths[0], row)
+    if not taken:
+        raise UserError(
+            f"{root}: none of the {kind} of {name} is there ({len(rows):,} are listed); they are "
+            f"looked for as {reader.names}"
+        )
+    missing = [(row.name, row.listed) for row in rows if not row.paths]
+    named = {path for row in rows for path in row.paths}
+    counts = {
+        f"of {len(rows):,} {kind} are missing; {out / MISSING} lists them": len(missing),
+        "files have the name of another; the first by path is taken": len(named) - len(taken),
+        "lines name a file that an earlier one names; it is taken once": (
+            len(rows) - len(missing) - len(taken)
+        ),
+        f"files under {root} are in no list": (sum(map(len, holding.media.values())) - len(named)),
+    }
+    return Inputs(
+        [
+            Source(root / path, printable(path), taken[path].labels)
+            for path in sorted(taken, key=os.fsencode)
+        ],
+        sorted({column for row in rows for column in row.labels}),
+        [f"{name}: {count:,} {what}" for what, count in counts.items() if count],
+        missing,
+    )
+
+
+def write_missing(out: Path, inputs: Inputs) -> None:
+    """List what is missing in the packed set `out`; nothing where nothing is."""
+    if inputs.missing:
+        write_csv(out / MISSING, MISSING_COLUMNS, [list(row) for row in inputs.missing])

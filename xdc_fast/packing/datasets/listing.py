@@ -1,0 +1,128 @@
+"""A data set as a user has it: media files by name, and the lines of its official lists."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdc_fast.errors import UserError
+from xdc_fast.packing.sources import NO_MEDIA, files_under
+
+LISTS = (".csv", ".txt")
+
+
+@dataclass
+class Row:
+    """One video that a data set names.
+
+    listed: the list that does. paths: the files that are it, relative to ROOT; none: it is missing.
+    """
+
+    name: str
+    listed: str
+    labels: dict[str, str]
+    paths: list[str]
+
+    def put(self, column: str, value: str, where: str) -> None:
+        """Set a label; raises UserError if the row has another there. Empty means nothing said."""
+        before = self.labels.get(column) or value
+        if value not in ("", before):
+            raise malformed(where, f"{self.name} is '{value}' here, '{before}' in an earlier line")
+        self.labels[column] = before
+
+
+class Holding:
+    """What one walk of ROOT found: `media` {stem: paths} and `lists` {file name: paths}.
+
+    Paths are relative to ROOT, in sorted order. site: where the lists come from, for messages.
+    """
+
+    def __init__(self, root: Path, out: Path, site: str):
+        self.root, self.site = root, site
+        self.media: dict[str, list[str]] = {}
+        self.lists: dict[str, list[str]] = {}
+        for path in sorted(files_under(root, out)):
+            file = path.rpartition("/")[2]
+            stem, ending = os.path.splitext(file)
+            if ending.lower() in LISTS:
+                self.lists.setdefault(file, []).append(path)
+            elif ending.lower() not in NO_MEDIA:
+                self.media.setdefault(stem, []).append(path)
+
+    def find(self, *stems: str, folder: str = "") -> list[str]:
+        """The files of the first of `stems` that is there, those in a folder `folder` first."""
+        paths = next((self.media[stem] for stem in stems if stem in self.media), [])
+        return sorted(paths, key=lambda path: parent(path) != folder)
+
+    def absent(self, *names: str) -> UserError:
+        return UserError(
+            f"{self.root}: no {' or '.join(names)} in any folder there; get the lists of the data "
+            f"set from {self.site}"
+        )
+
+    def lines(self, name: str) -> Iterator[tuple[str, str]]:
+        """(file:line, text) of a list, blank lines left out."""
+        with self._open(name) as file:
+            for number, line in enumerate(_decoded(file), 1):
+                if text := line.strip():
+                    yield f"{file.name}:{number}", text
+
+    def records(self, name: str, count: int = 0) -> Iterator[tuple[str, list[str]]]:
+        """(file:line, fields) of a CSV without its comments (#), `count` fields in each.
+
+        0: as many as in the first.
+        """
+        with self._open(name) as file:
+            reader = csv.reader(_decoded(file), skipinitialspace=True)
+            try:
+                for fields in reader:
+                    if not fields or fields[0].startswith("#"):
+                        continue
+                    where, count = f"{file.name}:{reader.line_num}", count or len(fields)
+                    if len(fields) != count:
+                        raise malformed(where, f"{len(fields)} fields instead of {count}")
+                    yield where, [field.strip() for field in fields]
+            except csv.Error as error:
+                raise malformed(f"{file.name}:{reader.line_num}", str(error)) from None
+
+    def rows(self, name: str, *needed: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """(file:line, {column: value}) of a CSV whose first line names its columns."""
+        records = self.records(name)
+        where, header = next(records, (f"{self._path(name)}:1", []))
+        if lacks := [column for column in needed if column not in header]:
+            raise malformed(where, f"no column {', '.join(lacks)}")
+        for where, fields in records:
+            yield where, dict(zip(header, fields, strict=True))
+
+    def _open(self, name: str):
+        return self._path(name).open(encoding="utf-8-sig", newline="")
+
+    def _path(self, name: str) -> Path:
+        paths = [self.root / path for path in self.lists.get(name, ())]
+        if not paths:
+            raise self.absent(name)
+        first, *others = paths
+        for other in others:
+            if other.read_bytes() != first.read_bytes():
+                raise UserError(f"{first} and {other} differ; leave one of them there")
+        return first
+
+
+def parent(path: str) -> str:
+    """The name of the folder that a relative path lies in; empty at the top."""
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def malformed(where: str, reason: str) -> UserError:
+    return UserError(f"{where}: {reason}; take the list as its official site has it")
+
+
+def _decoded(file) -> Iterator[str]:
+    """The lines of a text file; raises UserError where they are no text."""
+    try:
+        yield from file
+    except UnicodeDecodeError:
+        raise UserError(f"{file.name}: not a text file; fetch the list again") from None

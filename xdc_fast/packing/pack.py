@@ -1,0 +1,268 @@
+"""A packing run: every input packed or refused, the same bytes however often it is interrupted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from xdc_fast.errors import UserError
+from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.encode import metadata
+from xdc_fast.packing.journal import Journal
+from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.sources import Inputs, Source
+from xdc_fast.packing.workers import Convert, FatalError, run_jobs, scratch_files
+from xdc_fast.shards.format import (
+    FORMAT,
+    MANIFEST,
+    REFUSED,
+    REFUSED_COLUMNS,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+    sample_key,
+    shard_name,
+)
+from xdc_fast.shards.scan import ScanError, scan
+from xdc_fast.shards.tables import complete, read_manifest, write_csv, write_manifest
+from xdc_fast.shards.tar import ShardWriter
+
+WORK = ".packing"  # inside OUT until the set is complete
+
+
+@dataclass
+class Summary:
+    """What a run came to."""
+
+    inputs: int
+    packed: int
+    reasons: dict[str, int]
+    shards: int
+    bytes: int
+    seconds: float
+    cut: int
+    already: bool = False
+
+    @property
+    def refused(self) -> int:
+        return sum(self.reasons.values())
+
+    def as_json(self) -> str:
+        """The line that other programs read."""
+        keys = ("inputs", "packed", "refused", "reasons", "shards", "bytes", "seconds")
+        return json.dumps({key: getattr(self, key) for key in keys})
+
+
+def pack(
+    inputs: Inputs,
+    out: Path,
+    settings: Settings,
+    *,
+    shard_mb: float = 256,
+    workers: int | None = None,
+    time_limit: float = 600.0,
+    task: Convert = convert,
+) -> Summary:
+    """Pack `inputs` into the folder `out`, or go on with a run that was interrupted there.
+
+    task: what a worker does with a file; tests put a failing one in.
+    Raises UserError when there is nothing to pack, when `out` holds anything else, and when the
+    disk is full or a worker cannot start; what is finished by then is kept.
+    """
+    begun = time.monotonic()
+    if not inputs.sources:
+        raise UserError("no inputs: the sources hold no files that could be media")
+    run = {
+        "format": FORMAT,
+        "settings": {**settings.as_dict(), "shard_mb": shard_mb},
+        "inputs": {"count": len(inputs.sources), "sha256": inputs.fingerprint()},
+        "packer": {name: version(name) for name in ("xdc_fast", "av")},
+    }
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        _refuse_other(out, manifest, {part: run[part] for part in run if part != "packer"})
+        if (out / WORK).exists():
+            with _claim(out):
+                shutil.rmtree(out / WORK)
+        return summarize(manifest, begun, already=True)
+    with _claim(out):
+        try:
+            journal = Journal(out / WORK / "journal.jsonl", run)
+            _refuse_other(out, journal.head, run)
+            _refuse_missing(out, journal)
+            scratch = out / WORK / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _pack_rest(inputs, out, settings, journal, scratch, shard_mb, workers, time_limit, task)
+            manifest = _finish(inputs, out, run, journal)
+        except (OSError, FatalError, ScanError) as error:
+            raise UserError(
+                f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
+                "again to go on"
+            ) from None
+    return summarize(manifest, begun)
+
+
+def summarize(manifest: dict, begun: float, already: bool = False) -> Summary:
+    seconds = round(time.monotonic() - begun, 2)
+    count, reasons = manifest["inputs"]["count"], manifest["refused"]
+    shards, size = len(manifest["shards"]), manifest["bytes"]
+    return Summary(
+        count, manifest["samples"], reasons, shards, size, seconds, manifest["cut"], already
+    )
+
+
+def _refuse_other(out: Path, old: dict, new: dict) -> None:
+    """UserError unless `old` has all that `new` says: inputs, settings, versions."""
+    for part in new:
+        was, now = old.get(part), new[part]
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            names = [k for k in {**was, **now} if was.get(k) != now.get(k)]
+            said = ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in names)
+        else:
+            said = f"was {was}, now {now}"
+        if part == "inputs":
+            said = f"{(was or {}).get('count')} files then, {now['count']} now, or other labels"
+        raise UserError(f"{out}: holds a set with other {part} ({said}); choose another folder")
+
+
+@contextmanager
+def _claim(out: Path):
+    """Hold OUT for this run; UserError when it holds other things or another run holds it."""
+    if not (out / WORK).exists():
+        if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {REFUSED}):
+            raise UserError(
+                f"{out}: is not an empty folder and holds no packed set; choose another folder"
+            )
+        try:
+            (out / WORK).mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{out}: {error.strerror}; choose another folder") from None
+    with (out / WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another run is packing there; wait for it") from None
+        yield
+
+
+def _refuse_missing(out: Path, journal: Journal) -> None:
+    """UserError when a finished shard is no longer what the journal says."""
+    for record in journal.records:
+        shard = record["shard"]
+        path = out / shard["name"] if shard else None
+        if path and not (path.is_file() and path.stat().st_size == shard["bytes"]):
+            raise UserError(
+                f"{path}: a finished shard is gone or changed; put it back or pack elsewhere"
+            )
+
+
+def _pack_rest(
+    inputs: Inputs,
+    out: Path,
+    settings: Settings,
+    journal: Journal,
+    scratch: Path,
+    shard_mb: float,
+    workers: int | None,
+    time_limit: float,
+    task: Convert,
+) -> None:
+    """Convert what the journal has not, and record every shard as it is finished."""
+    start, index = journal.next_input, journal.next_index
+    rest = [(n, inputs.sources[n].path) for n in range(start, len(inputs.sources))]
+    workers = workers or len(os.sched_getaffinity(0))
+    bar = tqdm(
+        total=len(inputs.sources),
+        initial=start,
+        unit="video",
+        desc="packing",
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
+    shard = OpenShard(out, journal.shards, index, settings)
+    outcomes = run_jobs(rest, settings, scratch, workers, time_limit, task)
+    try:
+        for (number, _), outcome in outcomes:
+            source = inputs.sources[number]
+            if isinstance(outcome, Refusal):
+                shard.refused.append([source.name, outcome.reason, outcome.detail])
+            else:
+                shard.add(source, outcome, inputs.columns, *scratch_files(scratch, number))
+            for file in scratch_files(scratch, number):
+                file.unlink(missing_ok=True)
+            bar.update()
+            if shard.rows and shard.writer.bytes >= shard_mb * 1_000_000:
+                journal.append(shard.finish(number + 1))
+                shard = OpenShard(out, journal.shards, journal.next_index, settings)
+        if shard.rows or shard.refused:
+            journal.append(shard.finish(len(inputs.sources)))
+    finally:
+        outcomes.close()
+        shard.writer.abandon()
+        bar.close()
+
+
+class OpenShard:
+    """The shard being written, and what the set's tables will say about it."""
+
+    def __init__(self, out: Path, number: int, first: int, settings: Settings):
+        self.out, self.name, self.first = out, shard_name(number), first
+        self.settings = settings
+        self.writer = ShardWriter(out / WORK / f"{self.name}.tar")
+        self.rows: list[list] = []
+        self.refused: list[list[str]] = []
+        self.cut = 0
+
+    def add(self, source: Source, facts: dict, columns: list[str], video: Path, audio: Path):
+        """Append one converted source."""
+        index = self.first + len(self.rows)
+        labels = {name: source.labels.get(name, "") for name in columns}
+        facts = {**facts, "index": index, "source": source.name, "labels": labels}
+        self.cut += facts.pop("cut")
+        tracks = {"video": ("mp4", video), "audio": ("wav", audio)}
+        files = dict(tracks[modality] for modality in self.settings.modalities)
+        self.writer.add(index, {**files, "json": metadata(facts)})
+        key, shard = sample_key(index), f"{self.name}.tar"
+        row = [index, key, shard, source.name, facts["seconds"], facts["frames"]]
+        self.rows.append(row + list(labels.values()))
+
+    def finish(self, next_input: int) -> dict:
+        """Close the tar, put it in its place with its sidecars, and return its journal record."""
+        record = {"next_input": next_input, "rows": self.rows, "refused": self.refused}
+        record["cut"] = self.cut
+        if not self.rows:
+            return {**record, "shard": None}
+        total = self.writer.close()
+        tar = self.out / f"{self.name}.tar"
+        os.replace(self.writer.path, tar)
+        found = scan(tar, self.first, self.settings.audio_rate, self.settings.modalities)
+        found.write(self.out / self.name)
+        shard = {"name": tar.name, "samples": len(self.rows), "first": self.first}
+        return {**record, "shard": {**shard, "bytes": self.writer.bytes, "sha256": total}}
+
+
+def _finish(inputs: Inputs, out: Path, run: dict, journal: Journal) -> dict:
+    """Write the tables and, last, the manifest; a set without samples gets none."""
+    rows = [row for record in journal.records for row in record["rows"]]
+    refused = [row for record in journal.records for row in record["refused"]]
+    shards = [record["shard"] for record in journal.records if record["shard"]]
+    write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
+    cut = sum(record["cut"] for record in journal.records)
+    manifest = complete(run, rows, inputs.columns, cut, [row[1] for row in refused], shards)
+    if rows:
+        write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
+        write_manifest(out, manifest)
+    shutil.rmtree(out / WORK)
+    return manifest

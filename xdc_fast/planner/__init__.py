@@ -1,0 +1,1 @@
+"""How fast a run is on this machine, and why."""

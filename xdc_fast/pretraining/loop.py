@@ -1,0 +1,329 @@
+"""Pretraining: extract, cluster, label, train, repeat."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.loader import choose_device, open_feed
+from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.windows import random_windows
+from xdc_fast.clusters.kmeans import Clustering, cluster, join, means
+from xdc_fast.clusters.quality import against_labels, agreement, sizes
+from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.transform import Inputs
+from xdc_fast.errors import UserError
+from xdc_fast.interrupt import Interrupt
+from xdc_fast.pretraining.learner import Learner, learning_rate, steps_of
+from xdc_fast.pretraining.memory_bank import Bank
+from xdc_fast.pretraining.methods import (
+    LABEL,
+    clustering_name,
+    clusterings_of,
+    encoders_of,
+    heads_of,
+)
+from xdc_fast.pretraining.run import Run, fill_encoders, fingerprint
+from xdc_fast.pretraining.summary import Log, summarise
+from xdc_fast.recipe import Recipe
+from xdc_fast.shards.dataset import ShardSet
+
+
+@dataclass
+class State:
+    """Where a run stands: with the encoders' weights, all that a checkpoint holds."""
+
+    data: str  # fingerprint of the shards
+    iteration: int = 0
+    step: int = 0  # within the iteration
+    clusters: dict | None = None  # figures of this iteration's clusterings; None: not yet made
+    learner: dict | None = None  # heads and optimizer; None: not yet trained
+    heads: dict | None = None  # of the last iteration, to go on with; None: to be drawn
+    bank: dict | None = None  # features that training gathered; None: it gathers none
+    sums: dict = field(default_factory=dict)  # of this iteration's steps
+    records: list = field(default_factory=list)  # of finished iterations
+    seconds: float = 0.0
+
+
+def pretrain(recipe: Recipe) -> dict:
+    """Runs a recipe, or goes on with the run that its folder holds; returns the summary.
+
+    On the CPU a resumed run ends with the weights of an uninterrupted one, bit for bit.
+    Raises UserError for what the user can mend, Interrupted after SIGINT or SIGTERM.
+    """
+    device = choose_device(recipe)
+    shards = check(recipe, device)
+    settings = recipe.train
+    per_epoch = EpochPlan(shards.shard_sizes, settings.batch).steps
+    steps = steps_of(settings, per_epoch)
+    names = encoders_of(recipe.method)
+    inputs, encoders = Inputs(recipe), build_encoders(recipe, device, names)
+    feed = open_feed(recipe, shards, inputs.shape, device)
+    run = Run.start(recipe)
+    state = restore(run, shards, encoders)
+    fresh = state is None
+    if fresh:
+        state = State(data=fingerprint(shards))
+    began = time.perf_counter() - state.seconds
+    bank = None
+    if recipe.cluster.features == "training":
+        bank = Bank(len(shards), {name: e.features for name, e in encoders.items()}, state.bank)
+
+    def save() -> None:
+        state.bank = bank and bank.state_dict()
+        weights = {m: encoder.state_dict() for m, encoder in encoders.items()}
+        run.save_checkpoint({"state": vars(state), "encoders": weights})
+
+    with (
+        run.hold(),
+        Interrupt() as interrupt,
+        Log(run, state.iteration, state.step, steps) as log,
+    ):
+        if fresh:
+            calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
+            save()
+        while state.iteration < settings.iterations:
+            name = f"iteration {state.iteration + 1}/{settings.iterations}"
+            if state.clusters is None:
+                state.clusters = make_clusters(run, state.iteration, encoders, feed, inputs, bank,
+                                               interrupt.check, name)  # fmt: skip
+                save()
+            labels = {
+                clustering: arrays["assignment"]
+                for clustering, arrays in run.clusters(state.iteration).items()
+            }
+            learner = Learner(recipe, encoders, inputs, labels, state.iteration, state.heads, bank)
+            if state.learner is not None:
+                learner.load_state_dict(state.learner)
+            bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
+            tick = time.perf_counter()
+            for epoch, batch, wait in training_batches(recipe, feed, state, per_epoch):
+                figures = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
+                state.step += 1
+                now = time.perf_counter()
+                figures |= {"steps": 1, "seconds": now - tick, "wait": wait}
+                tick = now
+                state.sums = {key: state.sums.get(key, 0) + value for key, value in figures.items()}
+                bar.update()
+                asked = interrupt.received is not None
+                saving = asked or state.step % settings.checkpoint_steps == 0
+                log.step(state.iteration, state.step, figures, bar, saving)
+                if (saving or state.step == steps) and not learner.sound(batch):
+                    raise UserError(
+                        f"{run.root}: the encoders' outputs are not finite after iteration "
+                        f"{state.iteration + 1}, step {state.step}; the checkpoint before it is "
+                        "kept; lower train.lr in a new run"
+                    )
+                if saving:
+                    state.learner = learner.state_dict()
+                    state.seconds = time.perf_counter() - began
+                    save()
+                interrupt.check()
+            bar.close()
+            state.records.append(log.iteration(state, feed))
+            state.iteration, state.step = state.iteration + 1, 0
+            state.clusters, state.learner, state.sums = None, None, {}
+            state.seconds = time.perf_counter() - began
+            heads = {name: head.state_dict() for name, head in learner.heads.items()}
+            run.save_heads(heads)
+            state.heads = heads if keep_heads(recipe) else None
+            run.save_summary(summarise(recipe, shards, state))
+            save()
+    run.save_encoders(encoders)
+    return run.summary()
+
+
+def check(recipe: Recipe, device: torch.device) -> ShardSet:
+    """The recipe's shards; UserError for what can be refused before anything is written."""
+    heads_of(recipe.method)
+    if not recipe.data:
+        raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
+    shards = ShardSet(recipe.data)
+    if shards.modalities != MODALITIES:
+        raise UserError(
+            f"{shards.root}: holds {shards.modalities[0]} only, pretraining needs both tracks; "
+            "pack with --tracks both"
+        )
+    if recipe.method == "supervised":
+        if not recipe.label:
+            raise UserError(
+                f"method=supervised: give label=COLUMN; {shards.root} has "
+                f"{', '.join(shards.label_names) or 'none'}"
+            )
+        if (classes := len(shards.memberships(recipe.label)[2])) != recipe.k:
+            raise UserError(f"k={recipe.k}, but label '{recipe.label}' has {classes} classes; "
+                            f"set k={classes}")  # fmt: skip
+        if not len(taught(recipe, shards)[0]):
+            raise UserError(
+                f"{shards.root}: no sample with a label '{recipe.label}' is `train` in column "
+                f"'{recipe.split}'; name a column of train and test"
+            )
+    if recipe.k > len(shards):
+        raise UserError(
+            f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
+        )
+    if recipe.train.precision == "bfloat16" and device.type == "cpu":
+        # torch 2.11 on a CPU: repeated backward passes of one batch differ, and some hold NaN
+        raise UserError(
+            "train.precision=bfloat16: PyTorch's 3D convolutions are not reliable in it on a CPU; "
+            "set train.precision=float32"
+        )
+    return shards
+
+
+def restore(run: Run, shards: ShardSet, encoders) -> State | None:
+    """The state of the run's checkpoint, its weights loaded; None when there is none.
+
+    Raises UserError when the run was started on other shards, or the checkpoint does not fit.
+    """
+    saved = run.checkpoint()
+    if saved is None:
+        return None
+    file = run.root / "checkpoint.pt"
+    try:
+        state, weights = State(**saved["state"]), dict(saved["encoders"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{file}: not a checkpoint of this version of xdc_fast; give another out=FOLDER"
+        ) from None
+    if state.data != fingerprint(shards):
+        raise UserError(
+            f"{run.root}: was started on other shards than {shards.root} holds; "
+            "give the data it was started on, or another out=FOLDER"
+        )
+    fill_encoders(encoders, weights, run.recipe, file)
+    return state
+
+
+def make_clusters(
+    run: Run, number: int, encoders, feed, inputs, bank: Bank | None, stop, name: str
+) -> dict:
+    """Clusters the set for one iteration, into the run's folder; returns the figures."""
+    recipe, shards, k = run.recipe, feed.shards, run.recipe.k
+    began = time.perf_counter()
+    if bank is not None and number:
+        features, seen = bank.features()
+    else:
+        features, seen = extract(
+            encoders, feed, inputs, recipe.train.batch, stop=stop, title=f"{name} features"
+        )
+    extracted = time.perf_counter()
+    clusterings = {}
+    previous = run.clusters(number - 1) if number else {}
+    for order, names in enumerate(clusterings_of(recipe.method)):
+        seed = (recipe.seed * 1000 + number) * len(MODALITIES) + order
+        clustering = clustering_name(names)
+        if names == LABEL:
+            clusterings[clustering] = classes_as_clusters(recipe, shards, features, seen, number)
+            continue
+        parts = [features[name] for name in names]
+        before = previous.get(clustering) if recipe.cluster.warm else None
+        clusterings[clustering] = cluster(
+            parts,
+            seen,
+            k,
+            recipe.cluster,
+            seed,
+            gpu=feed.device.type == "cuda",
+            previous=before and before["assignment"],
+        )
+    run.save_clusters(number, clusterings)
+    figures: dict = {
+        "unread": int((~seen).sum()),
+        "extract_seconds": extracted - began,
+        "cluster_seconds": time.perf_counter() - extracted,
+    }
+    for clustering, c in clusterings.items():
+        before = previous.get(clustering)
+        figures[clustering] = {
+            "inertia": c.inertia,
+            "splits": c.splits,
+            "rounds": c.rounds,
+            "sizes": sizes(c.assignment, k),
+            "nmi_previous": before and agreement(before["assignment"], c.assignment, k),
+            "labels": against_labels(c.assignment, k, shards),
+        }
+    both = [clusterings[m].assignment for m in MODALITIES if m in clusterings]
+    figures["nmi_audio_video"] = agreement(*both, k) if len(both) == len(MODALITIES) else None
+    return figures
+
+
+def taught(recipe: Recipe, shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that supervised pretraining learns: samples int64 (M,), rising, and codes (M,)."""
+    samples, codes, _ = shards.memberships(recipe.label)
+    if recipe.split:
+        parts, names = shards.label(recipe.split)
+        train = np.array([name == "train" for name in names] + [False])[parts[samples]]
+        samples, codes = samples[train], codes[train]
+    return samples, codes
+
+
+def classes_as_clusters(
+    recipe: Recipe, shards: ShardSet, features: dict, seen: np.ndarray, number: int
+) -> Clustering:
+    """The classes of the recipe's label as clusters about their mean features.
+
+    Of a sample with several labels, each iteration draws one: in expectation the target is uniform
+    over them, as in Mahajan et al. 2018 (arXiv 1805.00932).
+    """
+    samples, every = taught(recipe, shards)
+    order = np.random.default_rng((recipe.seed, number)).permutation(len(samples))
+    codes = np.full(len(shards), -1, dtype=np.int32)
+    codes[samples[order]] = every[order]  # the last one written stays
+    codes[~seen] = -1
+    rows = np.flatnonzero(codes >= 0)
+    points = join([features[modality][rows] for modality in MODALITIES], recipe.cluster)
+    centroids, _ = means(points, codes[rows], recipe.k)
+    distance = np.full(len(codes), np.inf, dtype=np.float32)
+    distance[rows] = np.square(points - centroids[codes[rows]]).sum(axis=1)
+    return Clustering(codes, centroids, distance, float(distance[rows].mean()), splits=0)
+
+
+def keep_heads(recipe: Recipe) -> bool:
+    """Whether an iteration begins with the last one's heads: their outputs must mean the same."""
+    return recipe.train.heads == "kept" and recipe.cluster.warm
+
+
+def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iterator[tuple]:
+    """(epoch, batch, seconds waited for it) for the rest of the iteration.
+
+    per_epoch: the steps of a whole epoch; the iteration's last one may be cut short.
+    """
+    settings = recipe.train
+    steps = steps_of(settings, per_epoch)
+    epochs = math.ceil(steps / per_epoch)
+    done, start = divmod(state.step, per_epoch)
+    first, end = (state.iteration * epochs + n for n in (done, epochs))
+
+    def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
+        plan = EpochPlan(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
+        sampling = partial(
+            random_windows,
+            shape=feed.shape,
+            seed=recipe.seed,
+            epoch=epoch,
+            flip=recipe.video.flip,
+        )
+        return feed.batches(plan, sampling, start=start)
+
+    following = open_epoch(first, start) if first < end else None
+    for epoch in range(first, end):
+        batches = following
+        stop = per_epoch if epoch + 1 < end else steps - (epochs - 1) * per_epoch
+        for step in range(start, stop):
+            if step == per_epoch - 1 and epoch + 1 < end:
+                following = open_epoch(epoch + 1)  # read while the last step trains
+            asked = time.perf_counter()
+            batch: Batch = next(batches)
+            yield epoch, batch, time.perf_counter() - asked
+        batches.close()
+        start = 0

@@ -1,0 +1,239 @@
+"""A run is a folder: recipe, checkpoint, clusterings, metrics, summary.
+
+RUN/recipe.yaml               the recipe as resolved
+RUN/checkpoint.pt             the newest state; everything a resumed run needs
+RUN/encoders.pt               the trained encoders, written at the end
+RUN/heads.pt                  the heads of the last iteration that was finished
+RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
+RUN/probes/LABEL.json         what `xdc probe` found
+RUN/metrics.jsonl             a line per logged step and per iteration
+RUN/summary.json              what the run came to; rewritten after each iteration
+RUN/tensorboard/              the same numbers for TensorBoard
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xdc_fast.clusters.kmeans import Clustering
+from xdc_fast.encoders.build import MODALITIES, modality_of
+from xdc_fast.encoders.weights import fill, read
+from xdc_fast.errors import UserError
+from xdc_fast.files import replacing
+from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
+from xdc_fast.shards.dataset import ShardSet
+
+LOCK = ".lock"
+FREE = ("out", "data", "device", "loader", "threads")  # may differ when a run is resumed
+
+
+class Busy(UserError):
+    """Another process is at work in a run's folder."""
+
+
+class Run:
+    """A run folder. `Run.open` for one that exists, `Run.start` to begin or resume one."""
+
+    def __init__(self, root: Path, recipe: Recipe):
+        self.root, self.recipe = root, recipe
+
+    @classmethod
+    def open(cls, root: str | Path) -> Run:
+        """An existing run; UserError when the folder holds none."""
+        root = Path(root)
+        if not (root / "recipe.yaml").is_file():
+            raise UserError(
+                f"{root}: no recipe.yaml there, so no run; make one with `xdc pretrain`"
+            )
+        return cls(root, load_recipe(root / "recipe.yaml"))
+
+    @classmethod
+    def start(cls, recipe: Recipe) -> Run:
+        """The folder recipe.out, new or to be resumed; nothing is written yet.
+
+        Raises UserError when it holds something else, or a run of another recipe.
+        """
+        if not recipe.out:
+            raise UserError("no folder for the run; give out=FOLDER")
+        root = Path(recipe.out)
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root}: is a file; give another out=FOLDER")
+        found = {path.name for path in root.glob("[!.]*")}
+        if "checkpoint.pt" in found:
+            before = cls.open(root).recipe
+            changed = [
+                line
+                for line in _lines(recipe).items() - _lines(before).items()
+                if line[0] not in FREE
+            ]
+            if changed:
+                shown = ", ".join(f"{k}={v} (was {_lines(before)[k]})" for k, v in sorted(changed))
+                raise UserError(
+                    f"{root}: holds a run of another recipe: {shown}; "
+                    "resume it with its own settings, or give another out=FOLDER"
+                )
+        elif found and "recipe.yaml" not in found:
+            raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
+        return cls(root, recipe)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps other processes from working in the folder, and writes the recipe there.
+
+        Raises Busy when one does already.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(
+                    f"{self.root}: another process is at work there; wait for it, or give "
+                    "another out=FOLDER"
+                ) from None
+            _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
+            yield
+
+    def iteration(self, number: int) -> Path:
+        return self.root / "iterations" / f"{number:03d}"
+
+    def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
+        folder = self.iteration(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, c in clusterings.items():
+            content = io.BytesIO()
+            np.savez(content, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
+            _write(folder / f"{name}.npz", content.getbuffer())
+
+    def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
+        """{clustering: {assignment, centroids, distance}} of one iteration."""
+        out = {}
+        for path in sorted(self.iteration(number).glob("*.npz")):
+            try:
+                with path.open("rb") as file:
+                    out[path.stem] = dict(np.load(file))
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
+        return out
+
+    def save_checkpoint(self, state: dict) -> None:
+        self._save("checkpoint.pt", state)
+
+    def checkpoint(self) -> dict | None:
+        return self._load("checkpoint.pt")
+
+    def trained_on(self) -> str | None:
+        """The fingerprint of the shards it was started on; None without a checkpoint."""
+        saved = self.checkpoint()
+        return saved and saved["state"]["data"]
+
+    def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
+        self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
+
+    def save_heads(self, heads: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Keeps the state dict of each head."""
+        self._save("heads.pt", heads)
+
+    def _save(self, name: str, state: dict) -> None:
+        content = io.BytesIO()
+        torch.save(state, content)
+        _write(self.root / name, content.getbuffer())
+
+    def _load(self, name: str) -> dict | None:
+        path = self.root / name
+        if not path.is_file():
+            return None
+        return read(path, "remove it and run `xdc pretrain` again")
+
+    def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
+        weights = self._load("encoders.pt")
+        if weights is None:
+            state = self.checkpoint()
+            if state is None:
+                raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
+            weights = state["encoders"]
+        return {modality: weights[modality] for modality in MODALITIES}
+
+    def keep_metrics(self, iteration: int, step: int) -> None:
+        """Drops the lines that a resumed run will write again."""
+        kept = [
+            json.dumps(line)
+            for line in self.metrics()
+            if (line["iteration"], line.get("step", float("inf"))) <= (iteration, step)
+        ]
+        _write(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
+
+    def add_metrics(self, line: dict) -> None:
+        with (self.root / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict]:
+        path = self.root / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
+
+    def save_summary(self, summary: dict) -> None:
+        _write(self.root / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    def save_probe(self, result: dict) -> None:
+        """Keeps a probe's result as RUN/probes/LABEL.json."""
+        folder = self.root / "probes"
+        folder.mkdir(exist_ok=True)
+        name = result["label"].replace("/", "_") + ".json"
+        _write(folder / name, (json.dumps(result, indent=2) + "\n").encode())
+
+    def summary(self) -> dict:
+        path = self.root / "summary.json"
+        if not path.is_file():
+            raise UserError(
+                f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
+            )
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path}: not valid JSON; run `xdc pretrain` again") from None
+
+
+def fill_encoders(
+    encoders: dict[str, torch.nn.Module], weights: dict[str, dict], recipe: Recipe, file: Path
+) -> None:
+    """Loads the weights that a file holds; UserError when they are not of the recipe's encoders."""
+    for name, encoder in encoders.items():
+        modality = modality_of(name)
+        mend = f"set {modality}.encoder in its recipe to what it was trained with"
+        fill(encoder, weights.get(name), file, getattr(recipe, modality).encoder, mend)
+
+
+def fingerprint(shards: ShardSet) -> str:
+    """A name for the very bytes of a shard set."""
+    sums = "".join(shard["sha256"] for shard in shards.manifest["shards"])
+    return hashlib.sha256(sums.encode()).hexdigest()[:16]
+
+
+def _lines(recipe: Recipe) -> dict[str, str]:
+    """The recipe as {dotted key: value}."""
+    flat = {}
+    for key, value in vars(recipe).items():
+        if hasattr(value, "__dataclass_fields__"):
+            flat |= {f"{key}.{name}": repr(item) for name, item in vars(value).items()}
+        else:
+            flat[key] = repr(value)
+    return flat
+
+
+def _write(path: Path, content) -> None:
+    with replacing(path, "wb") as file:
+        file.write(content)
