@@ -8,7 +8,7 @@ SUBPACKAGES = (
 )
 
 ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
-TEST = ["pytest>=8", "ruff==0.17.*", *ONNX]
+TEST = ["pytest>=8", "ruff==0.17.*", "mypy==1.*", "types-PyYAML", "types-tqdm", *ONNX]
 # peers; a missing one is named
 BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4", "imageio-ffmpeg>=0.6"]
 

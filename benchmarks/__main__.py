@@ -20,7 +20,7 @@ from benchmarks.ffmpeg import link_ffmpeg
 from benchmarks.machine import describe_machine
 from benchmarks.stages import load_stage, stage_names
 
-POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+POOLS = ("OMP", "MKL", "OPENBLAS")
 
 
 def main() -> None:

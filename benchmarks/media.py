@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.packing.toy import make_toy
@@ -25,7 +25,7 @@ def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
 
 def pack_videos(videos: list[Path], out: Path, **settings) -> ShardSet:
     """The videos packed with these settings, in shards of 16 MB."""
-    pack(collect(videos, None, out), out, Settings(**settings), shard_mb=16, workers=1)
+    pack(collect(videos, None, out), out, PackSettings(**settings), shard_mb=16, workers=1)
     return ShardSet(out)
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from benchmarks.stages.decode import SHAPE, read_wav
 from benchmarks.stages.logmel import torchaudio_transform
 from xdc_fast.clips.windows import Windows
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.shards.format import sample_key
 
 SHUFFLE = 1000  # samples in the shuffle buffer
@@ -87,7 +87,7 @@ def open_plain(
     tars: list[Path],
     cuts: list[Cut],
     readers: tuple[Reader, Reader],
-    inputs: Inputs,
+    inputs: ClipTransform,
     *,
     batch: int,
     workers: int,
@@ -132,7 +132,7 @@ def read_clip(sample: dict, cuts: list[Cut], readers: tuple[Reader, Reader]) -> 
 class Collate:
     """Clips to a batch."""
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: ClipTransform):
         self.audio, self.spec = inputs.audio, inputs.spec
 
     def __call__(self, clips: list[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,9 +172,9 @@ def torchcodec_pictures(file: bytes, cut: Cut) -> torch.Tensor:
 def torchcodec_sound(file: bytes, cut: Cut) -> torch.Tensor:
     from torchcodec.decoders import AudioDecoder
 
-    sound = AudioDecoder(file, sample_rate=SHAPE.audio_rate)
+    sound = AudioDecoder(file, sample_rate=SHAPE.sample_rate)
     first, last = max(cut.start, 0), cut.start + SHAPE.samples
-    heard = sound.get_samples_played_in_range(first / SHAPE.audio_rate, last / SHAPE.audio_rate)
+    heard = sound.get_samples_played_in_range(first / SHAPE.sample_rate, last / SHAPE.sample_rate)
     return heard.data.mean(0)  # FFmpeg's own way to mono is 3 dB louder than the mean
 
 
@@ -207,16 +207,16 @@ def pyav_pictures(file: bytes, cut: Cut) -> torch.Tensor:
 
 
 def pyav_sound(file: bytes, cut: Cut) -> torch.Tensor:
-    resampler = av.AudioResampler(format="fltp", rate=SHAPE.audio_rate)
+    resampler = av.AudioResampler(format="fltp", rate=SHAPE.sample_rate)
     first, needed = max(cut.start, 0), SHAPE.samples + min(cut.start, 0)
     blocks, begin = [], 0
     with av.open(io.BytesIO(file)) as container:
         stream = container.streams.audio[0]
-        begun = first / SHAPE.audio_rate - 0.05  # AAC needs the frame before
+        begun = first / SHAPE.sample_rate - 0.05  # AAC needs the frame before
         container.seek(int(begun / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             if not blocks:
-                begin = round(frame.time * SHAPE.audio_rate)
+                begin = round(frame.time * SHAPE.sample_rate)
             blocks += [block.to_ndarray().mean(0) for block in resampler.resample(frame)]
             if begin + sum(map(len, blocks)) >= first + needed:
                 break

@@ -44,11 +44,9 @@ def main() -> None:
 def bind(threads: int) -> None:
     """This process to its first cores, and the pools that were not told by the environment."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    import numba
     import torch
 
     torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
 
 
 def line(item: dict) -> str:

@@ -1,17 +1,14 @@
-"""How the CPU kernels are compiled and kept apart."""
+"""How the CPU kernels are compiled."""
 
-import threading
+from collections.abc import Callable
 
 import numba
 
-# numba's workqueue layer aborts the process when two threads enter parallel kernels at once.
-PARALLEL = threading.Lock()
 
-
-def njit(**options):
+def njit(**options) -> Callable:
     """`numba.njit`, cached on disk where numba finds a writable place and in memory elsewhere."""
 
-    def decorate(function):
+    def decorate(function: Callable) -> Callable:
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # "no locator available": read-only package and home

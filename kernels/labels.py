@@ -5,10 +5,10 @@ which every count leaves out. Figures of quality are computed from counts, so th
 counts of any device.
 """
 
-import numba
 import numpy as np
 
-from ._jit import PARALLEL, njit
+from ._jit import njit
+from ._threads import share
 
 
 @njit(nogil=True)
@@ -32,14 +32,6 @@ def _count_pairs(a, b, begin, end, table):
         if row >= 0 and column >= 0:
             table[row, column] += 1
     return -1
-
-
-@njit(parallel=True)
-def _contingency(a, b, tables, bad):
-    parts = tables.shape[0]
-    for part in numba.prange(parts):
-        begin, end = part * a.size // parts, (part + 1) * a.size // parts
-        bad[part] = _count_pairs(a, b, begin, end, tables[part])
 
 
 @njit(nogil=True)
@@ -95,20 +87,25 @@ def cluster_sizes(assignment: np.ndarray, k: int) -> np.ndarray:
     return counts
 
 
-def contingency(a: np.ndarray, b: np.ndarray, ka: int, kb: int) -> np.ndarray:
+def contingency(a: np.ndarray, b: np.ndarray, ka: int, kb: int, *, threads: int = 1) -> np.ndarray:
     """Samples in cluster i of `a` and j of `b`, int64 (ka, kb).
 
-    Samples without a cluster on either side are left out. Raises ValueError for assignments of
+    Samples without a cluster on either side are left out. threads: how many share the samples.
+    Raises ValueError for assignments of
     different length or values out of range.
     """
     check_pair(a, b)
-    with PARALLEL:
-        # A table of its own per thread, where there are samples enough to pay for adding it up.
-        parts = min(numba.get_num_threads(), 1 + a.size // max(1, ka * kb))
-        tables, bad = np.zeros((parts, ka, kb), np.int64), np.empty(parts, np.int64)
-        _contingency(a, b, tables, bad)
-    for i in bad[bad >= 0][:1]:
-        raise pair_error(i, a[i], b[i], ka, kb)
+    # a table of its own per thread, where there are samples enough to pay for adding it up
+    parts = max(1, min(threads, 1 + a.size // max(1, ka * kb)))
+    tables = np.zeros((parts, ka, kb), np.int64)
+
+    def count(part: int) -> int:
+        begin, end = part * a.size // parts, (part + 1) * a.size // parts
+        return _count_pairs(a, b, begin, end, tables[part])
+
+    for i in share(count, parts):
+        if i >= 0:
+            raise pair_error(i, a[i], b[i], ka, kb)
     return tables.sum(axis=0)
 
 

@@ -9,10 +9,10 @@ Indices are unsigned because numba wraps signed ones, which hides the constant d
 rows from LLVM's vectoriser.
 """
 
-import numba
 import numpy as np
 
-from ._jit import PARALLEL, njit
+from ._jit import njit
+from ._threads import share
 from .mel import MelSpec, tables
 
 LANES = 16
@@ -238,13 +238,6 @@ def _blocks(waveform, begin, end, hop, pad, floor, table, out):
             first += count
 
 
-@njit(parallel=True)
-def _parallel_blocks(waveform, blocks, tasks, hop, pad, floor, table, out):
-    for task in numba.prange(tasks):
-        begin, end = task * blocks // tasks, (task + 1) * blocks // tasks
-        _blocks(waveform, begin, end, hop, pad, floor, table, out)
-
-
 def check_log_mel(waveform, spec: MelSpec, out) -> None:
     """Raise ValueError where arrays do not fit each other or the specification."""
     if waveform.dtype not in (np.int16, np.float32) or len(waveform.shape) != 2:
@@ -252,7 +245,7 @@ def check_log_mel(waveform, spec: MelSpec, out) -> None:
             f"waveform must be int16 or float32 (clips, samples), "
             f"got {waveform.dtype} {tuple(waveform.shape)}"
         )
-    shape = (waveform.shape[0], spec.mels, spec.frames(waveform.shape[1]))
+    shape = (waveform.shape[0], spec.n_mels, spec.frames(waveform.shape[1]))
     if out is not None and (out.dtype != np.float32 or tuple(out.shape) != shape):
         raise ValueError(f"out must be float32 {shape}, got {out.dtype} {tuple(out.shape)}")
 
@@ -262,32 +255,33 @@ def log_mel(
     spec: MelSpec,
     out: np.ndarray | None = None,
     *,
-    parallel: bool = True,
+    threads: int = 1,
 ) -> np.ndarray:
     """Log-mel spectrograms of a batch of clips.
 
     waveform: int16 (scaled by 1 / 32768) or float32, (clips, samples), C-contiguous.
     out: float32 (clips, mels, frames), made where None.
-    parallel: spread the frames over numba's threads, one call at a time; False computes on
-    the calling thread without the interpreter lock, for callers that bring their own threads.
+    threads: how many share the frames; 1 computes on the calling thread. Other threads may run
+    meanwhile: the interpreter lock is free.
 
     Returns out. Raises ValueError for a waveform that is too short or arrays that do not fit.
     """
     check_log_mel(waveform, spec, out)
     if out is None:
         frames = spec.frames(waveform.shape[1])
-        out = np.empty((waveform.shape[0], spec.mels, frames), np.float32)
+        out = np.empty((waveform.shape[0], spec.n_mels, frames), np.float32)
     if not (waveform.flags.c_contiguous and out.flags.c_contiguous):
         raise ValueError("waveform and out must be C-contiguous")
     table = tables(spec)
     if waveform.dtype == np.int16:
         table = table._replace(window=table.window * np.float32(1 / 32768))
     blocks = -(-out.shape[0] * out.shape[2] // LANES)
+    parts = max(1, min(threads, blocks))
     floor = np.float32(spec.floor)
-    if parallel:
-        with PARALLEL:
-            tasks = min(blocks, numba.get_num_threads())
-            _parallel_blocks(waveform, blocks, tasks, spec.hop, spec.pad, floor, table, out)
-    else:
-        _blocks(waveform, 0, blocks, spec.hop, spec.pad, floor, table, out)
+
+    def compute(part: int) -> None:
+        begin, end = part * blocks // parts, (part + 1) * blocks // parts
+        _blocks(waveform, begin, end, spec.hop_length, spec.pad, floor, table, out)
+
+    share(compute, parts)
     return out

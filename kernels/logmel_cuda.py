@@ -140,6 +140,6 @@ def log_mel_cuda(waveform, spec: MelSpec, out, stream=0):
         table = _device_tables(spec, source.dtype == np.int16, device)
         grid, shared = -(-frames >> shift), spec.n_fft * ((1 << shift) + 1) * 4
         log_mel_kernel[grid, THREADS, as_stream(stream), shared](
-            source, shift, spec.hop, spec.pad, np.float32(spec.floor), *table, result
+            source, shift, spec.hop_length, spec.pad, np.float32(spec.floor), *table, result
         )
     return out

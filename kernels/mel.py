@@ -19,19 +19,19 @@ class MelSpec:
     Raises ValueError for a setting that has no meaning.
     """
 
-    rate: int = 16000
+    sample_rate: int = 16000
     """Samples per second."""
     n_fft: int = 256
     """Samples per transform, a power of two."""
-    window: int = 256
+    win_length: int = 256
     """Samples under the Hann window, centred in the transform."""
-    hop: int = 160
+    hop_length: int = 160
     """Samples from one frame to the next."""
-    mels: int = 40
+    n_mels: int = 40
     """Number of filters."""
-    fmin: float = 0.0
+    f_min: float = 0.0
     """Lower edge of the first filter in Hz."""
-    fmax: float | None = None
+    f_max: float | None = None
     """Upper edge of the last filter in Hz; None is half the rate."""
     center: bool = False
     """Centre frame t on sample t * hop, with n_fft / 2 samples reflected at both ends."""
@@ -41,14 +41,17 @@ class MelSpec:
     def __post_init__(self):
         if self.n_fft < 16 or self.n_fft & (self.n_fft - 1):
             raise ValueError(f"n_fft must be a power of two and at least 16, got {self.n_fft}")
-        if not 1 <= self.window <= self.n_fft:
-            raise ValueError(f"window must be 1 to n_fft={self.n_fft} samples, got {self.window}")
-        for name in ("rate", "hop", "mels"):
+        if not 1 <= self.win_length <= self.n_fft:
+            raise ValueError(
+                f"win_length must be 1 to n_fft={self.n_fft} samples, got {self.win_length}"
+            )
+        for name in ("sample_rate", "hop_length", "n_mels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.fmin < self.top <= self.rate / 2:
+        if not 0 <= self.f_min < self.top <= self.sample_rate / 2:
             raise ValueError(
-                f"need 0 <= fmin < fmax <= {self.rate / 2:g} Hz, got {self.fmin:g} and {self.top:g}"
+                f"need 0 <= f_min < f_max <= {self.sample_rate / 2:g} Hz, "
+                f"got {self.f_min:g} and {self.top:g}"
             )
         if not self.floor >= 1e-37:  # the kernels' logarithm takes normal float32 numbers
             raise ValueError(f"floor must be at least 1e-37, got {self.floor:g}")
@@ -56,7 +59,7 @@ class MelSpec:
     @property
     def top(self) -> float:
         """Upper edge of the last filter in Hz."""
-        return self.rate / 2 if self.fmax is None else self.fmax
+        return self.sample_rate / 2 if self.f_max is None else self.f_max
 
     @property
     def pad(self) -> int:
@@ -68,13 +71,13 @@ class MelSpec:
         least = self.samples(1)
         if samples < least:
             raise ValueError(f"waveform of {samples} samples is shorter than the {least} needed")
-        return 1 + (samples + 2 * self.pad - self.n_fft) // self.hop
+        return 1 + (samples + 2 * self.pad - self.n_fft) // self.hop_length
 
     def samples(self, frames: int) -> int:
         """Fewest samples that give this many frames (reflection needs more than `pad`)."""
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}")
-        return max((frames - 1) * self.hop + self.n_fft - 2 * self.pad, self.pad + 1)
+        return max((frames - 1) * self.hop_length + self.n_fft - 2 * self.pad, self.pad + 1)
 
 
 class Tables(NamedTuple):
@@ -99,9 +102,9 @@ class Tables(NamedTuple):
 
 def filter_bank(spec: MelSpec) -> np.ndarray:
     """Triangular HTK mel filters, float64 (mels, n_fft / 2 + 1)."""
-    low, high = 2595 * np.log10(1 + np.array([spec.fmin, spec.top]) / 700)
-    edges = 700 * (10 ** (np.linspace(low, high, spec.mels + 2) / 2595) - 1)
-    bins = np.arange(spec.n_fft // 2 + 1) * (spec.rate / spec.n_fft)
+    low, high = 2595 * np.log10(1 + np.array([spec.f_min, spec.top]) / 700)
+    edges = 700 * (10 ** (np.linspace(low, high, spec.n_mels + 2) / 2595) - 1)
+    bins = np.arange(spec.n_fft // 2 + 1) * (spec.sample_rate / spec.n_fft)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     return np.maximum(0, np.minimum(rising, falling))
@@ -111,7 +114,7 @@ def filter_bank(spec: MelSpec) -> np.ndarray:
 def tables(spec: MelSpec) -> Tables:
     """The tables of a specification, made once."""
     half = spec.n_fft // 2
-    window = np.sin(np.pi * np.arange(spec.window) / spec.window) ** 2
+    window = np.sin(np.pi * np.arange(spec.win_length) / spec.win_length) ** 2
     angle = 2 * np.pi * np.arange(half // 2 + 1) / spec.n_fft
     position = _positions(half)
     rows = np.append(2 * position, 1)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import against_labels
 from xdc_fast.evaluation.probe import FOLDS, STRENGTHS, accuracy, divide, run_features
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.loop import pretrain
@@ -37,7 +37,7 @@ def features(tmp_path_factory):
     root = tmp_path_factory.mktemp("grid")
     chosen = sorted(GRID.glob("*.mp4"))[::3]
     inputs = collect(chosen, GRID / "labels.csv", root / "shards")
-    pack(inputs, root / "shards", Settings(short_side=48))
+    pack(inputs, root / "shards", PackSettings(short_side=48))
     small = ("video.encoder=r2plus1d_tiny", "video.crop=40", "video.frames=8",
              "audio.encoder=audio_tiny", "train.iterations=3", "train.epochs=2")  # fmt: skip
     chosen = (*small, f"k={K}", f"data={root / 'shards'}", f"out={root / 'run'}")
@@ -76,17 +76,18 @@ def test_clusters_nmi_and_probe_are_scikit_learns(modality, features):
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     near = ((units[:, None] - ours.centroids.astype(np.float64)) ** 2).sum(axis=2)
     assert np.array_equal(near.argmin(axis=1), ours.assignment)
-    assert near.min(axis=1).mean() == pytest.approx(ours.inertia, rel=1e-4)
+    assert near.min(axis=1).mean() == pytest.approx(ours.mean_squared_distance, rel=1e-4)
     settled = KMeans(K, init=ours.centroids.astype(np.float64), n_init=1).fit(units)
     alone = [KMeans(K, n_init=1, random_state=s).fit(units).inertia_ for s in range(10)]
     alone = np.array(alone) / len(units)
     same = (settled.labels_ == ours.assignment).mean()
     print(
-        f"\n{modality}: inertia {ours.inertia:.4f}; scikit-learn, going on from it until nothing "
-        f"moves, {settled.inertia_ / len(units):.4f}, {100 * same:.1f} % of the labels the same; "
+        f"\n{modality}: inertia {ours.mean_squared_distance:.4f}; scikit-learn, going on from "
+        f"it until nothing moves, {settled.inertia_ / len(units):.4f}, "
+        f"{100 * same:.1f} % of the labels the same; "
         f"alone, 10 seeds, {alone.min():.4f} to {alone.max():.4f}"
     )
-    assert same > 0.9 and ours.inertia < 1.02 * np.median(alone)
+    assert same > 0.9 and ours.mean_squared_distance < 1.02 * np.median(alone)
 
     table = against_labels(ours.assignment, K, shards)
     for column in shards.label_names:

@@ -45,12 +45,15 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path):
         ("train.batch=-12", "train.batch=-12: must be 1 or more"),
         ("k=0", "k=0: must be 1 or more"),
         ("seed=-1", "seed=-1: must be 0 or more"),
-        ("video.rate=0", "video.rate=0.0: must be above 0"),
+        ("video.fps=0", "video.fps=0.0: must be above 0"),
         ("video.std=[1, 0, 1]", "must be above 0"),
-        ("video.mean=[1, 2]", "must be three numbers"),
+        ("video.mean=[1, 2]", "must be 3 numbers"),
         ("cluster.normalize=L2", "must be one of none, l2, centered-l2"),
         ("device=tpu", "device=tpu: must be one of auto, cpu, cuda"),
         ("k=[", "is not of type int"),
+        ("train.lr=.inf", "train.lr=inf: must be finite"),
+        ("cluster.rounds=5", "`cluster.rounds` is now `cluster.max_iter`"),
+        ("audio.window=5", "`audio.window` is now `audio.win_length`"),
     ],
 )
 def test_mistakes_are_named_with_a_way_out(override, message):

@@ -35,7 +35,6 @@ def versions() -> list[tuple[str, str]]:
 
 def machine() -> list[tuple[str, str]]:
     import faiss
-    import numba
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -46,7 +45,7 @@ def machine() -> list[tuple[str, str]]:
         ("NVDEC", nvdec()),
         ("DALI", importable("nvidia.dali")),
         ("faiss GPUs", str(faiss.get_num_gpus())),
-        ("numba threading", threading_layer(numba)),
+        ("threads", threads(torch)),
     ]
     if os.environ.get("NUMBA_ENABLE_CUDASIM"):
         rows.append(("numba CUDA", "the simulator (NUMBA_ENABLE_CUDASIM is set)"))
@@ -99,15 +98,8 @@ def importable(module: str) -> str:
     return "imports"
 
 
-def threading_layer(numba) -> str:
-    """The layer that numba takes for parallel kernels; it decides on first use."""
-
-    @numba.njit(parallel=True)
-    def spin(n):
-        total = 0
-        for i in numba.prange(n):
-            total += i
-        return total
-
-    spin(8)
-    return f"{numba.threading_layer()}, {numba.get_num_threads()} threads"
+def threads(torch) -> str:
+    """How many threads encoders, k-means and kernels take, and what says so."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    why = "OMP_NUM_THREADS" if given else "as many as cores; OMP_NUM_THREADS changes it"
+    return f"{torch.get_num_threads()} ({why})"

@@ -100,11 +100,11 @@ def finetune(
     Of a run, or with --out, each split's result is kept when it is there; started again, the others
     are made.
     """
-    from xdc_fast.evaluation.finetune import FIGURES, PRESETS, Settings, finetune
+    from xdc_fast.evaluation.finetune import FIGURES, PRESETS, FinetuneSettings, finetune
     from xdc_fast.shards.dataset import ShardSet
 
     given = {name: value for name, value in own.items() if value is not None}
-    how = replace(PRESETS[preset] if preset else Settings(), **given)
+    how = replace(PRESETS[preset] if preset else FinetuneSettings(), **given)
     results = finetune(
         open_model(where, settings, recipe), ShardSet(data), label, columns,
         modality=modality, only_head=only_head, settings=how, seed=seed, out=out,
@@ -214,10 +214,10 @@ def extract(where, settings, data, recipe, as_json, out, stride) -> None:
 
     An interrupted extraction goes on with the same command.
     """
-    from xdc_fast.evaluation.extract import extract_dense
+    from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.shards.dataset import ShardSet
 
-    result = extract_dense(open_model(where, settings, recipe), ShardSet(data), out, stride)
+    result = extract_features(open_model(where, settings, recipe), ShardSet(data), out, stride)
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 from click.core import ParameterSource
 
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.datasets.collect import READERS, collect_dataset, write_missing
-from xdc_fast.tools import Group
+from xdc_fast.tools import Group, after_a_signal
 
 FOLDER = click.Path(path_type=Path)
 SHORTEST = 0.1  # seconds of a listed video; HMDB51 has some below 1
@@ -44,24 +43,24 @@ def main():
 @click.option(
     "--min-seconds",
     type=float,
-    default=Settings.min_seconds,
+    default=PackSettings.min_seconds,
     show_default=True,
     help=f"Refuse shorter inputs. With --dataset it is {SHORTEST}, as official splits are whole.",
 )
-@click.option("--fps", type=float, default=Settings.fps, show_default=True)
-@click.option("--short-side", type=int, default=Settings.short_side, show_default=True)
+@click.option("--fps", type=float, default=PackSettings.fps, show_default=True)
+@click.option("--short-side", type=int, default=PackSettings.short_side, show_default=True)
 @click.option(
     "--codec",
     type=click.Choice(["jpeg", "h264", "copy"]),
-    default=Settings.codec,
+    default=PackSettings.codec,
     show_default=True,
     help="JPEG packets, H.264 with short GOPs, or the video stream as it is.",
 )
-@click.option("--audio-rate", type=int, default=Settings.audio_rate, show_default=True)
+@click.option("--audio-rate", type=int, default=PackSettings.audio_rate, show_default=True)
 @click.option(
     "--tracks",
     type=click.Choice(["both", "video", "audio"]),
-    default=Settings.tracks,
+    default=PackSettings.tracks,
     show_default=True,
     help="What is packed; one track alone need not have the other. --dataset has its own default.",
 )
@@ -84,8 +83,8 @@ def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, 
     own = {"tracks": READERS[dataset].tracks, "min_seconds": SHORTEST} if dataset else {}
     given = click.get_current_context().get_parameter_source
     options |= {key: own[key] for key in own if given(key) == ParameterSource.DEFAULT}
-    settings = _check(Settings(**options), shard_mb, workers, time_limit)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = _check(PackSettings(**options), shard_mb, workers, time_limit)
+    after_a_signal("run the same command again to go on")
     inputs = (
         collect_dataset(dataset, sources[0], out)
         if dataset
@@ -93,13 +92,9 @@ def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, 
     )
     for note in inputs.notes:
         click.echo(note, err=True)
-    try:
-        summary = packing.pack(
-            inputs, out, settings, shard_mb=shard_mb, workers=workers, time_limit=time_limit
-        )
-    except KeyboardInterrupt:
-        click.echo("xdc-shard: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+    summary = packing.pack(
+        inputs, out, settings, shard_mb=shard_mb, workers=workers, time_limit=time_limit
+    )
     if summary.packed:
         write_missing(out, inputs)
     _say(summary, out)
@@ -109,7 +104,9 @@ def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, 
         raise UserError(f"{out}: nothing was packed; {out / 'refused.csv'} says why")
 
 
-def _check(settings: Settings, shard_mb: int, workers: int | None, time_limit: float) -> Settings:
+def _check(
+    settings: PackSettings, shard_mb: int, workers: int | None, time_limit: float
+) -> PackSettings:
     """The settings, or UserError for one that makes no sense."""
     wrong = {
         "--fps must be 0.1 to 240": not 0.1 <= settings.fps <= 240,

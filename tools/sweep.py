@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from xdc_fast.tools import after_a_signal
+
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -42,10 +44,8 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
     Exit status 2 when a run was refused; the others are made all the same.
     """
     from xdc_fast.errors import UserError
-    from xdc_fast.evaluation.sweep import Test, carry_out, figures_of, plan, tabulate
-    from xdc_fast.files import locked
-    from xdc_fast.interrupt import Interrupted
-    from xdc_fast.pretraining.run import Busy
+    from xdc_fast.evaluation.sweep import Test, figures_of, plan, run_trial, tabulate
+    from xdc_fast.files import Busy, locked
     from xdc_fast.report.sweep import one_line, write_sweep
     from xdc_fast.shards.dataset import ShardSet
 
@@ -58,11 +58,12 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
     options += [f"--split={split}"] if split else []
     options += [f"--clips={clips}"] if labels else []
     command = shlex.join(["xdc", "sweep", str(recipe), *settings, *options])
+    after_a_signal(f"the same command goes on with {folder}")
     reasons: dict[str, str] = {}
     refused = 0
     for number, trial in enumerate(trials, 1):
         try:
-            carry_out(trial, test)
+            run_trial(trial, test)
             figures = figures_of(trial, test)
             line = one_line(figures, labels) if figures else "probed anew by another sweep"
         except Busy:
@@ -70,14 +71,9 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
         except UserError as error:
             refused += 1
             line = reasons[trial.name] = str(error)
-        except Interrupted as interrupted:
-            click.echo(
-                f"xdc: stopped by {interrupted}; the same command goes on with {folder}", err=True
-            )
-            sys.exit(128 + interrupted.signal)
         click.echo(f"[{number}/{len(trials)}] {trial.name}: {line}", err=as_json)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):  # another sweep may share it
+        with locked(folder / ".lock"):  # another sweep may share it
             table = tabulate(trials, test, reasons)
             write_sweep(folder, table, command)
     if as_json:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from xdc_fast.recipe import describe, load_recipe
-from xdc_fast.tools import Group
+from xdc_fast.tools import Group, after_a_signal
 from xdc_fast.tools.downstream import extract, finetune, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.sweep import sweep
@@ -28,18 +27,11 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
 
     KEY=VALUE overrides the file: data=shards/mine out=runs/mine k=64 train.lr=0.05
     """
-    from xdc_fast.interrupt import Interrupted
     from xdc_fast.pretraining.loop import pretrain
 
     loaded = load_recipe(recipe, settings)
-    try:
-        summary = pretrain(loaded)
-    except Interrupted as interrupted:
-        click.echo(
-            f"xdc: stopped by {interrupted}; the same command goes on with {loaded.out}",
-            err=True,
-        )
-        sys.exit(128 + interrupted.signal)
+    after_a_signal(f"the same command goes on with {loaded.out}")
+    summary = pretrain(loaded)
     click.echo(
         f"{loaded.out}: {summary['method']}, k={summary['k']}, {summary['samples']} samples, "
         f"{len(summary['iterations'])} iterations in {summary['seconds']:.0f} s"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field
 from difflib import get_close_matches
-from itertools import pairwise
+from functools import reduce
 from pathlib import Path
 from typing import get_type_hints
 
@@ -16,155 +16,160 @@ import yaml
 from xdc_fast.errors import UserError
 
 
+def setting(default, text: str, **limits):
+    """A field of a recipe: its default, its meaning, and what it may be.
+
+    limits: least (a smallest value), above (a value that it must exceed), choices, length.
+    """
+    return field(default=default, metadata={"text": text, **limits})
+
+
 @dataclass(frozen=True)
 class Video:
     """The pictures of a clip, and the encoder that reads them."""
 
-    encoder: str = "r2plus1d_18"
-    """r2plus1d_18, or for CPUs r2plus1d_small, r2plus1d_tiny"""
-    frames: int = 8
-    """pictures in a clip"""
-    rate: float = 7.5
-    """pictures per second within a clip"""
-    crop: int = 112
-    """side of the square crop in pixels"""
-    flip: bool = True
-    """mirror half of the training clips left to right"""
-    jitter: float = 0.0
-    """training: contrast in 1 +- jitter, brightness in +- jitter x 127.5, drawn per clip"""
-    mean: tuple[float, ...] = (0.43216, 0.394666, 0.37645)
-    """RGB mean on [0, 1]; the default is that of the released XDC weights"""
-    std: tuple[float, ...] = (0.22803, 0.22145, 0.216989)
-    """RGB standard deviation, likewise"""
+    encoder: str = setting("r2plus1d_18", "r2plus1d_18, or for CPUs r2plus1d_small, r2plus1d_tiny")
+    frames: int = setting(8, "pictures in a clip", least=1)
+    fps: float = setting(7.5, "pictures per second within a clip", above=0)
+    crop: int = setting(112, "side of the square crop in pixels", least=1)
+    flip: bool = setting(True, "mirror half of the training clips left to right")
+    jitter: float = setting(
+        0.0,
+        "training: contrast in 1 +- jitter, brightness in +- jitter x 127.5, drawn per clip",
+        least=0,
+    )
+    mean: tuple[float, ...] = setting(
+        (0.43216, 0.394666, 0.37645),
+        "RGB mean on [0, 1]; the default is that of the released XDC weights",
+        length=3,
+    )
+    std: tuple[float, ...] = setting(
+        (0.22803, 0.22145, 0.216989), "RGB standard deviation, likewise", above=0, length=3
+    )
 
 
 @dataclass(frozen=True)
 class Audio:
     """The log-mel spectrogram of a clip, and the encoder that reads it."""
 
-    encoder: str = "audio_resnet18"
-    """audio_resnet18, or for CPUs audio_small, audio_tiny"""
-    rate: int = 16000
-    """samples per second; what the shards hold"""
-    frames: int = 100
-    """spectrogram frames in a clip"""
-    mels: int = 40
-    """mel filters"""
-    window: int = 256
-    """samples per frame (16 ms)"""
-    hop: int = 160
-    """samples from one frame to the next (10 ms)"""
-    jitter: float = 0.0
-    """training: standard deviation of a shift of the whole log-mel, in nats"""
-    mean: float = -6.0
-    """subtracted from the log-mel"""
-    std: float = 4.0
-    """then divided by"""
+    encoder: str = setting("audio_resnet18", "audio_resnet18, or for CPUs audio_small, audio_tiny")
+    sample_rate: int = setting(16000, "samples per second; what the shards hold", least=1)
+    frames: int = setting(100, "spectrogram frames in a clip", least=1)
+    n_mels: int = setting(40, "mel filters", least=1)
+    win_length: int = setting(256, "samples per frame (16 ms)", least=1)
+    hop_length: int = setting(160, "samples from one frame to the next (10 ms)", least=1)
+    jitter: float = setting(
+        0.0, "training: standard deviation of a shift of the whole log-mel, in nats", least=0
+    )
+    mean: float = setting(-6.0, "subtracted from the log-mel")
+    std: float = setting(4.0, "then divided by", above=0)
 
 
 @dataclass(frozen=True)
 class Cluster:
     """From features to clusters. The paper's preprocessing is unknown: the defaults are ours."""
 
-    normalize: str = "none"
-    """none, l2, or centered-l2 (the set's mean subtracted first)"""
-    pca: int = 0
-    """whitened principal components kept; 0: no PCA"""
-    rounds: int = 20
-    """k-means rounds at most; they end when one lowers the inertia by less than 0.1 %"""
-    restarts: int = 1
-    """starts from scratch, of which the best goes on"""
-    warm: bool = True
-    """after the first iteration, start from the last clusters instead of from scratch"""
-    features: str = "pass"
-    """pass: of a pass over the set; training: those of the last epoch, a memory bank"""
-    points: int = 0
-    """samples that k-means sees, drawn at random; 0: all"""
+    normalize: str = setting(
+        "none",
+        "none, l2, or centered-l2 (the mean of the set is subtracted first)",
+        choices=("none", "l2", "centered-l2"),
+    )
+    pca: int = setting(0, "whitened principal components kept; 0: no PCA", least=0)
+    max_iter: int = setting(
+        20,
+        "k-means rounds at most; it stops when a round lowers the mean squared distance by less "
+        "than 0.1 %",
+        least=1,
+    )
+    n_init: int = setting(1, "starts from scratch; the best one goes on", least=1)
+    warm_start: bool = setting(
+        True, "after the first iteration, start from the last clusters instead of from scratch"
+    )
+    features: str = setting(
+        "pass",
+        "pass: of a pass over the set; training: those of the last epoch, a memory bank",
+        choices=("pass", "training"),
+    )
+    max_samples: int = setting(
+        0, "samples that k-means sees, drawn at random; 0: all of them", least=0
+    )
 
 
 @dataclass(frozen=True)
 class Train:
     """The training that follows each clustering."""
 
-    iterations: int = 5
-    """clusterings, each with its training"""
-    epochs: int = 3
-    """passes over the set per iteration"""
-    steps: int = 0
-    """steps per iteration, in place of `epochs`; 0: as many as the epochs have"""
-    batch: int = 64
-    """clips per step"""
-    lr: float = 0.1
-    """peak learning rate: warm-up, then cosine to zero, anew in each iteration"""
-    momentum: float = 0.9
-    """of SGD"""
-    weight_decay: float = 1e-4
-    """of SGD"""
-    warmup: int = 20
-    """steps of linear warm-up"""
-    precision: str = "float32"
-    """float32 or bfloat16 (autocast)"""
-    compile: bool = False
-    """torch.compile the encoders"""
-    checkpoint_steps: int = 500
-    """steps between checkpoints within an iteration"""
-    heads: str = "kept"
-    """kept: the last iteration's go on, if cluster.warm keeps its clusters; new: drawn anew"""
-    balance: str = "auto"
-    """always, never or auto (for sdc): weigh clips so that all clusters count alike"""
+    iterations: int = setting(5, "clusterings, each with its training", least=1)
+    epochs: int = setting(3, "passes over the set per iteration", least=1)
+    steps: int = setting(
+        0, "steps per iteration, in place of `epochs`; 0: as many as the epochs have", least=0
+    )
+    batch: int = setting(64, "clips per step", least=1)
+    lr: float = setting(
+        0.1, "peak learning rate: warm-up, then cosine to zero, anew in each iteration", above=0
+    )
+    momentum: float = setting(0.9, "of SGD", least=0)
+    weight_decay: float = setting(1e-4, "of SGD", least=0)
+    warmup: int = setting(20, "steps of linear warm-up", least=0)
+    precision: str = setting(
+        "float32", "float32 or bfloat16 (autocast)", choices=("float32", "bfloat16")
+    )
+    compile: bool = setting(False, "torch.compile the encoders")
+    checkpoint_steps: int = setting(500, "steps between checkpoints within an iteration", least=1)
+    heads: str = setting(
+        "kept",
+        "kept: the heads of the last iteration go on, if cluster.warm_start keeps its clusters; "
+        "new: drawn anew",
+        choices=("kept", "new"),
+    )
+    balance: str = setting(
+        "auto",
+        "always, never or auto (for sdc): weigh clips so that all clusters count alike",
+        choices=("auto", "always", "never"),
+    )
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One run."""
 
-    data: str = ""
-    """folder of a shard set, as `xdc-shard pack` makes it"""
-    out: str = ""
-    """folder of the run; an existing run there is resumed"""
-    method: str = "xdc"
-    """which clusterings teach which heads: xdc, sdc, mdc, cdc, same (the control: two encoders of
-    each modality) or supervised"""
-    label: str = ""
-    """label column that method=supervised predicts; the others read none"""
-    split: str = ""
-    """label column whose `train` method=supervised learns from; empty: all that have a label"""
-    k: int = 128
-    """clusters per clustering"""
-    seed: int = 0
-    """of everything random"""
-    device: str = "auto"
-    """auto, cpu or cuda"""
-    loader: str = "auto"
-    """auto, host or dali"""
-    threads: int = 2
-    """loader threads"""
+    data: str = setting("", "folder of a shard set, as `xdc-shard pack` makes it")
+    out: str = setting("", "folder of the run; an existing run there is resumed")
+    method: str = setting(
+        "xdc",
+        "which clusterings teach which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "
+        "of each modality) or supervised",
+    )
+    label: str = setting(
+        "", "label column that method=supervised predicts; the other methods read no label"
+    )
+    split: str = setting(
+        "",
+        "label column whose `train` method=supervised learns from; empty: all that have a label",
+    )
+    k: int = setting(128, "clusters per clustering", least=1)
+    seed: int = setting(0, "of everything random", least=0)
+    device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
+    loader: str = setting("auto", "auto, host or dali", choices=("auto", "host", "dali"))
+    threads: int = setting(2, "loader threads", least=1)
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)
     cluster: Cluster = field(default_factory=Cluster)
     train: Train = field(default_factory=Train)
 
 
-AT_LEAST_ONE = (
-    "k", "threads", "video.frames", "video.crop", "audio.rate", "audio.frames", "audio.mels",
-    "audio.window", "audio.hop", "cluster.rounds", "cluster.restarts", "train.iterations",
-    "train.epochs", "train.batch", "train.checkpoint_steps",
-)  # fmt: skip
-ABOVE_ZERO = ("video.rate", "video.std", "audio.std", "train.lr")
-NOT_NEGATIVE = (
-    "seed", "video.jitter", "audio.jitter", "cluster.pca", "cluster.points", "train.momentum",
-    "train.steps", "train.weight_decay", "train.warmup",
-)  # fmt: skip
-CHOICES = {
-    "device": ("auto", "cpu", "cuda"),
-    "loader": ("auto", "host", "dali"),
-    "cluster.normalize": ("none", "l2", "centered-l2"),
-    "cluster.features": ("pass", "training"),
-    "train.heads": ("kept", "new"),
-    "train.balance": ("auto", "always", "never"),
-    "train.precision": ("float32", "bfloat16"),
+GROUPS = {"video": Video, "audio": Audio, "cluster": Cluster, "train": Train}
+RENAMED = {
+    "video.rate": "video.fps",
+    "audio.rate": "audio.sample_rate",
+    "audio.mels": "audio.n_mels",
+    "audio.window": "audio.win_length",
+    "audio.hop": "audio.hop_length",
+    "cluster.rounds": "cluster.max_iter",
+    "cluster.restarts": "cluster.n_init",
+    "cluster.warm": "cluster.warm_start",
+    "cluster.points": "cluster.max_samples",
 }
-TRIPLES = ("video.mean", "video.std")
 
 
 def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -173,29 +178,41 @@ def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ())
     Raises UserError for unknown keys (with the closest known one), values of the wrong type, and
     values out of range.
     """
-    values: dict = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(Path(path).read_text()) or {}
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; recipes/ holds examples") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file; recipes/ holds examples") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: a recipe is a mapping of settings, as in recipes/toy.yaml")
-    recipe = _fill(Recipe, values, str(path), "")
-    for override in overrides:
-        key, sign, text = override.partition("=")
+    return read_recipe({} if path is None else _read(path), str(path), overrides)
+
+
+def read_recipe(values: dict, source: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe from its YAML content, as load_recipe; `source` is named in errors."""
+    return override(_fill(Recipe, values, source, ""), overrides)
+
+
+def override(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """The recipe with KEY=VALUE settings changed, checked; raises UserError as load_recipe."""
+    for text in overrides:
+        key, sign, value = text.partition("=")
         if not sign:
-            raise UserError(f"{override}: settings are given as KEY=VALUE, such as train.lr=0.05")
-        nested: object = Text(text)
+            raise UserError(f"{text}: settings are given as KEY=VALUE, such as train.lr=0.05")
+        nested: object = Text(value)
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        recipe = _fill(Recipe, nested, override, "", recipe)
+        recipe = _fill(Recipe, nested, text, "", recipe)
     _check(recipe)
     return recipe
+
+
+def _read(path: str | Path) -> dict:
+    """The mapping that a YAML file holds."""
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; recipes/ holds examples") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file; recipes/ holds examples") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of settings, as in recipes/toy.yaml")
+    return values
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -206,16 +223,30 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def describe() -> str:
     """Every setting with its default and meaning, a line each."""
-    lines = []
-    for cls, prefix in ((Recipe, ""), (Video, "video."), (Audio, "audio."), (Cluster, "cluster."),
-                        (Train, "train.")):  # fmt: skip
-        body = ast.parse(inspect.getsource(cls)).body[0].body
-        for statement, note in pairwise(body):
-            if isinstance(statement, ast.AnnAssign) and isinstance(note, ast.Expr):
-                name = statement.target.id
-                default = getattr(cls, name)
-                lines.append(f"{prefix + name:24} {_plain(default)!s:24} {note.value.value}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"{name:24} {_plain(known.default)!s:24} {known.metadata['text']}"
+        for name, known in settings()
+    )
+
+
+def settings() -> Iterator[tuple[str, Field]]:
+    """Every setting as (dotted name, its field): default, and text and limits as metadata."""
+    for known in dataclasses.fields(Recipe):
+        if known.name not in GROUPS:
+            yield known.name, known
+    for group, kind in GROUPS.items():
+        for known in dataclasses.fields(kind):
+            yield f"{group}.{known.name}", known
+
+
+def flatten(recipe: Recipe) -> dict[str, object]:
+    """The recipe as {dotted name: value}."""
+    return {name: get(recipe, name) for name, _ in settings()}
+
+
+def get(recipe: Recipe, name: str) -> object:
+    """The value of a setting by its dotted name."""
+    return reduce(getattr, name.split("."), recipe)
 
 
 class Text(str):
@@ -224,23 +255,27 @@ class Text(str):
 
 def _check(recipe: Recipe) -> None:
     """Raises UserError for a value out of range."""
+    for name, known in settings():
+        value = get(recipe, name)
+        wrong = _fault(value, known.metadata)
+        if wrong:
+            raise UserError(f"{name}={_plain(value)}: must be {wrong}")
 
-    def refuse(names, wrong, meaning: str) -> None:
-        for name in names:
-            value = recipe
-            for part in name.split("."):
-                value = getattr(value, part)
-            if any(wrong(item) for item in (value if isinstance(value, tuple) else (value,))):
-                raise UserError(f"{name}={_plain(value)}: must be {meaning}")
 
-    for name in TRIPLES:
-        if len(value := getattr(recipe.video, name.removeprefix("video."))) != 3:
-            raise UserError(f"{name}={list(value)}: must be three numbers, for R, G and B")
-    refuse(AT_LEAST_ONE, lambda value: value < 1, "1 or more")
-    refuse(ABOVE_ZERO, lambda value: not value > 0, "above 0")
-    refuse(NOT_NEGATIVE, lambda value: not value >= 0, "0 or more")
-    for name, known in CHOICES.items():
-        refuse((name,), lambda value, known=known: value not in known, "one of " + ", ".join(known))
+def _fault(value: object, limits: Mapping) -> str:
+    """What a value must be, where it is not; empty where it is."""
+    items = value if isinstance(value, tuple) else (value,)
+    if len(items) != limits.get("length", len(items)):
+        return f"{limits['length']} numbers"
+    if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+        return "finite"
+    if "choices" in limits and value not in limits["choices"]:
+        return "one of " + ", ".join(limits["choices"])
+    if "least" in limits and any(item < limits["least"] for item in items):
+        return f"{limits['least']} or more"
+    if "above" in limits and any(item <= limits["above"] for item in items):
+        return f"above {limits['above']}"
+    return ""
 
 
 def _plain(value):
@@ -252,6 +287,8 @@ def _fill(cls, values: dict, source: str, prefix: str, base=None):
     hints = get_type_hints(cls)
     changes = {}
     for key, value in values.items():
+        if (new := RENAMED.get(f"{prefix}{key}")) is not None:
+            raise UserError(f"{source}: `{prefix}{key}` is now `{new}`")
         if key not in hints:
             near = get_close_matches(str(key), hints, n=1)
             known = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"

@@ -18,10 +18,10 @@ import simplejpeg
 
 from benchmarks.harness import Case, Figure
 from benchmarks.media import describe_shards, find_videos, pack_videos
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.encode import Scaler
 from xdc_fast.packing.media import choose_streams, decoded, open_media
-from xdc_fast.packing.timeline import nearest_rate, shown
+from xdc_fast.packing.timeline import nearest_rate, resample_frames
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames
 
@@ -73,7 +73,7 @@ def video_megabytes(shards: ShardSet) -> float:
 
 def convert_videos(videos: list[Path], codec: str, folder: Path) -> list[dict]:
     """Each video to a packed one and its sound, over and over in the same two files."""
-    settings = Settings(codec=codec)
+    settings = PackSettings(codec=codec)
     return [convert(v, settings, folder / f"{codec}.mp4", folder / f"{codec}.wav") for v in videos]
 
 
@@ -117,7 +117,7 @@ def luma_errors(shards: ShardSet, place: Path, index: int) -> list[float]:
     with open_media(place / meta["source"]) as source, packed:
         stream, _ = choose_streams(source)
         rate, tick = nearest_rate(float(row["fps"])), float(stream.time_base)
-        wanted = shown(decoded(source, stream), meta["start"], rate, count, tick)
+        wanted = resample_frames(decoded(source, stream), meta["start"], rate, count, tick)
         return [
             float(np.square(luma(scale(frame)) - luma(found)).mean())
             for frame, found in zip(wanted, packed.decode(video=0), strict=True)

@@ -20,13 +20,13 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness import Case
 from benchmarks.media import describe_shards, find_videos, pack_videos
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.windows import ClipShape, Windows, random_windows
 from xdc_fast.shards.dataset import ShardSet
 
 THREADS = (1, 2)
 BATCH = 16
-SHAPE = ClipShape(frames=8, rate=7.5, crop=112, samples=16096, audio_rate=16000)
+SHAPE = ClipShape(frames=8, fps=7.5, crop=112, samples=16096, sample_rate=16000)
 
 Clips = list[tuple[np.ndarray, np.ndarray]]  # frames (T, H, W, 3) and waveform (S,) of each
 
@@ -47,7 +47,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
                 clip for clips in pool.map(lambda job: read(shards, *job), work) for clip in clips
             ]
 
-        feed = HostFeed(shards, SHAPE)
+        feed = HostLoader(shards, SHAPE)
 
         def read_ours(_, indices: np.ndarray, __) -> Clips:
             frames, waveform, *_ = feed.read(indices, sampling)

@@ -23,10 +23,10 @@ from benchmarks.media import describe_shards, find_videos, pack_videos
 from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.decode import SHAPE, decode_packets
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import random_windows
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -34,7 +34,7 @@ THREADS = (1, 2)
 BATCH = 16
 ENDLESS = 10**9  # passes
 PIPELINES = (2, 4, 7)  # side by side on one GPU; an H100 has seven video decoders
-INPUTS = Inputs(Recipe())
+INPUTS = ClipTransform(Recipe())
 SAMPLING = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # index, frames, log-mel of a batch
@@ -45,7 +45,9 @@ class Passes:
 
     def __init__(self, shards: ShardSet, batch: int, passes: int):
         self.batch, self.passes = batch, passes
-        self._epoch = lru_cache(2)(lambda epoch: EpochPlan(shards.shard_sizes, batch, epoch=epoch))
+        self._epoch = lru_cache(2)(
+            lambda epoch: EpochSampler(shards.shard_sizes, batch, epoch=epoch)
+        )
         self.steps = passes * self._epoch(0).steps
         self.clips = self.steps * batch
 
@@ -67,7 +69,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         batch = 4 if quick else BATCH
         what, videos = find_videos(Path(folder), batch if quick else 4 * batch)
         shards = pack_videos(videos, Path(folder) / "set")
-        feed = HostFeed(shards, SHAPE, threads=threads)
+        feed = HostLoader(shards, SHAPE, threads=threads)
         for files, passes, tolerance in (
             (original_files(shards, videos), 1, {"pictures": 8, "sound": 0.2}),
             (packed_files(shards), 1 if quick else 3, {"pictures": 4, "sound": 1e-3}),
@@ -103,7 +105,7 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
             shards = pack_videos(videos, Path(folder) / codec, codec=codec)
             plan = Passes(shards, batch, passes)
             dali = partial(through_dali, shards, plan, threads, device)
-            host = HostFeed(shards, SHAPE, device=device, threads=threads)
+            host = HostLoader(shards, SHAPE, device=device, threads=threads)
             peers = {"host threads": partial(partial, deliver, host, plan)}
             if codec == "h264":
                 peers |= {f"{n} pipelines": partial(dali, n) for n in PIPELINES}
@@ -127,11 +129,11 @@ def through_dali(
     shards: ShardSet, plan: Passes, threads: int, device: str, pipelines: int
 ) -> Callable[[], list[Parts]]:
     """A call that takes as many batches as the plan has from pipelines that work side by side."""
-    from xdc_fast.clips.dali import DaliFeed
+    from xdc_fast.clips.dali import DaliLoader
 
     endless = Passes(shards, plan.batch, ENDLESS)
     streams = [
-        DaliFeed(shards, SHAPE, device=device, threads=max(1, threads // pipelines)).batches(
+        DaliLoader(shards, SHAPE, device=device, threads=max(1, threads // pipelines)).batches(
             Turn(endless, turn, pipelines), SAMPLING
         )
         for turn in range(pipelines)
@@ -162,7 +164,7 @@ def packed_files(shards: ShardSet) -> tuple[str, Iterator[dict]]:
     )
 
 
-def deliver(feed: HostFeed, plan: Passes) -> list[Parts]:
+def deliver(feed: HostLoader, plan: Passes) -> list[Parts]:
     return thin(feed.batches(plan, SAMPLING))
 
 

@@ -31,7 +31,7 @@ from benchmarks.stages.step import draw_batch
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import prepare
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner, learning_rate
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.recipe import load_recipe
@@ -58,7 +58,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 record = pretrain(recipe)["iterations"][0]
             waits["ours"].append(100 * record["data_wait_share"])
-            return record["video_loss"], record["clusters"]["video"]["inertia"]
+            return record["video_loss"], record["clusters"]["video"]["mean_squared_distance"]
 
         recipe = load_recipe(RECIPE, settings)
         peers: dict[str, Callable] = {}
@@ -88,7 +88,7 @@ def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
         readers = READERS["torchcodec"]()
     except ImportError:
         readers = READERS["PyAV"]()
-    inputs, device = Inputs(recipe), torch.device("cpu")
+    inputs, device = ClipTransform(recipe), torch.device("cpu")
     rows, crop = shards.rows(), inputs.shape.crop
     still = partial(fixed_windows, shape=inputs.shape)
     drawn = partial(random_windows, shape=inputs.shape, seed=0, epoch=0, flip=recipe.video.flip)
@@ -166,7 +166,7 @@ def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
 
 def bare_iteration(recipe, samples: int):
     """As many forward passes and training steps as an iteration has."""
-    inputs, encoders = Inputs(recipe), build_encoders(recipe)
+    inputs, encoders = ClipTransform(recipe), build_encoders(recipe)
     batch = draw_batch(recipe, inputs, torch.device("cpu"))
     ready = {m: inputs.of(m, batch) for m in MODALITIES}
     labels = dict.fromkeys(MODALITIES, np.zeros(len(batch), np.int32))

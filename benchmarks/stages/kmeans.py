@@ -39,7 +39,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
             name,
             "samples per second",
             samples,
-            lambda now=now, before=before: run_ours(now, k, before).inertia,
+            lambda now=now, before=before: run_ours(now, k, before).mean_squared_distance,
             {
                 f"faiss.Kmeans, {ROUNDS} rounds": partial(make_faiss, now, k),
                 # its own start, k-means++ in float64, takes several times as long as the rounds
@@ -51,7 +51,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
     yield Figure(
         f"inertia from scratch, {size}",
         "mean squared distance, lower is better",
-        [last.inertia],
+        [last.mean_squared_distance],
         {
             "faiss.Kmeans": [make_faiss(points, k, seed)() for seed in range(3)],
             "scikit-learn, k-means++": [make_sklearn(points, k, "k-means++")()],
@@ -89,7 +89,7 @@ class World:
 def run_ours(points: np.ndarray, k: int, last=None):
     every = np.ones(len(points), dtype=bool)
     previous = None if last is None else last.assignment
-    return cluster([points], every, k, Cluster(rounds=ROUNDS), seed=0, previous=previous)
+    return cluster([points], every, k, Cluster(max_iter=ROUNDS), seed=0, previous=previous)
 
 
 def make_faiss(points: np.ndarray, k: int, seed: int = 0):

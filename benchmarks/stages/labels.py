@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Case
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.kernels import contingency, gather_labels, nmi, purity
 
 THREADS = (1, 2)
@@ -32,7 +32,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         f"contingency, NMI and purity of {samples:,} samples, k={CLUSTERS}, {CLASSES} classes",
         "samples per second",
         samples,
-        partial(compare, clusters, classes),
+        partial(compare, clusters, classes, threads),
         {
             "scikit-learn (NMI alone)": partial(make_sklearn, clusters, classes),
             "numpy.bincount": partial(make_bincount, clusters, classes),
@@ -42,7 +42,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
     )
     if threads > 1:  # gathering takes one
         return
-    plan = EpochPlan(np.full(samples // SHARD, SHARD), BATCH)
+    plan = EpochSampler(np.full(samples // SHARD, SHARD), BATCH)
     epoch = np.concatenate([plan.indices(step) for step in range(plan.steps)])
     orders = {
         "in the order of an epoch": epoch,
@@ -107,8 +107,8 @@ def draw_assignments(samples: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(rng.random(samples) < 0.4, classes % CLUSTERS, noise), classes
 
 
-def compare(clusters: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
-    table = contingency(clusters, classes, CLUSTERS, CLASSES)
+def compare(clusters: np.ndarray, classes: np.ndarray, threads: int) -> tuple[float, float]:
+    table = contingency(clusters, classes, CLUSTERS, CLASSES, threads=threads)
     return nmi(table), purity(table)[1]
 
 

@@ -13,19 +13,19 @@ from benchmarks.harness import Case
 from xdc_fast.kernels import MelSpec, log_mel
 
 THREADS = (1, 2)
-SPECS = (MelSpec(), MelSpec(n_fft=512, window=400, mels=64))
+SPECS = (MelSpec(), MelSpec(n_fft=512, win_length=400, n_mels=64))
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case]:
     for spec in SPECS:
         sound = draw_sound(4 if quick else 64, spec.samples(100))
         for waveform in (sound, np.round(sound * 32767).astype(np.int16)):
-            size = f"{spec.n_fft}/{spec.window}/{spec.hop}, {spec.mels} mels"
+            size = f"{spec.n_fft}/{spec.win_length}/{spec.hop_length}, {spec.n_mels} mels"
             yield Case(
                 f"{size}, {waveform.dtype}, {len(waveform)} clips of 100 frames",
                 "frames per second",
                 len(waveform) * spec.frames(waveform.shape[1]),
-                partial(log_mel, waveform, spec),
+                partial(log_mel, waveform, spec, threads=threads),
                 {name: partial(make, waveform, spec) for name, make in PEERS.items()},
                 assert_same,
                 ("torch.fft.rfft of the frames", bare_transform(waveform, spec)),
@@ -42,8 +42,8 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
             for waveform in (sound, np.round(sound * 32767).astype(np.int16)):
                 frames = spec.frames(waveform.shape[1])
                 source = torch.from_numpy(waveform).to(device)
-                out = torch.empty(clips, spec.mels, frames, device=device)
-                size = f"{spec.n_fft}/{spec.window}/{spec.hop}, {spec.mels} mels"
+                out = torch.empty(clips, spec.n_mels, frames, device=device)
+                size = f"{spec.n_fft}/{spec.win_length}/{spec.hop_length}, {spec.n_mels} mels"
                 yield Case(
                     f"{size}, {waveform.dtype}, {clips} clips of {frames} frames",
                     "frames per second",
@@ -97,16 +97,16 @@ def torchaudio_transform(spec: MelSpec) -> torch.nn.Module:
     with warnings.catch_warnings():  # the lowest filters are narrower than a bin
         warnings.filterwarnings("ignore", "At least one mel filterbank has all zero values")
         return torchaudio.transforms.MelSpectrogram(
-            spec.rate, spec.n_fft, spec.window, spec.hop, spec.fmin, spec.top,
-            n_mels=spec.mels, center=spec.center,
+            spec.sample_rate, spec.n_fft, spec.win_length, spec.hop_length, spec.f_min, spec.top,
+            n_mels=spec.n_mels, center=spec.center,
         )  # fmt: skip
 
 
 def make_librosa(waveform: np.ndarray, spec: MelSpec):
     from librosa.feature import melspectrogram
 
-    options = {"sr": spec.rate, "n_fft": spec.n_fft, "win_length": spec.window}
-    options |= {"hop_length": spec.hop, "n_mels": spec.mels, "center": spec.center}
+    options = {"sr": spec.sample_rate, "n_fft": spec.n_fft, "win_length": spec.win_length}
+    options |= {"hop_length": spec.hop_length, "n_mels": spec.n_mels, "center": spec.center}
 
     def run():
         with warnings.catch_warnings():
@@ -121,8 +121,8 @@ def make_nnaudio(waveform: np.ndarray, spec: MelSpec):
     from nnAudio.features.mel import MelSpectrogram
 
     transform = MelSpectrogram(
-        spec.rate, spec.n_fft, spec.window, spec.mels, spec.hop, center=spec.center,
-        htk=True, norm=None, fmin=spec.fmin, fmax=spec.top, verbose=False,
+        spec.sample_rate, spec.n_fft, spec.win_length, spec.n_mels, spec.hop_length,
+        center=spec.center, htk=True, norm=None, fmin=spec.f_min, fmax=spec.top, verbose=False,
     )  # fmt: skip
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ PEERS = {"torchaudio": make_torchaudio, "librosa": make_librosa, "nnAudio": make
 
 def bare_transform(waveform: np.ndarray, spec: MelSpec):
     """The real transform of the frames, already cut out and windowed."""
-    frames = as_float(waveform).unfold(1, spec.n_fft, spec.hop).reshape(-1, spec.n_fft)
+    frames = as_float(waveform).unfold(1, spec.n_fft, spec.hop_length).reshape(-1, spec.n_fft)
     frames = frames * torch.hann_window(spec.n_fft)
     out = torch.fft.rfft(frames)
     return lambda: torch.fft.rfft(frames, out=out)

@@ -28,13 +28,13 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness import Case
 from benchmarks.media import find_videos
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.encode import BT601, JPEG, JPEG_QSCALE, MPEG
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 
 THREADS = (1, 2)
-FPS, SHORT_SIDE, RATE = (int(getattr(Settings, k)) for k in ("fps", "short_side", "audio_rate"))
+FPS, SHORT_SIDE, RATE = (int(getattr(PackSettings, k)) for k in ("fps", "short_side", "audio_rate"))
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case]:
@@ -81,7 +81,7 @@ def packed_size(video: Path) -> tuple[int, int]:
 def pack_ours(videos: list[Path], out: Path, workers: int) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     with redirect_stderr(io.StringIO()):  # its progress
-        pack(collect(videos, None, out), out, Settings(), workers=workers)
+        pack(collect(videos, None, out), out, PackSettings(), workers=workers)
     return out / "shard-000000.tar"
 
 

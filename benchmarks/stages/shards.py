@@ -70,7 +70,7 @@ def draw_windows(shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
     rows = shards.rows()
     first = np.random.default_rng(0).integers(rows["frames"] - (FRAMES - 1) * STEP, dtype=np.int64)
     numbers = first[:, None] + STEP * np.arange(FRAMES)
-    return numbers, np.rint(first / rows["fps"] * shards.rate).astype(np.int64)
+    return numbers, np.rint(first / rows["fps"] * shards.sample_rate).astype(np.int64)
 
 
 def read_samples(shards: ShardSet) -> Iterator[tuple[bytes, ...]]:

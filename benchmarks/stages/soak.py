@@ -14,8 +14,8 @@ from benchmarks.harness import Figure
 from benchmarks.media import find_videos, pack_videos
 from benchmarks.stages.decode import SHAPE
 from benchmarks.stages.feed import INPUTS
-from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import random_windows
 
 THREADS = (2,)
@@ -25,19 +25,19 @@ BATCHES = (100, 1000)
 
 def cases(quick: bool, threads: int) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        yield from measure_growth(HostFeed, "jpeg", Path(folder), quick, threads, "cpu")
+        yield from measure_growth(HostLoader, "jpeg", Path(folder), quick, threads, "cpu")
 
 
 def cuda_cases(quick: bool, threads: int) -> Iterator[Figure]:
-    from xdc_fast.clips.dali import DaliFeed
+    from xdc_fast.clips.dali import DaliLoader
 
     with tempfile.TemporaryDirectory() as folder:
-        for kind, codec in ((DaliFeed, "jpeg"), (DaliFeed, "h264"), (HostFeed, "jpeg")):
+        for kind, codec in ((DaliLoader, "jpeg"), (DaliLoader, "h264"), (HostLoader, "jpeg")):
             yield from measure_growth(kind, codec, Path(folder), quick, threads, "cuda")
 
 
 def measure_growth(
-    kind: type[HostFeed], codec: str, folder: Path, quick: bool, threads: int, device: str
+    kind: type[HostLoader], codec: str, folder: Path, quick: bool, threads: int, device: str
 ) -> Iterator[Figure]:
     """Memory after all batches, beside that after the first tenth.
 
@@ -68,11 +68,11 @@ def measure_growth(
         )
 
 
-def endless(feed: HostFeed) -> Iterator:
+def endless(feed: HostLoader) -> Iterator:
     """The batches of all epochs, as training draws them."""
     epoch = 0
     while True:
-        plan = EpochPlan(feed.shards.shard_sizes, BATCH, epoch=epoch)
+        plan = EpochSampler(feed.shards.shard_sizes, BATCH, epoch=epoch)
         sampling = partial(random_windows, shape=SHAPE, seed=0, epoch=epoch, flip=True)
         yield from feed.batches(plan, sampling)
         epoch += 1

@@ -20,7 +20,7 @@ from benchmarks.harness import Case
 from benchmarks.stages.logmel import draw_sound, torchaudio_transform
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.recipe import Audio, Recipe, Train, Video
 
@@ -74,7 +74,7 @@ def bare_products(operations: int, device: torch.device):
 
 
 def contest(recipe: Recipe, device: torch.device) -> Case:
-    inputs, encoders = Inputs(recipe), build_encoders(recipe, device)
+    inputs, encoders = ClipTransform(recipe), build_encoders(recipe, device)
     batch = draw_batch(recipe, inputs, device)
     labels = np.random.default_rng(0).integers(recipe.k, size=len(batch)).astype(np.int32)
     learner = Learner(recipe, encoders, inputs, dict.fromkeys(MODALITIES, labels), iteration=0)
@@ -93,7 +93,7 @@ def contest(recipe: Recipe, device: torch.device) -> Case:
     )
 
 
-def draw_batch(recipe: Recipe, inputs: Inputs, device: torch.device) -> Batch:
+def draw_batch(recipe: Recipe, inputs: ClipTransform, device: torch.device) -> Batch:
     size, shape = recipe.train.batch, inputs.shape
     form = (size, shape.frames, shape.crop, shape.crop, 3)
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def losses_of(figures: dict) -> list[float]:
     return [float(value) for name, value in sorted(figures.items()) if name.endswith("_loss")]
 
 
-def make_plain(recipe: Recipe, inputs: Inputs, batch: Batch, labels, encoders: dict):
+def make_plain(recipe: Recipe, inputs: ClipTransform, batch: Batch, labels, encoders: dict):
     device = batch.frames.device
     models = {m: copy.deepcopy(encoder) for m, encoder in encoders.items()}
     for model in models.values():
@@ -145,7 +145,7 @@ def make_plain(recipe: Recipe, inputs: Inputs, batch: Batch, labels, encoders: d
     return run
 
 
-def bare_encoders(recipe: Recipe, inputs: Inputs, batch: Batch, encoders: dict):
+def bare_encoders(recipe: Recipe, inputs: ClipTransform, batch: Batch, encoders: dict):
     ready = {m: inputs.of(m, batch) for m in MODALITIES}
     half = recipe.train.precision == "bfloat16"
     models = {m: copy.deepcopy(encoder).train() for m, encoder in encoders.items()}

@@ -16,7 +16,7 @@ from benchmarks.ffmpeg import link_ffmpeg
 from benchmarks.harness import Case, Figure, measure
 from benchmarks.stages import feed, load_stage, stage_names
 from benchmarks.worker import line
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
 FORM = {
@@ -89,8 +89,8 @@ def test_threads_are_bound():
 import os
 from benchmarks.worker import bind
 bind(1)
-import numba, torch
-assert torch.get_num_threads() == numba.get_num_threads() == len(os.sched_getaffinity(0)) == 1
+import torch
+assert torch.get_num_threads() == len(os.sched_getaffinity(0)) == 1
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
@@ -100,7 +100,7 @@ def test_dali_pipelines_side_by_side_take_the_same_clips(pipelines, tmp_path):
     _, videos = media.find_videos(tmp_path, 8)
     shards = media.pack_videos(videos, tmp_path / "set")
     plan = feed.Passes(shards, 2, 2)
-    ours = feed.deliver(HostFeed(shards, feed.SHAPE), plan)
+    ours = feed.deliver(HostLoader(shards, feed.SHAPE), plan)
     other = feed.through_dali(shards, plan, 2, "cpu", pipelines)()
     feed.assert_same(ours, other, pictures=8, sound=1e-3)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xdc_fast.clips.sampler import EpochPlan, uniform
+from xdc_fast.clips.sampler import EpochSampler, uniform
 from xdc_fast.errors import UserError
 
 SIZES = np.array([7, 30, 1, 22, 40])
@@ -15,7 +15,7 @@ def whole_order(plan):
 
 @pytest.mark.parametrize("window", [1, 2, 100])
 def test_training_order_visits_each_sample_at_most_once(window):
-    order = whole_order(EpochPlan(SIZES, 8, seed=3, epoch=1, window=window))
+    order = whole_order(EpochSampler(SIZES, 8, seed=3, epoch=1, window=window))
     assert len(order) == 96  # 100 samples, whole steps of 8
     assert len(np.unique(order)) == 96
     assert order.min() >= 0 and order.max() < 100
@@ -23,7 +23,7 @@ def test_training_order_visits_each_sample_at_most_once(window):
 
 def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
-        return whole_order(EpochPlan(SIZES, 10, seed=seed, epoch=epoch))
+        return whole_order(EpochSampler(SIZES, 10, seed=seed, epoch=epoch))
 
     assert np.array_equal(order(1, 2), order(1, 2))
     assert not np.array_equal(order(1, 2), order(1, 3))
@@ -31,15 +31,15 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 def test_any_step_is_known_without_the_ones_before():
-    plan = EpochPlan(SIZES, 9, seed=5, epoch=0, window=2)
+    plan = EpochSampler(SIZES, 9, seed=5, epoch=0, window=2)
     steps = [plan.indices(step) for step in range(plan.steps)]
-    fresh = EpochPlan(SIZES, 9, seed=5, epoch=0, window=2)
+    fresh = EpochSampler(SIZES, 9, seed=5, epoch=0, window=2)
     assert np.array_equal(fresh.indices(7), steps[7])
 
 
 def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one():
-    alone = EpochPlan(SIZES, 12, seed=1, epoch=4)
-    ranks = [EpochPlan(SIZES, 4, seed=1, epoch=4, rank=r, world=3) for r in range(3)]
+    alone = EpochSampler(SIZES, 12, seed=1, epoch=4)
+    ranks = [EpochSampler(SIZES, 4, seed=1, epoch=4, rank=r, world=3) for r in range(3)]
     assert {plan.steps for plan in ranks} == {alone.steps}
     for step in range(alone.steps):
         together = np.concatenate([plan.indices(step) for plan in ranks])
@@ -48,19 +48,19 @@ def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one():
 
 def test_reading_stays_within_a_window_of_shards():
     sizes = np.full(10, 20)
-    plan = EpochPlan(sizes, 20, seed=0, epoch=0, window=2)
+    plan = EpochSampler(sizes, 20, seed=0, epoch=0, window=2)
     order = whole_order(plan)
     for begin in range(0, 200, 40):
         assert len(np.unique(order[begin : begin + 40] // 20)) == 2
 
 
 def test_samples_of_a_window_are_mixed():
-    plan = EpochPlan(np.full(4, 50), 50, seed=0, epoch=0, window=4)
+    plan = EpochSampler(np.full(4, 50), 50, seed=0, epoch=0, window=4)
     assert len(np.unique(plan.indices(0) // 50)) == 4
 
 
 def test_evaluation_reads_everything_in_the_stored_order():
-    plan = EpochPlan(SIZES, 8, shuffle=False)
+    plan = EpochSampler(SIZES, 8, shuffle=False)
     assert plan.steps == 13
     order = whole_order(plan)
     assert np.array_equal(order[:100], np.arange(100))
@@ -69,7 +69,7 @@ def test_evaluation_reads_everything_in_the_stored_order():
 
 def test_a_batch_larger_than_the_set_is_refused_when_training():
     with pytest.raises(UserError, match=r"100 samples .* train.batch to 50 or less"):
-        EpochPlan(SIZES, 64, world=2)
+        EpochSampler(SIZES, 64, world=2)
 
 
 def test_draws_are_uniform_and_depend_on_every_argument():

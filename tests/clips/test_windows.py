@@ -6,7 +6,7 @@ import pytest
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.shards.format import SAMPLE
 
-SHAPE = ClipShape(frames=8, rate=7.5, crop=32, samples=16096, audio_rate=16000)
+SHAPE = ClipShape(frames=8, fps=7.5, crop=32, samples=16096, sample_rate=16000)
 
 
 def rows(count=1, *, seconds=4.0, fps=15.0, width=57, height=43, first=0):

@@ -8,11 +8,11 @@ import numpy as np
 from tests.common.media import make_media
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, heads_of
-from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -35,7 +35,7 @@ def make_clips(folder):
 
 def packed(clips, out, labels=True, **settings):
     inputs = collect([clips], clips / "labels.csv" if labels else None, out)
-    pack(inputs, out, Settings(short_side=48, **settings), workers=2)
+    pack(inputs, out, PackSettings(short_side=48, **settings), workers=2)
     return ShardSet(out)
 
 
@@ -59,8 +59,8 @@ def make_run(shards, root, iterations=3, method="xdc", seed=0):
         figures = {"unread": 1, "extract_seconds": 1.0, "cluster_seconds": 1.0}
         for name, c in found.items():
             figures[name] = {
-                "inertia": c.inertia,
-                "splits": 0,
+                "mean_squared_distance": c.mean_squared_distance,
+                "reassigned": 0,
                 "sizes": sizes(c.assignment, K),
                 "nmi_previous": agreement(before[name], c.assignment, K) if number else None,
                 "labels": against_labels(c.assignment, K, shards),
@@ -81,7 +81,7 @@ def make_run(shards, root, iterations=3, method="xdc", seed=0):
         run.add_metrics(record)
         records.append(record)
     head = {"method": method, "k": K, "samples": len(shards)}
-    run.save_summary({**head, "iterations": records, "seconds": 754.4, "data": fingerprint(shards)})
+    run.save_summary({**head, "iterations": records, "seconds": 754.4, "data": shards.fingerprint})
     return run
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import extract as dense
-from xdc_fast.evaluation.extract import extract_dense
+from xdc_fast.evaluation.extract import extract_features
 from xdc_fast.models.load import load
 from xdc_fast.recipe import load_recipe
 
@@ -27,7 +27,7 @@ def model():
 @pytest.fixture(scope="module")
 def done(model, toy_shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("dense") / "out"
-    return out, extract_dense(model, toy_shards, out, stride=0.5)
+    return out, extract_features(model, toy_shards, out, stride=0.5)
 
 
 def test_clips_cover_every_sample(done, toy_shards):
@@ -92,11 +92,11 @@ def test_an_interrupted_extraction_goes_on_to_equal_bytes(
 
     monkeypatch.setattr(dense, "extract_shard", fails)
     with pytest.raises(KeyboardInterrupt):
-        extract_dense(model, toy_shards, tmp_path / "out", stride=0.5)
+        extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert len([*(tmp_path / "out").glob("*.npz")]) == 1
     stamp = next((tmp_path / "out").glob("*.npz")).stat().st_mtime_ns
     monkeypatch.setattr(dense, "extract_shard", real)
-    assert extract_dense(model, toy_shards, tmp_path / "out", stride=0.5) == result
+    assert extract_features(model, toy_shards, tmp_path / "out", stride=0.5) == result
     files = sorted(path.name for path in whole.iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
     for name in files:
@@ -110,13 +110,13 @@ def test_an_extraction_killed_at_its_first_files_goes_on(done, model, toy_shards
         out = tmp_path / left
         out.mkdir()
         (out / left).write_bytes((whole / "extract.json").read_bytes())
-        assert extract_dense(model, toy_shards, out, stride=0.5) == result
+        assert extract_features(model, toy_shards, out, stride=0.5) == result
         assert (out / "samples.csv").read_bytes() == (whole / "samples.csv").read_bytes()
 
 
 def test_short_samples_give_one_clip(toy_shards, tmp_path):
     model = load("random", ("video.frames=40",), recipe=TINY)
-    result = extract_dense(model, toy_shards, tmp_path / "out", stride=0.5)
+    result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert result["clips"] == 48
     part = np.load(tmp_path / "out" / "shard-000000.npz")
     assert not part["start"].any() and np.allclose(part["stop"], 3, atol=0.1)
@@ -125,25 +125,25 @@ def test_short_samples_give_one_clip(toy_shards, tmp_path):
 def test_a_folder_of_something_else_is_refused(done, model, toy_shards, tmp_path):
     out, _ = done
     with pytest.raises(UserError, match="features of another stride; give another folder"):
-        extract_dense(model, toy_shards, out, stride=1.0)
+        extract_features(model, toy_shards, out, stride=1.0)
     other = load("random", ("seed=1",), recipe=TINY)
     with pytest.raises(UserError, match="features of another weights"):
-        extract_dense(other, toy_shards, out, stride=0.5)
+        extract_features(other, toy_shards, out, stride=0.5)
     shutil.copy(out / "samples.csv", tmp_path)
     with pytest.raises(UserError, match=r"not empty and not of `xdc extract`"):
-        extract_dense(model, toy_shards, tmp_path)
+        extract_features(model, toy_shards, tmp_path)
 
 
 def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
-    read = HostFeed._read_sound
+    read = HostLoader._read_sound
 
     def damaged(self, name, row, start):
         if row["index"] == 3:
             raise self._unreadable(ValueError("damaged"), name, row, "audio")
         return read(self, name, row, start)
 
-    monkeypatch.setattr(HostFeed, "_read_sound", damaged)
-    result = extract_dense(model, toy_shards, tmp_path / "out", stride=0.5)
+    monkeypatch.setattr(HostLoader, "_read_sound", damaged)
+    result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert (result["unread"], result["clips"]) == (4, 47 * 4)
     assert 3 not in np.load(tmp_path / "out" / "shard-000000.npz")["index"]
     assert json.loads((tmp_path / "out" / "extract.json").read_text())["stride"] == 0.5

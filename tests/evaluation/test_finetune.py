@@ -8,8 +8,15 @@ import torch
 
 from tests.common.relabel import relabel
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.evaluator import Subject
-from xdc_fast.evaluation.finetune import FIGURES, FOLLOW_UPS, Settings, finetune, score, train
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.evaluation.finetune import (
+    FIGURES,
+    FOLLOW_UPS,
+    FinetuneSettings,
+    finetune,
+    score,
+    train,
+)
 from xdc_fast.evaluation.splits import splits_of
 from xdc_fast.models.load import load
 from xdc_fast.pretraining.run import Run
@@ -17,7 +24,7 @@ from xdc_fast.recipe import load_recipe
 
 TINY = load_recipe(None, ("video.encoder=r2plus1d_tiny", "video.crop=32", "train.batch=20",
                           "audio.encoder=audio_tiny", "audio.frames=60"))  # fmt: skip
-SHORT = Settings(epochs=2, batch=12, clips=2)
+SHORT = FinetuneSettings(epochs=2, batch=12, clips=2)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +56,11 @@ def test_scores_are_those_of_a_plain_recount():
 
 
 def test_the_head_alone_leaves_the_encoder_as_it_is(model, toy_shards):
-    subject = Subject(model, toy_shards, "audio")
+    evaluator = Evaluator(model, toy_shards, "audio")
     codes, classes = toy_shards.label("class")
     (split,) = splits_of(toy_shards, "class", codes, classes)
     before = {k: v.clone() for k, v in model.encoders["audio"].state_dict().items()}
-    common = (subject, "audio", codes, classes, split)
+    common = (evaluator, "audio", codes, classes, split)
     frozen, head = train(*common, True, SHORT, 0)
     whole, _ = train(*common, False, SHORT, 0)
     assert not frozen.training and not whole.training
@@ -65,7 +72,7 @@ def test_the_head_alone_leaves_the_encoder_as_it_is(model, toy_shards):
 
 
 def test_learning_beats_chance_and_a_seed_settles_it(model, toy_shards):
-    settings = Settings(epochs=15, batch=16, clips=2)
+    settings = FinetuneSettings(epochs=15, batch=16, clips=2)
     results = [
         finetune(model, toy_shards, "class", modality="video", settings=settings) for _ in range(2)
     ]
@@ -113,11 +120,11 @@ def test_splits_that_are_done_are_not_made_again(toy_shards, tmp_path, monkeypat
     whole = finetune(load("random", recipe=TINY), *common, **how)
     done = []
 
-    def dying(subject, name, codes, classes, split, *more):
+    def dying(evaluator, name, codes, classes, split, *more):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(split.name)
-        return train(subject, name, codes, classes, split, *more)
+        return train(evaluator, name, codes, classes, split, *more)
 
     def begin():
         model = load("random", recipe=TINY)
@@ -149,7 +156,7 @@ def test_learning_rates_rise_and_fall():
 
 
 def test_mistakes_are_refused(model, toy_shards):
-    wild = Settings(epochs=3, batch=16, clips=1, lr=1e30, head_lr=1e30, warmup=0)
+    wild = FinetuneSettings(epochs=3, batch=16, clips=1, lr=1e30, head_lr=1e30, warmup=0)
     with pytest.raises(UserError, match=r"audio on split 'random', epoch 1, step \d.* lower --lr"):
         finetune(model, toy_shards, "class", modality="audio", settings=wild)
     with pytest.raises(UserError, match="did you mean 'class'"):

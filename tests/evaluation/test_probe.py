@@ -23,7 +23,7 @@ from xdc_fast.evaluation.probe import (
 from xdc_fast.evaluation.svm import svm
 from xdc_fast.models.load import load
 from xdc_fast.pretraining.loop import pretrain
-from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import Cluster, load_recipe
 
 rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_the_result_keeps_its_contract_and_stays_with_the_run(run, toy_shards):
     options = ["data", "split", "test_share", "clips", "seed", "k", "finished"]
     assert list(result) == [*contract, "nmi", "nmi_random", *options]
     assert [result[key] for key in options] == [
-        fingerprint(toy_shards), None, 0.3, 1, 0, 4, True
+        toy_shards.fingerprint, None, 0.3, 1, 0, 4, True
     ]  # fmt: skip
     assert (result["classes"], result["train"], result["test"]) == (4, 33, 15)
     assert result["chance"] == pytest.approx(4 / 15)  # 15 of 4 classes: one has 3, others 4
@@ -104,17 +104,20 @@ def test_random_encoders_are_the_runs_own_start(run, toy_shards):
 def test_features_average_the_clips(run, toy_shards):
     import torch
 
-    from xdc_fast.clips.host import HostFeed
-    from xdc_fast.clips.sampler import EpochPlan
+    from xdc_fast.clips.host import HostLoader
+    from xdc_fast.clips.sampler import EpochSampler
     from xdc_fast.clips.windows import fixed_windows
     from xdc_fast.encoders.build import build_encoders
-    from xdc_fast.encoders.transform import Inputs
+    from xdc_fast.encoders.transform import ClipTransform
 
     features, _ = run_features(run, toy_shards, 3, trained=True)
-    inputs = Inputs(run.recipe)
+    inputs = ClipTransform(run.recipe)
     encoder = build_encoders(run.recipe)["audio"].eval()
     encoder.load_state_dict(run.encoder_weights()["audio"])
-    feed, plan = HostFeed(toy_shards, inputs.shape), EpochPlan(np.array([48]), 48, shuffle=False)
+    feed, plan = (
+        HostLoader(toy_shards, inputs.shape),
+        EpochSampler(np.array([48]), 48, shuffle=False),
+    )
     parts = []
     for clip in range(3):
         sampling = lambda rows, clip=clip: fixed_windows(rows, inputs.shape, clip, 3)  # noqa: E731

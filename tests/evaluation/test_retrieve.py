@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from tests.common.relabel import relabel
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import neighbours
-from xdc_fast.evaluation.evaluator import Subject
-from xdc_fast.evaluation.neighbours import agree, own
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.evaluation.neighbours import class_recall, instance_recall
 from xdc_fast.evaluation.retrieve import mean_features, retrieve
 from xdc_fast.models.load import load
 from xdc_fast.pretraining.loop import pretrain
@@ -30,14 +30,14 @@ def unit(*shape, seed=0):
 def test_neighbours_against_a_search_by_hand(monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK", 1000)  # several blocks
     points, codes = unit(60, 6), np.random.default_rng(1).integers(0, 4, 60)
-    kin = np.arange(60)
-    kin[:6], kin[50] = kin[6:12], -1  # pairs of one recording, and an unknown one
+    groups = np.arange(60)
+    groups[:6], groups[50] = groups[6:12], -1  # pairs of one recording, and an unknown one
     every = np.arange(60)
-    found = agree(points, points, codes, every, every, [every, kin])
+    found = class_recall(points, points, codes, every, every, [every, groups])
     hits, chance = {k: [] for k in (1, 5, 10)}, {k: [] for k in (1, 5, 10)}
     votes = {k: [] for k in (5, 10, 20)}
     for i in range(60):
-        others = [j for j in range(60) if j != i and (kin[j] != kin[i] or kin[i] < 0)]
+        others = [j for j in range(60) if j != i and (groups[j] != groups[i] or groups[i] < 0)]
         order = sorted(others, key=lambda j: -float(points[i] @ points[j]))
         same = sum(codes[j] == codes[i] for j in others)
         for k in hits:
@@ -54,7 +54,7 @@ def test_neighbours_against_a_search_by_hand(monkeypatch):
 def test_votes_are_those_of_scikit_learn():
     points, codes = unit(90, 5), np.random.default_rng(1).integers(0, 3, 90)
     train, test = np.arange(30, 90), np.arange(30)
-    found = agree(points[test], points[train], codes, test, train, [np.arange(90)])
+    found = class_recall(points[test], points[train], codes, test, train, [np.arange(90)])
     for k in (5, 10, 20):
         plain = KNeighborsClassifier(k, metric="cosine").fit(points[train], codes[train])
         assert found[f"NN@{k}"] == pytest.approx(plain.score(points[test], codes[test]))
@@ -66,11 +66,11 @@ def test_own_track_against_a_sort_by_hand(monkeypatch):
     order = np.argsort(-queries @ gallery.T, axis=1)
     ranks = (order == np.arange(40)[:, None]).argmax(axis=1)
     expected = {f"R@{k}": (ranks < k).mean() for k in (1, 5, 10)}
-    assert own(queries, gallery) == pytest.approx(
+    assert instance_recall(queries, gallery) == pytest.approx(
         expected | {"chance R@1": 1 / 40, "chance R@5": 1 / 8, "chance R@10": 1 / 4}
     )
     collapsed = np.ones((40, 3), np.float32) / 3**0.5
-    assert own(collapsed, collapsed)["R@10"] == 0  # ties count against
+    assert instance_recall(collapsed, collapsed)["R@10"] == 0  # ties count against
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_across_modalities_against_the_definition(model, toy_shards):
     result = retrieve(model, toy_shards, "class", clips=2)
     (kept,) = (model.run.root / "retrieve").glob(f"{toy_shards.root.name}-class-*.json")
     assert json.loads(kept.read_text()) == result
-    features, read = mean_features(Subject(model, toy_shards), 2)
+    features, read = mean_features(Evaluator(model, toy_shards), 2)
     assert read.all()
     coefficient = np.zeros((48, 48))  # video by audio
     for ours, other in (("video", "audio"), ("audio", "video")):

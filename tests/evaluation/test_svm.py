@@ -9,8 +9,8 @@ from sklearn.svm import LinearSVC
 
 from tests.common.relabel import relabel
 from tests.common.toy import pack_toy
-from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.svm import STRENGTHS, fit, predict, svm
@@ -33,7 +33,10 @@ def test_official_folds_against_scikit_learn(folds):
     result = svm(model, folds, "class", ("fold",), windows=3)
     assert [row["split"] for row in result["splits"]] == ["fold=1", "fold=2", "fold=3"]
     # the same features by the feed alone
-    feed, plan = HostFeed(folds, model.inputs.shape), EpochPlan(np.array([48]), 48, shuffle=False)
+    feed, plan = (
+        HostLoader(folds, model.inputs.shape),
+        EpochSampler(np.array([48]), 48, shuffle=False),
+    )
     parts = []
     for clip in range(3):
         sampling = lambda rows, clip=clip: audio_windows(rows, model, clip)  # noqa: E731
@@ -104,7 +107,7 @@ def test_longer_windows_and_refusals(folds):
 
 
 def test_of_a_set_with_pictures_only_the_sound_is_read(toy_shards, monkeypatch):
-    monkeypatch.setattr(HostFeed, "_read_frames", None)
+    monkeypatch.setattr(HostLoader, "_read_frames", None)
     result = svm(load("random", recipe=TINY), toy_shards, "class", windows=1)
     assert result["modality"] == "audio" and result["splits"][0]["unread"] == 0
 

@@ -11,7 +11,7 @@ from torch import nn
 import xdc_fast
 from tests.common.media import make_media
 from tests.common.runs import TINY, make_trained_run
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import extract
 from xdc_fast.errors import UserError
@@ -96,7 +96,7 @@ def test_settings_override_the_runs_recipe_but_not_its_encoders(run):
 @pytest.mark.parametrize("clips", [1, 3])
 def test_a_media_file_gives_the_features_of_its_packed_sample(run, toy_videos, toy_shards, clips):
     model = xdc_fast.load(run.root)
-    feed = HostFeed(toy_shards, model.inputs.shape)
+    feed = HostLoader(toy_shards, model.inputs.shape)
     packed, *_ = extract(model.encoders, feed, model.inputs, 12, clips=clips)
     for index in (0, 47):
         found = model(toy_videos / toy_shards.sources[index], clips=clips)
@@ -133,7 +133,7 @@ def test_packing_follows_the_runs_shards_or_else_the_crop(run, toy_shards, tmp_p
     assert (packing.short_side, packing.fps) == (told["short_side"], told["fps"]) == (40, 15.0)
     assert xdc_fast.load(run.root, ("video.crop=56",)).packing.short_side == 64
     assert not caplog.messages
-    moved = xdc_fast.load(run.root, (f"data={tmp_path / 'gone'}", "video.rate=25"))
+    moved = xdc_fast.load(run.root, (f"data={tmp_path / 'gone'}", "video.fps=25"))
     assert (moved.packing.short_side, moved.packing.fps) == (36, 25.0)
     assert "gone: no manifest.json there" in caplog.text
     default = xdc_fast.load("random", recipe=Recipe(device="cpu")).packing

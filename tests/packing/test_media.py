@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from tests.common.media import draw, make_media, tone, write_sound
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.encode import open_mp4, packed_size
 from xdc_fast.packing.media import Refusal
-from xdc_fast.packing.timeline import frame_count, heard, nearest_rate, sample_count, shown
+from xdc_fast.packing.timeline import (
+    frame_count,
+    nearest_rate,
+    resample_audio,
+    resample_frames,
+    sample_count,
+)
 from xdc_fast.shards.decode import decode_frames, decode_waveform, mono, turn
 
-FAST = Settings(short_side=64)
+FAST = PackSettings(short_side=64)
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def refusal(path, tmp_path, settings=FAST):
 @pytest.mark.parametrize("codec", ["jpeg", "copy"])
 def test_click_and_flash_meet(tmp_path, packed, kind, video_start, audio_start, codec):
     """Tracks that begin at different times are packed on one clock, whatever the container."""
-    event, settings = 1.4, Settings(short_side=64, codec=codec)
+    event, settings = 1.4, PackSettings(short_side=64, codec=codec)
     if max(video_start, audio_start) >= 1:
         event = 1.96
     path = make_media(
@@ -82,7 +88,7 @@ def test_edit_list_hides_what_comes_before_zero(tmp_path, packed):
     flash = frames.mean(axis=(1, 2, 3)).argmax() / 15
     click = np.flatnonzero(np.abs(sound) > 13000)[0] / 16000
     assert click == pytest.approx(1.0, abs=0.004) and abs(flash - click) <= 1 / 15
-    assert refusal(path, tmp_path, Settings(codec="copy")).reason == "cannot be copied"
+    assert refusal(path, tmp_path, PackSettings(codec="copy")).reason == "cannot be copied"
 
 
 def test_variable_rate_shows_the_frame_of_the_moment(tmp_path, packed):
@@ -101,19 +107,19 @@ def test_variable_rate_shows_the_frame_of_the_moment(tmp_path, packed):
     found = frames.mean(axis=(1, 2, 3))
     assert facts["frames"] >= 45
     assert np.abs(found - wanted).max() < 3
-    assert refusal(path, tmp_path, Settings(codec="copy")).reason == "cannot be copied"
+    assert refusal(path, tmp_path, PackSettings(codec="copy")).reason == "cannot be copied"
 
 
 def test_shown_repeats_and_skips():
     source = [(t, t + 0.1, str(t)) for t in (0.0, 0.1, 0.2, 0.3)]
-    assert list(shown(iter(source), 0.0, Fraction(5), 99, 0.001)) == ["0.0", "0.2"]
+    assert list(resample_frames(iter(source), 0.0, Fraction(5), 99, 0.001)) == ["0.0", "0.2"]
     doubled = ["0.0", "0.0", "0.1", "0.1", "0.2", "0.2", "0.3", "0.3"]
-    assert list(shown(iter(source), 0.0, Fraction(20), 99, 0.001)) == doubled
-    assert list(shown(iter(source), 0.0, Fraction(20), 3, 0.001)) == doubled[:3]
+    assert list(resample_frames(iter(source), 0.0, Fraction(20), 99, 0.001)) == doubled
+    assert list(resample_frames(iter(source), 0.0, Fraction(20), 3, 0.001)) == doubled[:3]
     late = [(0.0, 0.1, "a"), (0.1004, 0.2, "b"), (0.2, 0.3, "c")]  # rounded to milliseconds, late
-    assert list(shown(iter(late), 0.0, Fraction(10), 99, 0.001)) == ["a", "b", "c"]
+    assert list(resample_frames(iter(late), 0.0, Fraction(10), 99, 0.001)) == ["a", "b", "c"]
     with pytest.raises(Refusal, match="single still"):
-        list(shown(iter(source[:1]), 0.0, Fraction(5), 99, 0.001))
+        list(resample_frames(iter(source[:1]), 0.0, Fraction(5), 99, 0.001))
 
 
 def test_counts():
@@ -144,7 +150,7 @@ def corners(k, width, height):
 def test_rotation_is_applied(tmp_path, packed, way, codec):
     """What a player shows upright is packed upright: compared with FFmpeg's display matrix."""
     path = make_media(tmp_path / "x.mp4", size=(96, 64), pictures=corners, turn=way)
-    facts, frames, _ = packed(path, Settings(short_side=64, codec=codec))
+    facts, frames, _ = packed(path, PackSettings(short_side=64, codec=codec))
     degrees, hflip, vflip = way
     wanted = np.rot90(CORNERS, degrees // 90)  # FFmpeg's angles turn counterclockwise
     wanted = wanted[:, ::-1] if hflip else wanted
@@ -205,7 +211,7 @@ def test_colours_survive(tmp_path, packed, codec, matrix):
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
         write_sound(container, sound, tone(1.6, 16000, 0.1), 16000)
-    _, frames, _ = packed(path, Settings(short_side=64, codec=codec))
+    _, frames, _ = packed(path, PackSettings(short_side=64, codec=codec))
     assert np.abs(frames[5, 32, 16::32].astype(int) - colours).max() < 10
 
 
@@ -250,14 +256,14 @@ def test_gaps_in_the_sound_become_silence():
             yield start, start + 0.1, frame
 
     starts = [0, 0.1, 0.21, 0.3, 0.4, 1.0, 1.1, 1.2, 1.3, 1.4]
-    sound = np.concatenate(list(heard(blocks(starts), 0.0, 16000, 10**6)))
+    sound = np.concatenate(list(resample_audio(blocks(starts), 0.0, 16000, 10**6)))
     assert len(sound) == 24000
     assert sound[:8000].min() > 30000 and sound[16000:].min() > 30000
     assert not sound[8100:15900].any()
-    late = np.concatenate(list(heard(blocks(starts), 0.25, 16000, 12000)))
+    late = np.concatenate(list(resample_audio(blocks(starts), 0.25, 16000, 12000)))
     assert len(late) == 12000 and np.array_equal(late, sound[4000:16000])
     with pytest.raises(Refusal, match="overlap"):
-        list(heard(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6))
+        list(resample_audio(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6))
 
 
 def test_sound_does_not_depend_on_the_lengths_of_its_frames():
@@ -279,18 +285,20 @@ def test_sound_does_not_depend_on_the_lengths_of_its_frames():
     resample = av.AudioResampler("s16", "mono", 16000)
     parts = resample.resample(cut(0, 100_000)) + resample.resample(None)
     wanted = np.concatenate([part.to_ndarray()[0] for part in parts])
-    assert np.array_equal(np.concatenate(list(heard(frames([]), 0.0, 16000, 10**6))), wanted)
+    assert np.array_equal(
+        np.concatenate(list(resample_audio(frames([]), 0.0, 16000, 10**6))), wanted
+    )
     asked = []
-    sound = np.concatenate(list(heard(frames(asked), 0.0, 16000, 20_000)))
+    sound = np.concatenate(list(resample_audio(frames(asked), 0.0, 16000, 20_000)))
     assert np.array_equal(sound, wanted[:20_000])
     assert asked[-3] < 20_000 / 16000 * 44100 < asked[-1] + 1
 
 
 def test_max_seconds_cuts_both_tracks(tmp_path, packed):
     path = make_media(tmp_path / "x.mp4", seconds=3)
-    facts, frames, sound = packed(path, Settings(short_side=64, max_seconds=1.4))
+    facts, frames, sound = packed(path, PackSettings(short_side=64, max_seconds=1.4))
     assert facts["cut"] and (len(frames), len(sound)) == (21, 22400)
-    facts, frames, sound = packed(path, Settings(short_side=64, max_seconds=30))
+    facts, frames, sound = packed(path, PackSettings(short_side=64, max_seconds=30))
     assert not facts["cut"] and (len(frames), len(sound)) == (45, 48000)
 
 
@@ -317,7 +325,7 @@ def test_each_reason(tmp_path):
         assert refusal(path, tmp_path).reason == path.stem.split(",")[0]
     assert refusal(at("missing.mp4"), tmp_path).reason == "unreadable"
     for name in ("no overlap.mkv", "no overlap, audio.mkv"):
-        assert refusal(at(name), tmp_path, Settings(codec="copy")).reason == "no overlap"
+        assert refusal(at(name), tmp_path, PackSettings(codec="copy")).reason == "no overlap"
 
 
 def test_a_copy_that_does_not_read_back_is_refused(tmp_path, monkeypatch):
@@ -326,7 +334,7 @@ def test_a_copy_that_does_not_read_back_is_refused(tmp_path, monkeypatch):
         return open_mp4(tmp_path / "elsewhere.mp4")
 
     monkeypatch.setattr("xdc_fast.packing.copy.open_mp4", to_nowhere)
-    refused = refusal(make_media(tmp_path / "x.mp4"), tmp_path, Settings(codec="copy"))
+    refused = refusal(make_media(tmp_path / "x.mp4"), tmp_path, PackSettings(codec="copy"))
     assert refused.reason == "cannot be copied" and "cannot be read" in refused.detail
 
 
@@ -337,7 +345,7 @@ def test_damage_is_found(tmp_path):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data[: len(data) * 6 // 10])
     assert refusal(cut, tmp_path).reason == "damaged"
-    assert convert(cut, Settings(max_seconds=1), tmp_path / "v.mp4", tmp_path / "a.wav")["cut"]
+    assert convert(cut, PackSettings(max_seconds=1), tmp_path / "v.mp4", tmp_path / "a.wav")["cut"]
     with av.open(str(whole)) as container:
         packet = [p for p in container.demux(video=0) if p.size][60]
     data[packet.pos + 12 : packet.pos + packet.size] = bytes(packet.size - 12)
@@ -361,7 +369,7 @@ def test_playlists_open_nothing_else(tmp_path):
 @pytest.mark.parametrize("codec", ["jpeg", "h264"])
 def test_random_access_equals_reading_through(tmp_path, codec):
     path = make_media(tmp_path / "x.mp4", seconds=4)
-    convert(path, Settings(short_side=64, codec=codec), tmp_path / "v.mp4", tmp_path / "a.wav")
+    convert(path, PackSettings(short_side=64, codec=codec), tmp_path / "v.mp4", tmp_path / "a.wav")
     file = (tmp_path / "v.mp4").read_bytes()
     with av.open(io.BytesIO(file)) as container:
         through = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])

@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
 from xdc_fast.packing import workers as crew
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.tools.shard import main
 
-SMALL = Settings(short_side=32, fps=10)
+SMALL = PackSettings(short_side=32, fps=10)
 ODD = Path(__file__).parents[3] / "shared/data/odd_media"
 
 
@@ -84,7 +84,7 @@ def test_every_input_is_packed_or_refused(videos, tmp_path):
 
 @pytest.mark.parametrize("codec", ["jpeg", "h264", "copy"])
 def test_bytes_do_not_depend_on_workers_or_place(videos, tmp_path, codec):
-    settings = Settings(short_side=32, fps=10, codec=codec)
+    settings = PackSettings(short_side=32, fps=10, codec=codec)
     run([videos], tmp_path / "one", settings, workers=1)
     run([videos], tmp_path / "elsewhere" / "three", settings, workers=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "elsewhere" / "three")
@@ -293,7 +293,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(videos, tmp_path):
     with (out / ".packing" / "journal.jsonl").open("a") as file:
         file.write('{"next_input": 9, "ro')  # a record that was being written
     with pytest.raises(UserError, match=r"other settings \(fps was 10, now 5\)"):
-        run([videos], out, Settings(short_side=32, fps=5), shard_mb=0)
+        run([videos], out, PackSettings(short_side=32, fps=5), shard_mb=0)
     with pytest.raises(UserError, match="other inputs"):
         run([videos / "cats"], out, shard_mb=0)
     first = (out / "shard-000000.tar").read_bytes()
@@ -428,14 +428,15 @@ def test_interrupting_says_how_to_go_on(tmp_path, send, how, when):
     time.sleep(0.3)
     send(process.pid, how)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    number = signal.SIGTERM if how == signal.SIGTERM else signal.SIGINT
+    assert process.returncode == 128 + number
     assert "run the same command again to go on" in errors and "Traceback" not in errors
 
 
 @pytest.mark.skipif(not ODD.is_dir(), reason="the odd media are not here")
 def test_odd_media(tmp_path):
     """248 odd files: none stops the run, each is packed or refused with a true reason."""
-    summary = run([ODD], tmp_path / "out", Settings(), workers=2, time_limit=120)
+    summary = run([ODD], tmp_path / "out", PackSettings(), workers=2, time_limit=120)
     assert summary.inputs == 248 == summary.packed + summary.refused
     assert "decoder died" not in summary.reasons and "time limit" not in summary.reasons
     reasons = refused(tmp_path / "out")

@@ -59,7 +59,7 @@ def test_files_are_h264_and_aac_on_one_clock(world):
             video, audio = container.streams.video[0], container.streams.audio[0]
             assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
             assert (video.pix_fmt, video.average_rate) == ("yuv420p", toy.FRAMES_PER_SECOND)
-            assert (audio.rate, audio.layout.name) == (toy.SAMPLE_RATE, "mono")
+            assert (audio.sample_rate, audio.layout.name) == (toy.SAMPLE_RATE, "mono")
             assert float(video.duration * video.time_base) == toy.SECONDS
             assert float(audio.duration * audio.time_base) == toy.SECONDS
         frames, sound = decode(world / row["file"])

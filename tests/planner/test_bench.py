@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.r2plus1d import R2Plus1D
 from xdc_fast.planner.bench import PARTS, judge, measure_speed
 from xdc_fast.recipe import load_recipe
@@ -45,7 +45,7 @@ def test_every_part_is_measured_and_nothing_is_written(toy_shards):
 
 
 def test_a_slow_loader_is_named(toy_shards, monkeypatch):
-    slower(monkeypatch, HostFeed, "read", 0.5)
+    slower(monkeypatch, HostLoader, "read", 0.5)
     result = measure_speed(recipe(toy_shards), seconds=1)  # the first batches lie ready
     assert result["verdict"].startswith("the loader") and result["wait"] > 0.2
     assert result["rates"]["clips"] < 12 / 0.5 + 5
@@ -69,7 +69,7 @@ def test_the_advice_fits_the_set(toy_shards, toy_h264):
     assert "--short-side 18" in advice(toy_shards, "video.crop=16")
     assert "--short-side" not in advice(toy_shards)
     slow = judge(recipe(toy_shards), toy_shards, cpu, rates, 0.0, iteration | {"clustering": 99.0})
-    assert slow[0].startswith("k-means") and "cluster.points=" in slow[1][0]
+    assert slow[0].startswith("k-means") and "cluster.max_samples=" in slow[1][0]
 
 
 def test_a_trace_holds_training_steps_and_names_the_dearest_operations(toy_shards, tmp_path):

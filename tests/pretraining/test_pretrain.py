@@ -16,17 +16,17 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from tests.common.relabel import relabel
-from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders, modality_of
 from xdc_fast.encoders.features import extract
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.models.load import load
-from xdc_fast.pretraining.learner import Learner, even_weights
+from xdc_fast.pretraining.learner import Learner, balanced_weights
 from xdc_fast.pretraining.loop import pretrain
-from xdc_fast.pretraining.memory_bank import Bank
+from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import METHODS, clusterings_of, encoders_of
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
@@ -114,9 +114,9 @@ def test_metrics_are_lines_of_every_logged_step_and_iteration(finished):
 
 def test_training_fits_the_labels(toy_shards):
     chosen = recipe(toy_shards, "")
-    inputs = Inputs(chosen)
-    feed = HostFeed(toy_shards, inputs.shape)
-    plan = EpochPlan(toy_shards.shard_sizes, 12, shuffle=False)
+    inputs = ClipTransform(chosen)
+    feed = HostLoader(toy_shards, inputs.shape)
+    plan = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
     batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
     labels = np.arange(48, dtype=np.int32) % 6
     learner = Learner(
@@ -298,7 +298,7 @@ def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path
 
 @pytest.mark.parametrize(
     ("settings", "kept"),
-    [((), True), (("train.heads=new",), False), (("cluster.warm=false",), False)],
+    [((), True), (("train.heads=new",), False), (("cluster.warm_start=false",), False)],
 )
 def test_heads_go_on_where_their_clusters_do(settings, kept, toy_shards, tmp_path, monkeypatch):
     begun, start = [], Learner.__init__
@@ -332,9 +332,9 @@ def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tm
     kept = Run.open(tmp_path / "run").clusters(0)["label"]
     assert np.array_equal(kept["assignment"], codes)
     own = np.array([kept["distance"][codes == c].mean() for c in range(4)])
-    assert (own > 0).all() and record["clusters"]["label"]["inertia"] == pytest.approx(
-        kept["distance"].mean(), rel=1e-5
-    )
+    assert (own > 0).all() and record["clusters"]["label"][
+        "mean_squared_distance"
+    ] == pytest.approx(kept["distance"].mean(), rel=1e-5)
     # of unit vectors, the mean squared distance to their mean m is 1 - |m|^2
     length = np.linalg.norm(kept["centroids"], axis=1) ** 2
     np.testing.assert_allclose(own, 1 - length, atol=1e-4)
@@ -375,12 +375,12 @@ def test_of_several_labels_each_iteration_draws_one(toy_shards, tmp_path):
 def test_figures_are_of_the_clips_that_have_a_label(toy_shards):
     chosen = recipe(toy_shards, "")
     labels = np.where(np.arange(48) % 3 == 0, 2, -1).astype(np.int32)
-    inputs = Inputs(chosen)
+    inputs = ClipTransform(chosen)
     learner = Learner(chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, 0)
     for head in learner.heads.values():
         head.bias.data[2] = 1000  # whatever the clip: class 2
-    plan = EpochPlan(toy_shards.shard_sizes, 12, shuffle=False)
-    feed = HostFeed(toy_shards, inputs.shape)
+    plan = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
+    feed = HostLoader(toy_shards, inputs.shape)
     batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
     figures = learner.step(batch, 0, 0.0)
     assert {float(value) for key, value in figures.items() if "accuracy" in key} == {1.0}
@@ -417,20 +417,20 @@ def test_a_memory_bank_survives_a_kill(at, toy_shards, tmp_path, monkeypatch):
 
 
 def test_a_memory_bank_holds_the_features_of_the_newest_step():
-    bank = Bank(5, {"video": 2})
+    bank = MemoryBank(5, {"video": 2})
     for value, index in ((1.0, [0, 1]), (2.0, [1, 3])):
         bank.add(torch.tensor(index), {"video": torch.full((2, 2), value)})
     features, seen = bank.features()
     assert features["video"][:, 0].tolist() == [1, 2, 0, 2, 0]
     assert seen.tolist() == [True, True, False, True, False]
-    again, _ = Bank(5, {"video": 2}, bank.state_dict()).features()
+    again, _ = MemoryBank(5, {"video": 2}, bank.state_dict()).features()
     assert np.array_equal(again["video"], features["video"])
 
 
 def test_balanced_losses_are_those_of_sampling_uniformly_over_clusters():
     assignment = np.repeat([0, 1, 2, 2, 4], [50, 5, 20, 20, 1]).astype(np.int32)
     losses = np.random.default_rng(0).random(len(assignment))
-    weight = even_weights(assignment, 5)[assignment]
+    weight = balanced_weights(assignment, 5)[assignment]
     uniform = np.mean([losses[assignment == c].mean() for c in np.unique(assignment)])
     assert (weight * losses).mean() == pytest.approx(uniform)
     assert weight.mean() == pytest.approx(1)
@@ -444,7 +444,7 @@ def test_only_sdc_balances_by_itself(toy_shards):
     ):  # fmt: skip
         chosen = recipe(toy_shards, "", f"method={method}", f"train.balance={asked}")
         names = {"video": labels, "audio": labels}
-        learner = Learner(chosen, build_encoders(chosen), Inputs(chosen), names, iteration=0)
+        learner = Learner(chosen, build_encoders(chosen), ClipTransform(chosen), names, iteration=0)
         assert all((w is not None) == balanced for w in learner.weights.values())
 
 
@@ -503,10 +503,10 @@ def test_a_run_that_diverges_in_its_last_step_is_not_finished(toy_shards, tmp_pa
 def assert_sound(root, shards):
     """The weights of a run's checkpoint give finite features."""
     chosen = Run.open(root).recipe
-    encoders, inputs = build_encoders(chosen), Inputs(chosen)
+    encoders, inputs = build_encoders(chosen), ClipTransform(chosen)
     for name, weights in Run.open(root).checkpoint()["encoders"].items():
         encoders[name].load_state_dict(weights)
-    features, _ = extract(encoders, HostFeed(shards, inputs.shape), inputs, 12)
+    features, _ = extract(encoders, HostLoader(shards, inputs.shape), inputs, 12)
     assert all(np.isfinite(values).all() for values in features.values())
 
 

@@ -28,7 +28,7 @@ from tests.common.reporting import (
     read,
 )
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.run import Run
@@ -154,7 +154,7 @@ def test_frames_are_the_shards_packets(page, shards):
 @pytest.mark.parametrize("codec", ["jpeg", "h264"])
 def test_large_frames_are_shown_small(tmp_path, codec):
     path = make_media(tmp_path / "x.mp4", size=(480, 320))
-    out, settings = tmp_path / "set", Settings(short_side=320, codec=codec)
+    out, settings = tmp_path / "set", PackSettings(short_side=320, codec=codec)
     pack(collect([path], None, out), out, settings, workers=1)
     shards, numbers = ShardSet(out), np.array([3, 20])
     whole = decode_frames(shards.video_file(0), numbers)
@@ -217,7 +217,7 @@ def test_sound_that_is_not_stored_as_pcm_is_decoded(shards):
 
 
 def test_spectrogram_is_a_picture_with_low_frequencies_at_the_bottom(page, run):
-    mels = run.recipe.audio.mels
+    mels = run.recipe.audio.n_mels
     for image in page.all("img", _class="mel")[:3]:
         with av.open(io.BytesIO(content(image["src"], "image/png"))) as container:
             pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 
 from tests.common.media import make_media
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
@@ -29,7 +29,7 @@ def shards(request, tmp_path_factory):
             size=(64, 48),
             level=0.1 + 0.1 * k,
         )
-    settings = Settings(short_side=48, fps=10, codec=request.param)
+    settings = PackSettings(short_side=48, fps=10, codec=request.param)
     pack(collect([folder / "videos"], None, folder / "set"), folder / "set", settings, workers=1)
     return ShardSet(folder / "set")
 

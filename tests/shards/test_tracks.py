@@ -15,15 +15,15 @@ import torch
 from click.testing import CliRunner
 
 from tests.common.media import make_media, tone, write_sound
-from xdc_fast.clips.host import HostFeed
-from xdc_fast.clips.loader import open_feed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.loader import open_loader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import calibrate, extract
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.recipe import load_recipe
@@ -33,10 +33,10 @@ from xdc_fast.tools.shard import main
 
 DATA = Path(__file__).parents[3] / "shared/data"
 ESC10, ODD = DATA / "esc10", DATA / "odd_media"
-SMALL = Settings(short_side=32, fps=10)
-HEARD = Settings(tracks="audio")
-SEEN = Settings(short_side=32, fps=10, tracks="video")
-SHAPE = ClipShape(frames=4, rate=5.0, crop=32, samples=8000, audio_rate=16000)
+SMALL = PackSettings(short_side=32, fps=10)
+HEARD = PackSettings(tracks="audio")
+SEEN = PackSettings(short_side=32, fps=10, tracks="video")
+SHAPE = ClipShape(frames=4, fps=5.0, crop=32, samples=8000, sample_rate=16000)
 
 
 def make_sound(path, seconds, level=0.3, rate=44100, codec="pcm_s16le", start=0.0):
@@ -150,9 +150,9 @@ def test_a_track_alone_begins_at_its_own_beginning(tmp_path):
 def test_max_seconds_cuts_a_track_alone(media, tmp_path):
     files = tmp_path / "v.mp4", tmp_path / "a.wav"
     for tracks, name in (("video", "e mute.mp4"), ("audio", "b.wav")):
-        whole = Settings(short_side=32, fps=10, tracks=tracks)
-        cut = Settings(short_side=32, fps=10, tracks=tracks, max_seconds=1.25)
-        exact = Settings(short_side=32, fps=10, tracks=tracks, max_seconds=1.7)
+        whole = PackSettings(short_side=32, fps=10, tracks=tracks)
+        cut = PackSettings(short_side=32, fps=10, tracks=tracks, max_seconds=1.25)
+        exact = PackSettings(short_side=32, fps=10, tracks=tracks, max_seconds=1.7)
         seconds = {"video": 1.2, "audio": 1.25}[tracks]  # whole frames
         facts = convert(media / name, cut, *files)
         assert facts["cut"] and facts["seconds"] == pytest.approx(seconds)
@@ -162,7 +162,7 @@ def test_max_seconds_cuts_a_track_alone(media, tmp_path):
 
 
 def test_video_copied_alone_keeps_its_packets(media, tmp_path):
-    settings = Settings(codec="copy", tracks="video")
+    settings = PackSettings(codec="copy", tracks="video")
     shards = run(media, tmp_path / "set", settings)
     assert shards.sources == ["d.mp4", "e mute.mp4", "f silent.mp4"]
     assert shards.rows()["frames"].tolist() == [60, 40, 30]
@@ -309,20 +309,20 @@ def test_sound_in_video_files_without_pictures_is_indexed(tmp_path):
             archive.add(path, f"{k}.mp4")
     assert cli("index", out).exit_code == 0
     shards = ShardSet(out)
-    assert (shards.modalities, shards.rate) == (("audio",), 22050)
+    assert (shards.modalities, shards.sample_rate) == (("audio",), 22050)
     assert [float(row["seconds"]) for row in shards.table()] == pytest.approx([1.5] * 2, abs=0.06)
-    shape = ClipShape(frames=4, rate=5.0, crop=32, samples=8000, audio_rate=22050)
-    plan = EpochPlan(shards.shard_sizes, 2, shuffle=False)
-    (batch,) = HostFeed(shards, shape).batches(plan, partial(fixed_windows, shape=shape))
+    shape = ClipShape(frames=4, fps=5.0, crop=32, samples=8000, sample_rate=22050)
+    plan = EpochSampler(shards.shard_sizes, 2, shuffle=False)
+    (batch,) = HostLoader(shards, shape).batches(plan, partial(fixed_windows, shape=shape))
     wave = tone(1, 22050, 0.05 * 32768)
     assert np.abs(batch.waveform[0].numpy()).max() == pytest.approx(wave.max(), rel=0.1)
 
 
 def test_windows_of_sound_alone_span_the_sound_alone(sounds):
     """Pictures of the clip shape, which last longer, have no say."""
-    shape = ClipShape(frames=16, rate=10.0, crop=500, samples=8000, audio_rate=16000)
-    feed = HostFeed(sounds, shape)
-    plan = EpochPlan(sounds.shard_sizes, 4, shuffle=False)
+    shape = ClipShape(frames=16, fps=10.0, crop=500, samples=8000, sample_rate=16000)
+    feed = HostLoader(sounds, shape)
+    plan = EpochSampler(sounds.shard_sizes, 4, shuffle=False)
     tracks = [np.frombuffer(sounds.audio_file(i)[44:], "<i2") for i in range(4)]
     for clip in range(3):
         (batch,) = feed.batches(plan, partial(fixed_windows, shape=shape, clip=clip, clips=3))
@@ -338,9 +338,9 @@ def test_windows_of_sound_alone_span_the_sound_alone(sounds):
 
 
 def test_windows_of_pictures_alone_span_the_pictures_alone(pictures):
-    shape = ClipShape(frames=4, rate=5.0, crop=32, samples=48000, audio_rate=44100)
-    feed = HostFeed(pictures, shape)  # at whatever rate the sound would be wanted
-    plan = EpochPlan(pictures.shard_sizes, 3, shuffle=False)
+    shape = ClipShape(frames=4, fps=5.0, crop=32, samples=48000, sample_rate=44100)
+    feed = HostLoader(pictures, shape)  # at whatever rate the sound would be wanted
+    plan = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
     for clip, place in enumerate((0, 0.5, 1)):
         (batch,) = feed.batches(plan, partial(fixed_windows, shape=shape, clip=clip, clips=3))
         assert batch.waveform is None and batch.device == batch.frames.device
@@ -358,34 +358,34 @@ def test_bad_samples_of_one_track_are_replaced(pictures, tmp_path):
     with (shards.root / name).open("r+b") as file:
         file.seek(int(row["video"]))
         file.write(bytes(int(row["video_bytes"])))
-    feed = HostFeed(ShardSet(shards.root), SHAPE)
-    plan = EpochPlan(shards.shard_sizes, 3, shuffle=False)
+    feed = HostLoader(ShardSet(shards.root), SHAPE)
+    plan = EpochSampler(shards.shard_sizes, 3, shuffle=False)
     (batch,) = feed.batches(plan, partial(fixed_windows, shape=SHAPE))
     assert batch.index.tolist() == [0, 2, 2] and feed.failures == {"undecodable": 1}
     assert torch.equal(batch.frames[1], batch.frames[2])
 
 
 def test_dali_reads_pictures_alone_and_leaves_sound_alone_to_the_host(sounds, pictures):
-    from xdc_fast.clips.dali import DaliFeed
+    from xdc_fast.clips.dali import DaliLoader
 
-    plan = EpochPlan(pictures.shard_sizes, 3, shuffle=False)
+    plan = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
     sampling = partial(fixed_windows, shape=SHAPE)
-    (host,) = HostFeed(pictures, SHAPE).batches(plan, sampling)
-    (dali,) = DaliFeed(pictures, SHAPE, device="cpu").batches(plan, sampling)
+    (host,) = HostLoader(pictures, SHAPE).batches(plan, sampling)
+    (dali,) = DaliLoader(pictures, SHAPE, device="cpu").batches(plan, sampling)
     assert dali.waveform is None and torch.equal(host.index, dali.index)
     assert (host.frames.int() - dali.frames.int()).abs().float().mean() < 1
     with pytest.raises(UserError, match=r"no video for DALI to decode; set loader=host"):
-        DaliFeed(sounds, SHAPE, device="cpu")
+        DaliLoader(sounds, SHAPE, device="cpu")
     for loader in ("auto", "host"):
         recipe = load_recipe(None, (f"loader={loader}",))
-        assert type(open_feed(recipe, sounds, SHAPE, torch.device("cuda"))) is HostFeed
+        assert type(open_loader(recipe, sounds, SHAPE, torch.device("cuda"))) is HostLoader
 
 
 @pytest.fixture(scope="module")
 def encoders():
     tiny = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny")
     recipe = load_recipe(None, tiny)
-    return Inputs(recipe), build_encoders(recipe)
+    return ClipTransform(recipe), build_encoders(recipe)
 
 
 @pytest.mark.parametrize(("modality", "lost"), [("video", ".wav"), ("audio", ".mp4")])
@@ -395,7 +395,7 @@ def test_features_of_one_track_are_those_of_both(toy_shards, encoders, modality,
     assert alone.modalities == (modality,)
     one, found = {modality: both[modality]}, []
     for shards in (toy_shards, alone):
-        feed = HostFeed(shards, inputs.shape)
+        feed = HostLoader(shards, inputs.shape)
         calibrate(one, feed, inputs, 24)
         features, seen = extract(one, feed, inputs, 24)
         assert list(features) == [modality] and seen.all()
@@ -410,7 +410,7 @@ def test_encoders_of_a_missing_track_are_a_mistake(sounds, pictures, encoders):
         (sounds, "holds audio only, and the video is asked for; take a set with video, or pack"),
         (pictures, "holds video only, and the audio is asked for; take a set with audio, or pack"),
     ):
-        feed = HostFeed(shards, inputs.shape)
+        feed = HostLoader(shards, inputs.shape)
         for ask in (extract, calibrate):
             with pytest.raises(UserError, match=words) as caught:
                 ask(both, feed, inputs, 2)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import Settings
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
@@ -33,7 +33,7 @@ def whole(tmp_path_factory):
         "file,word,age\n" + "".join(f"{k}.mp4,w{k % 2},{k}\n" for k in range(5))
     )
     inputs = collect([folder / "videos"], folder / "labels.csv", folder / "set")
-    settings = Settings(short_side=32, fps=10)
+    settings = PackSettings(short_side=32, fps=10)
     pack(inputs, folder / "set", settings, shard_mb=0.15, workers=1)
     assert len(ShardSet(folder / "set").shards) == 2
     return folder / "set"
@@ -230,7 +230,7 @@ def test_index_of_another_programs_shards(tmp_path):
     assert result.exit_code == 0, result.output
     shards = ShardSet(out)
     rows = shards.rows()
-    assert shards.rate == 44100 and rows["frames"].tolist() == [50, 50, 50]
+    assert shards.sample_rate == 44100 and rows["frames"].tolist() == [50, 50, 50]
     assert rows["pcm"].tolist() == [-1, -1, -1]  # at another rate than the set's
     assert (rows["packet"] >= 0).tolist() == [False, False, True]
     assert shards.settings["codec"] == "copy"  # not all are JPEG packets

@@ -16,19 +16,19 @@ import torch
 from nvidia.dali import fn, pipeline_def
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.host import UNREADABLE, HostFeed, Sampling
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.host import UNREADABLE, HostLoader, Sampling
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import SampleError, ShardSet
 
 
-class DaliFeed(HostFeed):
+class DaliLoader(HostLoader):
     """Batches of a shard set that has video, decoded by DALI.
 
     One bad sample kills a DALI pipeline, so bytes that are no picture are replaced before it sees
     them; a batch that it still fails on is read by the host path, and the pipeline built anew.
-    Arguments as of HostFeed. Raises UserError for shards that DALI cannot decode on this device.
+    Arguments as of HostLoader. Raises UserError for shards that DALI cannot decode on this device.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DaliFeed(HostFeed):
                 f"{shards.settings['codec']}; set loader=host"
             )
 
-    def batches(self, plan: EpochPlan, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
+    def batches(self, plan: EpochSampler, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
         """The batches of a plan from step `start` on, in order."""
         step = start
         while step < plan.steps:
@@ -68,7 +68,7 @@ class DaliFeed(HostFeed):
                 yield self._deliver(frames, *ready.popleft())
                 step += 1
 
-    def _build(self, plan: EpochPlan, sampling: Sampling, start: int, ready: deque):
+    def _build(self, plan: EpochSampler, sampling: Sampling, start: int, ready: deque):
         """A pipeline over the plan's steps from `start`: uint8 (B x T, crop, crop, 3) each."""
         gpu = self.device.type == "cuda"
         decoder = "mixed" if gpu else "cpu"

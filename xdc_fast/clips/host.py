@@ -15,7 +15,7 @@ import simplejpeg
 import torch
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import SampleError, ShardSet
@@ -65,7 +65,7 @@ class NothingRead(UserError):
     """No sample of a batch can be read."""
 
 
-class HostFeed:
+class HostLoader:
     """Batches of a shard set, of the tracks it has, decoded on the CPU while the caller computes.
 
     shape: what a clip holds. device: where batches go. threads: batches decoded at a time.
@@ -76,22 +76,22 @@ class HostFeed:
     def __init__(
         self, shards: ShardSet, shape: ClipShape, *, device: str = "cpu", threads: int = 2
     ):
-        if "audio" in shards.modalities and shards.rate != shape.audio_rate:
+        if "audio" in shards.modalities and shards.sample_rate != shape.sample_rate:
             raise UserError(
-                f"{shards.root}: sound at {shards.rate} Hz, the recipe asks for "
-                f"{shape.audio_rate}; set audio.rate={shards.rate} or pack with "
-                f"--audio-rate {shape.audio_rate}"
+                f"{shards.root}: sound at {shards.sample_rate} Hz, the recipe asks for "
+                f"{shape.sample_rate}; set audio.sample_rate={shards.sample_rate} or pack with "
+                f"--audio-rate {shape.sample_rate}"
             )
         settings = shards.settings
         if (
             "video" in shards.modalities
             and settings["codec"] != "copy"  # has the sources' own rates
-            and settings["fps"] < shape.rate
+            and settings["fps"] < shape.fps
         ):
             raise UserError(
                 f"{shards.root}: at most {settings['fps']:g} pictures a second, the recipe asks "
-                f"for {shape.rate:g}; set video.rate={settings['fps']:g} or pack with "
-                f"--fps {shape.rate:g}"
+                f"for {shape.fps:g}; set video.fps={settings['fps']:g} or pack with "
+                f"--fps {shape.fps:g}"
             )
         self.shards, self.shape = shards, shape
         self.device, self.threads = torch.device(device), threads
@@ -99,7 +99,7 @@ class HostFeed:
         self.examples: dict[str, str] = {}
         self._memory = Memory()
 
-    def batches(self, plan: EpochPlan, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
+    def batches(self, plan: EpochSampler, sampling: Sampling, start: int = 0) -> Iterator[Batch]:
         """The batches of a plan from step `start` on, in order; reading begins with the call."""
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="clips")
         tasks = (
@@ -193,7 +193,7 @@ class HostFeed:
             if row["pcm"] >= 0:
                 return self.shards.pcm(name, row, int(start), count)
             file = self.shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
-            track = decode_waveform(file, self.shape.audio_rate)
+            track = decode_waveform(file, self.shape.sample_rate)
         except UNREADABLE as error:
             raise self._unreadable(error, name, row, "audio") from error
         padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Recipe
@@ -20,12 +20,12 @@ def choose_device(recipe: Recipe) -> torch.device:
     return torch.device(recipe.device)
 
 
-def open_feed(recipe: Recipe, shards: ShardSet, shape: ClipShape, device: torch.device):
+def open_loader(recipe: Recipe, shards: ShardSet, shape: ClipShape, device: torch.device):
     """The feed a recipe asks for; by itself DALI for our codecs on a CUDA device, else the host."""
     ours = "video" in shards.modalities and shards.settings["codec"] in ("jpeg", "h264")
     fits = device.type == "cuda" and ours
     if recipe.loader == "dali" or (recipe.loader == "auto" and fits):
-        from xdc_fast.clips.dali import DaliFeed  # seconds to import, and not needed on a CPU
+        from xdc_fast.clips.dali import DaliLoader  # seconds to import, and not needed on a CPU
 
-        return DaliFeed(shards, shape, device=device, threads=recipe.threads)
-    return HostFeed(shards, shape, device=device, threads=recipe.threads)
+        return DaliLoader(shards, shape, device=device, threads=recipe.threads)
+    return HostLoader(shards, shape, device=device, threads=recipe.threads)

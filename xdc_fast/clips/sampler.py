@@ -9,7 +9,7 @@ import numpy as np
 from xdc_fast.errors import UserError
 
 
-class EpochPlan:
+class EpochSampler:
     """Which samples each step of one epoch reads, on one rank.
 
     The order is a pure function of (seed, epoch): shards are permuted, then the samples within

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from xdc_fast import progress
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import NothingRead, Sampling
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, Windows, fixed_windows
 from xdc_fast.shards.dataset import ShardSet
 
 
-class Part:
+class ClipSubset:
     """A part of a shard set, item by item; an item is a sample, or one clip of it.
 
     samples: int64 (M,), the sample of each item, in rising order; with shares, one may come often.
@@ -60,21 +60,21 @@ class Part:
 
 def equal_clips(
     shards: ShardSet, samples: np.ndarray, modalities: tuple[str, ...], clips: int
-) -> Part:
+) -> ClipSubset:
     """`clips` equally spaced clips of each sample, one after the other; a single one is central."""
     shares = np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])
-    return Part(shards, np.repeat(samples, clips), modalities, np.tile(shares, len(samples)))
+    return ClipSubset(shards, np.repeat(samples, clips), modalities, np.tile(shares, len(samples)))
 
 
 @torch.no_grad()
-def outputs(
+def predict(
     networks: dict[str, Callable[[Batch], torch.Tensor]],
     widths: dict[str, int],
     feed,
     batch: int,
     title: str,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What networks say of every item of a feed's Part.
+    """What networks say of every item of a feed's ClipSubset.
 
     networks: {name: from a batch (B, ...) to (B, D)}. widths: {name: D}.
     Returns {name: float32 (M, D)}, and bool (M,): False for what could not be read.
@@ -82,9 +82,9 @@ def outputs(
     part = feed.shards
     found = {name: np.zeros((len(part), width), np.float32) for name, width in widths.items()}
     seen = np.zeros(len(part), dtype=bool)
-    plan = EpochPlan(part.shard_sizes, min(batch, len(part)), shuffle=False)
-    batches = readable(feed, plan, lambda rows: part.windows(rows, feed.shape))
-    for clips in tqdm(batches, total=plan.steps, desc=title, unit="batch", leave=False):
+    plan = EpochSampler(part.shard_sizes, min(batch, len(part)), shuffle=False)
+    batches = skip_unreadable(feed, plan, lambda rows: part.windows(rows, feed.shape))
+    for clips in progress.bar(batches, total=plan.steps, desc=title, unit="batch"):
         index = clips.index.numpy()
         for name, network in networks.items():
             found[name][index] = network(clips).float().cpu().numpy()
@@ -92,7 +92,7 @@ def outputs(
     return found, seen
 
 
-def readable(feed, plan: EpochPlan, sampling: Sampling) -> Iterator[Batch]:
+def skip_unreadable(feed, plan: EpochSampler, sampling: Sampling) -> Iterator[Batch]:
     """The batches of a plan but those, as of the clips of one sample, where nothing can be read."""
     step = 0
     while step < plan.steps:

@@ -16,20 +16,20 @@ TICK = 1e-6  # seconds; keeps k / fps * fps from falling below k
 class ClipShape:
     """What a clip holds.
 
-    frames: pictures per clip, at `rate` pictures per second. crop: their side in pixels.
-    samples: sound samples per clip, at `audio_rate` per second. Both spans share their centre.
+    frames: pictures per clip, at `fps` pictures per second. crop: their side in pixels.
+    samples: sound samples per clip, at `sample_rate` per second. Both spans share their centre.
     """
 
     frames: int
-    rate: float
+    fps: float
     crop: int
     samples: int
-    audio_rate: int
+    sample_rate: int
 
     @property
     def seconds(self) -> float:
         """The longer of the two spans: what a window must cover."""
-        return max(self.frames / self.rate, self.samples / self.audio_rate)
+        return max(self.frames / self.fps, self.samples / self.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def fixed_windows(rows, shape: ClipShape, clip: int = 0, clips: int = 1) -> Wind
 def _place(rows, shape: ClipShape, share, top, left, flip) -> Windows:
     tracks = []  # seconds of each that the samples have, and what a clip takes of it
     if (rows["video"] >= 0).all():
-        tracks.append((rows["frames"] / rows["fps"], shape.frames / shape.rate))
+        tracks.append((rows["frames"] / rows["fps"], shape.frames / shape.fps))
     if (rows["audio"] >= 0).all():
-        tracks.append((rows["samples"] / shape.audio_rate, shape.samples / shape.audio_rate))
+        tracks.append((rows["samples"] / shape.sample_rate, shape.samples / shape.sample_rate))
     lengths, spans = zip(*tracks, strict=True)
     seconds, wanted = np.min(lengths, axis=0), max(spans)
     centre = share * np.maximum(seconds - wanted, 0) + np.minimum(seconds, wanted) / 2
-    first = np.floor((centre - shape.frames / shape.rate / 2 + TICK) * rows["fps"])
-    step = np.floor(np.arange(shape.frames) / shape.rate * rows["fps"][:, None] + TICK)
+    first = np.floor((centre - shape.frames / shape.fps / 2 + TICK) * rows["fps"])
+    step = np.floor(np.arange(shape.frames) / shape.fps * rows["fps"][:, None] + TICK)
     frames = np.clip(first[:, None] + step, 0, rows["frames"][:, None] - 1).astype(np.int64)
-    start = np.rint(centre * shape.audio_rate - shape.samples / 2).astype(np.int64)
+    start = np.rint(centre * shape.sample_rate - shape.samples / 2).astype(np.int64)
     return Windows(frames, start, top, left, flip)

@@ -28,15 +28,16 @@ class Clustering:
     assignment: int32 (N,), the cluster of each sample; -1 where it has no features.
     centroids: float32 (k, D), in the space that was clustered.
     distance: float32 (N,), squared distance to the own centroid; inf where there is none.
-    inertia: mean of the distances. splits: empty clusters that were refilled by splitting others.
+    mean_squared_distance: mean of the distances. reassigned: how often an empty cluster was
+    refilled by splitting another.
     rounds: how often the centroids were moved to their means.
     """
 
     assignment: np.ndarray
     centroids: np.ndarray
     distance: np.ndarray
-    inertia: float
-    splits: int
+    mean_squared_distance: float
+    reassigned: int
     rounds: int = 0
 
 
@@ -55,7 +56,7 @@ def cluster(
     each counts alike. seen: bool (N,), which rows hold features. gpu: use one where faiss sees it.
     previous: int32 (N,), the assignment that the last iteration ended with, -1 for none. The
     clusters then start as its means over these features: they keep their numbers and need few
-    rounds. Without it they start from scratch, as often as settings.restarts says.
+    rounds. Without it they start from scratch, as often as settings.n_init says.
     On a CPU the result depends on nothing but the arguments (and, in the last digits, on the
     number of threads).
     Raises UserError for k above the number of samples, features that are not finite, and
@@ -72,7 +73,7 @@ def cluster(
                 f"features of sample {rows[bad[0]]} ({len(bad)} in all) are not finite: the "
                 "encoder diverged; lower train.lr in a new run"
             )
-    points = join(parts, settings)
+    points = concat_features(parts, settings)
     if k > (distinct := _distinct(points, k)):
         raise UserError(
             f"k={k} clusters, but only {distinct} distinct feature vectors among {len(rows)} "
@@ -80,27 +81,29 @@ def cluster(
         )
     order = np.random.default_rng(seed).permutation(len(points))
     train = points
-    if 0 < settings.points < len(points):
-        train = points[order[: max(settings.points, k)]]
+    if 0 < settings.max_samples < len(points):
+        train = points[order[: max(settings.max_samples, k)]]
     search = open_search(points.shape[1], gpu)
     last = np.full(len(rows), -1) if previous is None else previous[rows]
     known = last >= 0
     if known.any():
-        start, sizes = means(points, np.where(known, last, k), k + 1)
+        start, sizes = update_centroids(points, np.where(known, last, k), k + 1)
         start, sizes = start[:k], sizes[:k]
         if not sizes.all():
             start[sizes == 0] = points.mean(axis=0)  # for what no other cluster explains
     else:
         draw = points[order[: min(DRAW * k, len(train))]]
-        start = scratch(draw, k, settings, seed, search)
-    centroids, nearest, distance, splits, rounds = lloyd(train, start, settings.rounds, search)
+        start = init_centroids(draw, k, settings, seed, search)
+    centroids, nearest, distance, reassigned, rounds = lloyd(
+        train, start, settings.max_iter, search
+    )
     if train is not points:
         nearest, distance = search(points, centroids)
     assignment = np.full(len(seen), -1, dtype=np.int32)
     assignment[rows] = nearest
     distances = np.full(len(seen), np.inf, dtype=np.float32)
     distances[rows] = distance
-    return Clustering(assignment, centroids, distances, float(distance.mean()), splits, rounds)
+    return Clustering(assignment, centroids, distances, float(distance.mean()), reassigned, rounds)
 
 
 def open_search(dim: int, gpu: bool) -> Search:
@@ -121,11 +124,11 @@ def open_search(dim: int, gpu: bool) -> Search:
 def lloyd(
     points: np.ndarray, centroids: np.ndarray, rounds: int, search: Search
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Lloyd's algorithm: (centroids, nearest, distance, splits, rounds).
+    """Lloyd's algorithm: (centroids, nearest, distance, reassigned, rounds).
 
     nearest, int (N,), and distance, float32 (N,), are those of the centroids returned.
     """
-    before, splits, refilled = np.inf, 0, 0
+    before, reassigned, refilled = np.inf, 0, 0
     for done in range(rounds + 1):
         nearest, distance = search(points, centroids)
         inertia = distance.mean(dtype=np.float64)
@@ -133,13 +136,15 @@ def lloyd(
         if done == rounds or (inertia >= (1 - TOLERANCE) * before and not refilled):
             break
         before = inertia
-        centroids, sizes = means(points, nearest, len(centroids))
-        refilled = split(points, centroids, sizes, nearest, distance)
-        splits += refilled
-    return centroids, nearest, distance, splits, done
+        centroids, sizes = update_centroids(points, nearest, len(centroids))
+        refilled = split_largest(points, centroids, sizes, nearest, distance)
+        reassigned += refilled
+    return centroids, nearest, distance, reassigned, done
 
 
-def means(points: np.ndarray, assignment: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def update_centroids(
+    points: np.ndarray, assignment: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The mean of each cluster, float32 (k, D), 0 where it is empty, and its size, int (k,)."""
     count = len(points)
     member = csr_array((np.ones(count, np.float32), assignment, np.arange(count + 1)), (count, k))
@@ -147,7 +152,7 @@ def means(points: np.ndarray, assignment: np.ndarray, k: int) -> tuple[np.ndarra
     return member.T @ points / np.maximum(sizes, 1, dtype=np.float32)[:, None], sizes
 
 
-def split(points, centroids, sizes, nearest, distance) -> int:
+def split_largest(points, centroids, sizes, nearest, distance) -> int:
     """Gives empty clusters a part of the widest, in place; returns how many there were.
 
     The widest has the largest sum of distances, so that a crowd of copies is never split. It and
@@ -169,18 +174,20 @@ def split(points, centroids, sizes, nearest, distance) -> int:
     return len(empty)
 
 
-def scratch(draw: np.ndarray, k: int, settings: Cluster, seed: int, search: Search) -> np.ndarray:
-    """Centroids to start from: the best k-means of a draw among those from settings.restarts."""
+def init_centroids(
+    draw: np.ndarray, k: int, settings: Cluster, seed: int, search: Search
+) -> np.ndarray:
+    """Centroids to start from: the best k-means of a draw among those from settings.n_init."""
     best, least = None, np.inf
-    for restart in range(settings.restarts):
-        chosen = plusplus(draw, k, np.random.default_rng((seed, restart)))
-        centroids, _, distance, _, _ = lloyd(draw, draw[chosen], settings.rounds, search)
+    for restart in range(settings.n_init):
+        chosen = kmeans_plusplus(draw, k, np.random.default_rng((seed, restart)))
+        centroids, _, distance, _, _ = lloyd(draw, draw[chosen], settings.max_iter, search)
         if (inertia := distance.mean(dtype=np.float64)) < least:
             best, least = centroids, inertia
     return best
 
 
-def plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def kmeans_plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): k rows of points, int (k,).
 
     Each is the best of 2 + ln k that were drawn with the squared distance to the nearest row so
@@ -202,7 +209,7 @@ def plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray
     return np.array(chosen)
 
 
-def join(parts: list[np.ndarray], settings: Cluster) -> np.ndarray:
+def concat_features(parts: list[np.ndarray], settings: Cluster) -> np.ndarray:
     """What is clustered, float32 (N, D'), of features (N, D) each: see cluster()."""
     if len(parts) > 1:
         parts = [np.concatenate([_unit(part) for part in parts], axis=1)]

@@ -18,7 +18,7 @@ from xdc_fast.kernels.labels import (
 from xdc_fast.shards.dataset import ShardSet
 
 MOST = 10_000  # classes that clusters are compared with
-FIGURES = ("nmi", "ami", "ari", "mean_purity", "purity", "accuracy")  # against a label
+METRICS = ("nmi", "ami", "ari", "mean_purity", "purity", "accuracy")  # against a label
 
 
 def sizes(assignment: np.ndarray, k: int) -> dict[str, float]:
@@ -69,14 +69,14 @@ def class_columns(shards: ShardSet) -> list[str]:
     return chosen
 
 
-def figures(table: np.ndarray) -> dict[str, float | None]:
-    """FIGURES of a clustering against a label, from their counts, int (k, classes).
+def metrics(table: np.ndarray) -> dict[str, float | None]:
+    """METRICS of a clustering against a label, from their counts, int (k, classes).
 
     mean_purity is of the clusters alike, purity weighs them by size. Without a sample that has
     both cluster and label, all are None.
     """
     if not table.any():
-        return dict.fromkeys(FIGURES)
+        return dict.fromkeys(METRICS)
     each, overall = purity(table)
     return {
         "nmi": float(nmi(table)),

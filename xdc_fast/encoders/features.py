@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast import progress
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import modality_of
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
@@ -20,7 +20,9 @@ SAMPLES = 1024  # clips that BatchNorm is calibrated on
 
 
 @torch.no_grad()
-def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, stop=None) -> None:
+def calibrate(
+    encoders: dict[str, nn.Module], feed, inputs: ClipTransform, batch: int, stop=None
+) -> None:
     """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
 
     stop: called between batches, to raise when the pass is to end early.
@@ -41,7 +43,7 @@ def calibrate(encoders: dict[str, nn.Module], feed, inputs: Inputs, batch: int, 
         norm.momentum = None  # a cumulative mean
     for encoder in encoders.values():
         encoder.train()
-    plan = EpochPlan(feed.shards.shard_sizes, batch, shuffle=False)
+    plan = EpochSampler(feed.shards.shard_sizes, batch, shuffle=False)
     steps = min(plan.steps, -(-SAMPLES // batch))
     # spread over the set, which may be sorted by class
     chosen = np.linspace(0, plan.steps - 1, steps).astype(int)
@@ -68,7 +70,7 @@ def _check(encoders: dict[str, nn.Module], shards: ShardSet) -> None:
 class Subset:
     """Some steps of a plan, as a plan."""
 
-    def __init__(self, plan: EpochPlan, chosen: np.ndarray):
+    def __init__(self, plan: EpochSampler, chosen: np.ndarray):
         self.plan, self.chosen = plan, chosen
         self.batch, self.steps = plan.batch, len(chosen)
 
@@ -80,7 +82,7 @@ class Subset:
 def extract(
     encoders: dict[str, nn.Module],
     feed,
-    inputs: Inputs,
+    inputs: ClipTransform,
     batch: int,
     *,
     clips: int = 1,
@@ -102,8 +104,8 @@ def extract(
     times = np.zeros(count, dtype=np.int64)
     for encoder in encoders.values():
         encoder.eval()
-    plan = EpochPlan(feed.shards.shard_sizes, batch, shuffle=False)
-    with tqdm(total=plan.steps * clips, desc=title, unit="batch", leave=False) as bar:
+    plan = EpochSampler(feed.shards.shard_sizes, batch, shuffle=False)
+    with progress.bar(total=plan.steps * clips, desc=title, unit="batch") as bar:
         for clip in range(clips):
             sampling = partial(fixed_windows, shape=inputs.shape, clip=clip, clips=clips)
             done = np.zeros(count, dtype=bool)  # wrapped and replaced samples come twice

@@ -14,25 +14,29 @@ from xdc_fast.recipe import Recipe
 GAIN, SHIFT, LEVEL = 16, 17, 18  # streams of random draws, apart from those of the windows
 
 
-class Inputs:
+class ClipTransform:
     """Makes encoder inputs as a recipe describes them."""
 
     def __init__(self, recipe: Recipe):
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
         audio = recipe.audio
-        size = 1 << (audio.window - 1).bit_length()
+        size = 1 << (audio.win_length - 1).bit_length()
         try:
             self.spec = MelSpec(
-                rate=audio.rate, n_fft=size, window=audio.window, hop=audio.hop, mels=audio.mels
+                sample_sample_rate=audio.sample_rate,
+                n_fft=size,
+                win_length=audio.win_length,
+                hop_length=audio.hop_length,
+                n_mels=audio.n_mels,
             )
         except ValueError as error:
             raise UserError(f"audio: {error}") from None
         self.shape = ClipShape(
             frames=recipe.video.frames,
-            rate=recipe.video.rate,
+            fps=recipe.video.fps,
             crop=recipe.video.crop,
             samples=self.spec.samples(audio.frames),
-            audio_rate=audio.rate,
+            audio_sample_rate=audio.sample_rate,
         )
 
     def of(self, modality: str, batch: Batch, epoch: int | None = None) -> torch.Tensor:
@@ -78,7 +82,7 @@ class Inputs:
 def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:
     """Log-mel of int16 or float32 (B, S) on its own device: float32 (B, mels, frames)."""
     out = waveform.new_empty(
-        (len(waveform), spec.mels, spec.frames(waveform.shape[1])), dtype=torch.float32
+        (len(waveform), spec.n_mels, spec.frames(waveform.shape[1])), dtype=torch.float32
     )
     if waveform.is_cuda:
         from xdc_fast.kernels.logmel_cuda import log_mel_cuda  # numba.cuda only where it is used
@@ -86,5 +90,5 @@ def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:
         stream = torch.cuda.current_stream(waveform.device).cuda_stream
         log_mel_cuda(waveform, spec, out, stream=stream)
     else:
-        log_mel(waveform.numpy(), spec, out.numpy())
+        log_mel(waveform.numpy(), spec, out.numpy(), threads=torch.get_num_threads())
     return out

@@ -57,36 +57,36 @@ def compare(encoder: nn.Module, weights: dict[str, torch.Tensor]) -> Keys:
     )
 
 
-def fill(
+def load_weights(
     encoder: nn.Module,
     weights: dict[str, torch.Tensor],
     file: Path,
     name: str,
-    mend: str,
+    hint: str,
     spare: tuple[str, ...] = (),
 ) -> Keys:
-    """Load weights into the encoder called `name`; UserError, which ends with `mend`, unless they
+    """Load weights into the encoder called `name`; UserError, which ends with `hint`, unless they
     are all there, of its shapes, with no others than those that begin with `spare`."""
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-        raise UserError(f"{file}: holds other things than weights; {mend}")
+        raise UserError(f"{file}: holds other things than weights; {hint}")
     keys = compare(encoder, weights)
     if fault := keys.fault(spare):
-        raise UserError(f"{file}: weights of another architecture than {name}: {fault}; {mend}")
+        raise UserError(f"{file}: weights of another architecture than {name}: {fault}; {hint}")
     encoder.load_state_dict({key: weights[key] for key in keys.matched}, strict=False)
     return keys
 
 
-def read(file: Path, mend: str) -> dict:
+def read_checkpoint(file: Path, hint: str) -> dict:
     """The dict that a PyTorch file holds, on the CPU, without running what it may hold of code.
 
-    Raises UserError, which ends with `mend`.
+    Raises UserError, which ends with `hint`.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}; {mend}") from None
+        raise UserError(f"{file}: {error.strerror or error}; {hint}") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {mend}") from error
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}); {hint}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds no weights by name; {mend}")
+        raise UserError(f"{file}: holds no weights by name; {hint}")
     return content

@@ -12,17 +12,16 @@ import numpy as np
 import torch
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.loader import choose_device, open_feed
-from xdc_fast.clips.subset import Part, outputs
+from xdc_fast.clips.loader import choose_device, open_loader
+from xdc_fast.clips.subset import ClipSubset, predict
 from xdc_fast.encoders.features import calibrate
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing
+from xdc_fast.files import write_json
 from xdc_fast.models.load import Model
-from xdc_fast.pretraining.run import fingerprint
 from xdc_fast.shards.dataset import ShardSet
 
 
-class Subject:
+class Evaluator:
     """modalities: those that both the set and the model have, or of them the one asked for.
 
     out: where results are kept; otherwise in the run's folder, if the model is a run's.
@@ -50,26 +49,26 @@ class Subject:
         self.device = choose_device(model.recipe)
         self.modalities = (modality,) if modality else common
         if model.name == "random":
-            whole = Part(shards, np.arange(len(shards)), self.modalities)
+            whole = ClipSubset(shards, np.arange(len(shards)), self.modalities)
             encoders = {m: model.encoders[m] for m in self.modalities}
             calibrate(encoders, self.feed(whole), self.inputs, self.recipe.train.batch)
             for encoder in encoders.values():
                 encoder.eval()
 
-    def feed(self, part: Part):
+    def feed(self, part: ClipSubset):
         """A feed of a part of the set, on the model's device."""
-        return open_feed(self.recipe, part, self.inputs.shape, self.device)
+        return open_loader(self.recipe, part, self.inputs.shape, self.device)
 
     def network(self, modality: str) -> Callable[[Batch], torch.Tensor]:
         """The frozen encoder, from a batch to features (B, D)."""
         encoder = self.model.encoders[modality]
         return lambda batch: encoder(self.inputs.of(modality, batch))
 
-    def features(self, part: Part, title: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def features(self, part: ClipSubset, title: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Features of every item, {modality: float32 (M, D)}, and bool (M,): which were read."""
         networks = {m: self.network(m) for m in part.modalities}
         widths = {m: self.model.encoders[m].features for m in part.modalities}
-        return outputs(networks, widths, self.feed(part), self.recipe.train.batch, title)
+        return predict(networks, widths, self.feed(part), self.recipe.train.batch, title)
 
     def digest(self, *modalities: str) -> str:
         """A name for the very weights of encoders."""
@@ -84,7 +83,7 @@ class Subject:
         """What results on these modalities depend on, beside their own settings."""
         clip = {m: asdict(getattr(self.recipe, m)) for m in modalities}
         return {
-            "shards": fingerprint(self.shards),
+            "shards": self.shards.fingerprint,
             "weights": self.digest(*modalities),
             "clip": json.loads(json.dumps(clip)),  # as it will be read: lists for tuples
         }
@@ -95,8 +94,7 @@ class Subject:
             return
         path = self._path(folder, name, made_by)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(result, indent=2) + "\n")
+        write_json(path, result)
 
     def kept(self, folder: str, name: str, made_by: dict) -> dict:
         """What `keep` kept for the same; {} when there is nothing."""

@@ -15,21 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from xdc_fast.clips.subset import Part
+from xdc_fast import progress
+from xdc_fast.clips.subset import ClipSubset
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.evaluator import Subject
-from xdc_fast.files import replacing
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.files import write, write_json
 from xdc_fast.models.load import Model
-from xdc_fast.pretraining.run import fingerprint
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLES
 
 TICK = 1e-6  # seconds; a clip that ends with the sample is not lost to rounding
 
 
-def extract_dense(model: Model, shards: ShardSet, out: str | Path, stride: float = 1.0) -> dict:
+def extract_features(model: Model, shards: ShardSet, out: str | Path, stride: float = 1.0) -> dict:
     """Features of clips of the recipe's length, one every `stride` seconds, to a folder.
 
     A sample shorter than a clip gives one. Shards that are already in the folder are left out, so
@@ -37,26 +36,25 @@ def extract_dense(model: Model, shards: ShardSet, out: str | Path, stride: float
     samples, clips, and of clips that could not be read, which are left out.
     Raises UserError for a folder that holds anything else.
     """
-    out, subject = Path(out), Subject(model, shards)
+    out, evaluator = Path(out), Evaluator(model, shards)
     made_by = {
         "where": model.name,
-        "weights": subject.digest(*subject.modalities),
-        "data": fingerprint(shards),
+        "weights": evaluator.digest(*evaluator.modalities),
+        "data": shards.fingerprint,
         "stride": stride,
-        "clip": {m: asdict(getattr(model.recipe, m)) for m in subject.modalities},
+        "clip": {m: asdict(getattr(model.recipe, m)) for m in evaluator.modalities},
     }
     made_by = json.loads(json.dumps(made_by))  # as it will be read: lists for tuples
     begin(out, shards, made_by)
     counts = {"samples": len(shards), "clips": 0, "unread": 0}
     ends = np.cumsum(shards.shard_sizes)
-    for number, name in enumerate(tqdm(shards.shards, desc="shards", unit="shard", leave=False)):
+    for number, name in enumerate(progress.bar(shards.shards, desc="shards", unit="shard")):
         path = out / name.replace(".tar", ".npz")
         if not path.is_file():
             samples = np.arange(ends[number] - shards.shard_sizes[number], ends[number])
             content = io.BytesIO()
-            np.savez(content, **extract_shard(subject, samples, stride))
-            with replacing(path, "wb") as file:
-                file.write(content.getbuffer())
+            np.savez(content, **extract_shard(evaluator, samples, stride))
+            write(path, content.getbuffer())
         with np.load(path) as arrays:
             counts["clips"] += len(arrays["index"])
             counts["unread"] += int(arrays["unread"])
@@ -77,39 +75,39 @@ def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
         raise UserError(f"{out}: not empty and not of `xdc extract`; give another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(made_by, indent=2) + "\n")
+        write_json(path, made_by)
     if not (out / SAMPLES).is_file():
-        with replacing(out / SAMPLES, "wb") as file:
-            file.write((shards.root / SAMPLES).read_bytes())
+        write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
 
 
-def extract_shard(subject: Subject, samples: np.ndarray, stride: float) -> dict[str, np.ndarray]:
+def extract_shard(
+    evaluator: Evaluator, samples: np.ndarray, stride: float
+) -> dict[str, np.ndarray]:
     """The arrays of one shard's file, clips by sample and time."""
-    seconds, length = spans(subject, samples)
+    seconds, length = spans(evaluator, samples)
     spare = np.maximum(seconds - length, 0)
     times = [np.arange(int((rest + TICK) / stride) + 1) * stride for rest in spare]
     each = [len(some) for some in times]
     index, start, spare = np.repeat(samples, each), np.concatenate(times), np.repeat(spare, each)
     shares = np.divide(start, spare, out=np.zeros(len(start)), where=spare > 0)
-    part = Part(subject.shards, index, subject.modalities, np.minimum(shares, 1))
-    features, seen = subject.features(part, "features")
+    part = ClipSubset(evaluator.shards, index, evaluator.modalities, np.minimum(shares, 1))
+    features, seen = evaluator.features(part, "features")
     stop = np.minimum(start + length, np.repeat(seconds, each))
     arrays = {"index": index, "start": start, "stop": stop, **features}
     unread = np.int64((~seen).sum())
     return {name: array[seen] for name, array in arrays.items()} | {"unread": unread}
 
 
-def spans(subject: Subject, samples: np.ndarray) -> tuple[np.ndarray, float]:
+def spans(evaluator: Evaluator, samples: np.ndarray) -> tuple[np.ndarray, float]:
     """The seconds of each sample, float64 (N,), and of a clip, over the tracks that are read.
 
     As the windows of a feed are laid: the shorter track of a sample, the longer one of a clip.
     """
-    rows = np.array([subject.shards.row(int(sample))[1] for sample in samples])
-    shape = subject.inputs.shape
+    rows = np.array([evaluator.shards.row(int(sample))[1] for sample in samples])
+    shape = evaluator.inputs.shape
     spans = {
-        "video": (rows["frames"] / np.maximum(rows["fps"], TICK), shape.frames / shape.rate),
-        "audio": (rows["samples"] / shape.audio_rate, shape.samples / shape.audio_rate),
+        "video": (rows["frames"] / np.maximum(rows["fps"], TICK), shape.frames / shape.fps),
+        "audio": (rows["samples"] / shape.sample_rate, shape.samples / shape.sample_rate),
     }
-    seconds, length = zip(*(spans[m] for m in subject.modalities), strict=True)
+    seconds, length = zip(*(spans[m] for m in evaluator.modalities), strict=True)
     return np.min(seconds, axis=0), max(length)

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
-from xdc_fast.clips.sampler import EpochPlan
-from xdc_fast.clips.subset import Part, equal_clips, outputs
+from xdc_fast import progress
+from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.subset import ClipSubset, equal_clips, predict
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.encoders.build import new_head
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.evaluator import Subject
+from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
     Split,
+    check_label_leakage,
+    check_readable,
     classes_of,
     over_splits,
-    refuse_taught,
-    refuse_unread,
     splits_of,
 )
 from xdc_fast.models.load import Model
@@ -34,7 +34,7 @@ FIGURES = ("clip@1", "video@1", "video@5")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FinetuneSettings:
     """How to fine-tune, by SGD. The paper's own settings are not known: the defaults are ours.
 
     epochs: passes over the training part. batch: clips per step. lr, head_lr: of the encoder and
@@ -61,13 +61,13 @@ class Settings:
 
 # Of SeLaVi and GDT, which followed XDC, on UCF101 and HMDB51 with R(2+1)D-18 and 32 frames; the
 # paper's are not known. They average 3 crops of each of 10 clips, this the centre crop alone.
-FOLLOW_UPS = Settings(lr=2.5e-4, head_lr=2.5e-3, weight_decay=5e-3)
+FOLLOW_UPS = FinetuneSettings(lr=2.5e-4, head_lr=2.5e-3, weight_decay=5e-3)
 
 PRESETS = {
     "ucf101": FOLLOW_UPS,
     "hmdb51": FOLLOW_UPS,
-    "esc50": Settings(epochs=30),  # ours
-    "dcase": Settings(epochs=30, clips=60),  # ours
+    "esc50": FinetuneSettings(epochs=30),  # ours
+    "dcase": FinetuneSettings(epochs=30, clips=60),  # ours
 }
 
 
@@ -79,7 +79,7 @@ def finetune(
     *,
     modality: str | None = None,
     only_head: bool = False,
-    settings: Settings | None = None,
+    settings: FinetuneSettings | None = None,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> dict[str, dict]:
@@ -94,13 +94,13 @@ def finetune(
     mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
     Raises UserError as splits_of does, and for a loss that is not finite.
     """
-    settings = settings or Settings()
-    subject = Subject(model, shards, modality, out)
+    settings = settings or FinetuneSettings()
+    evaluator = Evaluator(model, shards, modality, out)
     codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, seed=seed)
-    refuse_taught(model.run, shards, label, [split.test for split in splits])
+    check_label_leakage(model.run, shards, label, [split.test for split in splits])
     results = {}
-    for name in subject.modalities:
+    for name in evaluator.modalities:
         mode = "head" if only_head else "full"
         made_by = {
             "label": label,
@@ -110,17 +110,17 @@ def finetune(
             "asked": [split.name for split in splits],
             "seed": seed,
             "settings": asdict(settings),
-            **subject.made_by(name),
+            **evaluator.made_by(name),
         }
         place = ("finetune", "-".join((label, *columns, name, mode)), made_by)
         about = {"where": model.name, "data": str(shards.root), **made_by}
-        scores = subject.kept(*place).get("splits", [])
+        scores = evaluator.kept(*place).get("splits", [])
         for split in splits[len(scores) :]:
-            encoder, head = train(subject, name, codes, classes, split, only_head, settings, seed)
-            logits, seen = classify(subject, name, encoder, head, split, settings)
+            encoder, head = train(evaluator, name, codes, classes, split, only_head, settings, seed)
+            logits, seen = classify(evaluator, name, encoder, head, split, settings)
             sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
             scores.append(sizes | score(logits, seen, codes[split.test]))
-            subject.keep(*place, about | summary(scores))
+            evaluator.keep(*place, about | summary(scores))
         results[name] = about | summary(scores)
     return results
 
@@ -131,44 +131,44 @@ def summary(scores: list[dict]) -> dict:
 
 
 def train(
-    subject: Subject,
+    evaluator: Evaluator,
     modality: str,
     codes: np.ndarray,
     classes: list[str],
     split: Split,
     only_head: bool,
-    settings: Settings,
+    settings: FinetuneSettings,
     seed: int,
 ) -> tuple[nn.Module, nn.Linear]:
     """An encoder and a classifier of its features, trained on a split's training part."""
-    encoder = copy.deepcopy(subject.model.encoders[modality]).train(not only_head)
+    encoder = copy.deepcopy(evaluator.model.encoders[modality]).train(not only_head)
     encoder.requires_grad_(not only_head)
-    head = new_head(encoder.features, len(classes), seed).to(subject.device)
+    head = new_head(encoder.features, len(classes), seed).to(evaluator.device)
     groups = [{"params": head.parameters(), "peak": settings.head_lr}]
     if not only_head:
         groups.append({"params": encoder.parameters(), "peak": settings.lr})
     optimizer = torch.optim.SGD(
         groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    recipe, part = subject.recipe, Part(subject.shards, split.train, (modality,))
-    feed, batch = subject.feed(part), min(settings.batch, len(part))
-    half = recipe.train.precision == "bfloat16" and subject.device.type == "cuda"
+    recipe, part = evaluator.recipe, ClipSubset(evaluator.shards, split.train, (modality,))
+    feed, batch = evaluator.feed(part), min(settings.batch, len(part))
+    half = recipe.train.precision == "bfloat16" and evaluator.device.type == "cuda"
     labels = torch.from_numpy(codes[split.train])
-    steps = settings.epochs * EpochPlan(part.shard_sizes, batch).steps
+    steps = settings.epochs * EpochSampler(part.shard_sizes, batch).steps
     step = 0
-    with tqdm(total=steps, desc=f"{modality} {split.name}", unit="step", leave=False) as bar:
+    with progress.bar(total=steps, desc=f"{modality} {split.name}", unit="step") as bar:
         for epoch in range(settings.epochs):
-            plan = EpochPlan(part.shard_sizes, batch, seed=seed, epoch=epoch)
+            plan = EpochSampler(part.shard_sizes, batch, seed=seed, epoch=epoch)
             windows = partial(
                 random_windows, shape=feed.shape, seed=seed, epoch=epoch, flip=recipe.video.flip
             )
             for clips in feed.batches(plan, windows):
-                with torch.autocast(subject.device.type, torch.bfloat16, enabled=half):
-                    features = encoder(subject.inputs.of(modality, clips, epoch)).float()
-                loss = cross_entropy(head(features), labels[clips.index].to(subject.device))
+                with torch.autocast(evaluator.device.type, torch.bfloat16, enabled=half):
+                    features = encoder(evaluator.inputs.of(modality, clips, epoch)).float()
+                loss = cross_entropy(head(features), labels[clips.index].to(evaluator.device))
                 if not (shown := loss.item()) < float("inf"):
                     raise UserError(
-                        f"{subject.shards.root}: fine-tuning {modality} on split '{split.name}', "
+                        f"{evaluator.shards.root}: fine-tuning {modality} on split '{split.name}', "
                         f"epoch {epoch + 1}, step {step + 1} of {steps}: the loss is {shown}; "
                         "lower --lr and --head-lr"
                     )
@@ -184,26 +184,26 @@ def train(
 
 
 def classify(
-    subject: Subject,
+    evaluator: Evaluator,
     modality: str,
     encoder: nn.Module,
     head: nn.Linear,
     split: Split,
-    settings: Settings,
+    settings: FinetuneSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): what was read."""
-    part = equal_clips(subject.shards, split.test, (modality,), settings.clips)
-    network = {"logits": lambda clips: head(encoder(subject.inputs.of(modality, clips)))}
-    width, feed = {"logits": head.out_features}, subject.feed(part)
-    found, seen = outputs(network, width, feed, settings.batch, f"{split.name} test")
+    part = equal_clips(evaluator.shards, split.test, (modality,), settings.clips)
+    network = {"logits": lambda clips: head(encoder(evaluator.inputs.of(modality, clips)))}
+    width, feed = {"logits": head.out_features}, evaluator.feed(part)
+    found, seen = predict(network, width, feed, settings.batch, f"{split.name} test")
     if not np.isfinite(found["logits"]).all():
         raise UserError(
-            f"{subject.shards.root}: the {modality} encoder fine-tuned on split '{split.name}' has "
-            "outputs that are not finite; lower --lr and --head-lr"
+            f"{evaluator.shards.root}: the {modality} encoder fine-tuned on split '{split.name}' "
+            "has outputs that are not finite; lower --lr and --head-lr"
         )
     shape = (len(split.test), settings.clips)
     seen = seen.reshape(shape)
-    refuse_unread(subject.shards, split.train, split.test[seen.any(axis=1)])
+    check_readable(evaluator.shards, split.train, split.test[seen.any(axis=1)])
     return found["logits"].reshape(*shape, -1), seen
 
 

@@ -12,7 +12,7 @@ NEIGHBOURS = (5, 10, 20)
 BLOCK = 2**25  # similarities at a time
 
 
-def own(queries: np.ndarray, gallery: np.ndarray) -> dict:
+def instance_recall(queries: np.ndarray, gallery: np.ndarray) -> dict:
     """{R@k, chance R@k}: row i of the gallery among the k nearest to query i; ties count against.
 
     queries, gallery: float32 (N, D), unit length.
@@ -28,19 +28,19 @@ def own(queries: np.ndarray, gallery: np.ndarray) -> dict:
     }
 
 
-def agree(
+def class_recall(
     queries: np.ndarray,
     gallery: np.ndarray,
     codes: np.ndarray,
     query_index: np.ndarray,
     gallery_index: np.ndarray,
-    kin: list[np.ndarray],
+    groups: list[np.ndarray],
 ) -> dict:
     """{R@k, NN@k, chance R@k}: one of the query's class among the k nearest, and their vote.
 
     queries (Q, D), gallery (G, D): float32, unit length, of the samples in query_index (Q,) and
-    gallery_index (G,). codes: int (N,), the classes. kin: int (N,) each; samples with an equal one
-    that is not -1 are one recording, and no neighbours.
+    gallery_index (G,). codes: int (N,), the classes. groups: int (N,) each; samples with an equal
+    one that is not -1 are one recording, and no neighbours.
     """
     classes, every = codes[gallery_index], np.arange(codes.max() + 1)
     figures: dict[str, list] = {}
@@ -48,7 +48,7 @@ def agree(
         index = query_index[rows.numpy()]
         wanted = codes[index][:, None]
         barred = np.zeros(part.shape, dtype=bool)
-        for column in kin:
+        for column in groups:
             mine = column[index][:, None]
             barred |= (mine == column[gallery_index]) & (mine >= 0)
         part[torch.from_numpy(barred)] = -torch.inf

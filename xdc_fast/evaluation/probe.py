@@ -10,16 +10,16 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xdc_fast.clips.loader import choose_device, open_feed
+from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.splits import classes_of, refuse_taught, refuse_unread, splits_of
+from xdc_fast.evaluation.splits import check_label_leakage, check_readable, classes_of, splits_of
 from xdc_fast.kernels.labels import nmi
-from xdc_fast.pretraining.run import Run, fill_encoders, fingerprint
+from xdc_fast.pretraining.run import Run, load_encoder_weights
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
@@ -62,13 +62,13 @@ def probe(
     """
     codes, classes = classes_of(shards, label)
     train, test = divide(shards, label, codes, classes, split, test_share, seed)
-    refuse_taught(run, shards, label, [test])
+    check_label_leakage(run, shards, label, [test])
     finished = (run.root / "encoders.pt").is_file()
     if features is None:
         features = both_features(run, shards, clips)
     seen = features["pretrained"][1] & features["random"][1]
     train, test = train[seen[train]], test[seen[test]]
-    refuse_unread(shards, train, test)
+    check_readable(shards, train, test)
     result: dict = {
         "label": label,
         "classes": len(classes),
@@ -95,7 +95,7 @@ def probe(
             )
             for modality in MODALITIES
         }
-    result |= {"data": fingerprint(shards), "split": split, "test_share": test_share}
+    result |= {"data": shards.fingerprint, "split": split, "test_share": test_share}
     result |= {"clips": clips, "seed": seed, "k": k, "finished": finished}
     run.save_probe(result)
     return result
@@ -117,11 +117,11 @@ def run_features(
     The start has the weights that the run began with; its BatchNorm is calibrated on `shards`.
     """
     recipe = run.recipe
-    inputs, device = Inputs(recipe), choose_device(recipe)
+    inputs, device = ClipTransform(recipe), choose_device(recipe)
     encoders = build_encoders(recipe, device)
-    feed = open_feed(recipe, shards, inputs.shape, device)
+    feed = open_loader(recipe, shards, inputs.shape, device)
     if trained:
-        fill_encoders(encoders, run.encoder_weights(), recipe, run.root)
+        load_encoder_weights(encoders, run.encoder_weights(), recipe, run.root)
     else:
         calibrate(encoders, feed, inputs, recipe.train.batch)
     return extract(encoders, feed, inputs, recipe.train.batch, clips=clips)

@@ -11,14 +11,14 @@ from xdc_fast.clips.subset import equal_clips
 from xdc_fast.clusters.kmeans import prepare
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.evaluator import Subject
-from xdc_fast.evaluation.neighbours import agree, own
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.evaluation.neighbours import class_recall, instance_recall
 from xdc_fast.evaluation.splits import (
+    check_label_leakage,
+    check_readable,
     classes_of,
     over_splits,
     recordings_of,
-    refuse_taught,
-    refuse_unread,
     splits_of,
 )
 from xdc_fast.models.load import Model
@@ -51,10 +51,10 @@ def retrieve(
     """
     if columns and label is None:
         raise UserError("a split is of labeled videos: give --label too, or leave --split out")
-    subject = Subject(model, shards, out=out)
-    features, read = mean_features(subject, clips)
+    evaluator = Evaluator(model, shards, out=out)
+    features, read = mean_features(evaluator, clips)
     made_by = {"label": label, "asked": [*columns], "clips": clips}
-    made_by |= subject.made_by(*subject.modalities)
+    made_by |= evaluator.made_by(*evaluator.modalities)
     result: dict = {"where": model.name, "data": str(shards.root), **made_by}
     result |= {"videos": int(read.sum()), "within": {}, "across": {}, "note": ""}
     codes = None
@@ -63,50 +63,50 @@ def retrieve(
         known = np.flatnonzero(read & (codes >= 0))
         if len(known) < 2:
             raise UserError(f"{shards.root}: {len(known)} readable videos have the label '{label}'")
-        kin = [column for column, _ in recordings_of(shards, label).values()]
+        groups = [column for column, _ in recordings_of(shards, label).values()]
         pairs = [("leave one out", known, known)]
         if columns:
             splits = splits_of(shards, label, codes, classes, columns)
             pairs = [(n, np.intersect1d(b, known), np.intersect1d(a, known)) for n, a, b in splits]
-        refuse_taught(model.run, shards, label, [queries for _, queries, _ in pairs])
+        check_label_leakage(model.run, shards, label, [queries for _, queries, _ in pairs])
         for _, queries, gallery in pairs:
-            refuse_unread(shards, gallery, queries)
-        for name in subject.modalities:
+            check_readable(shards, gallery, queries)
+        for name in evaluator.modalities:
             unit = _unit(features[name])
             rows = [
                 {"split": split, "queries": len(queries), "gallery": len(gallery)}
-                | agree(unit[queries], unit[gallery], codes, queries, gallery, kin)
+                | class_recall(unit[queries], unit[gallery], codes, queries, gallery, groups)
                 for split, queries, gallery in pairs
             ]
             figures = tuple(rows[0])[3:]
             result["within"][name] = {"splits": rows, **over_splits(rows, figures)}
-    spaces, result["note"] = shared(subject, features, read)
+    spaces, result["note"] = shared(evaluator, features, read)
     for query, other in (MODALITIES, MODALITIES[::-1]) if spaces else ():
         every = np.flatnonzero(read)
-        figures = {"own": own(spaces[query][every], spaces[other][every])}
+        figures = {"own": instance_recall(spaces[query][every], spaces[other][every])}
         if codes is not None:
-            figures["class"] = agree(
-                spaces[query][known], spaces[other][known], codes, known, known, kin
+            figures["class"] = class_recall(
+                spaces[query][known], spaces[other][known], codes, known, known, groups
             )
         result["across"][f"{query}->{other}"] = figures
-    subject.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
+    evaluator.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
     return result
 
 
-def mean_features(subject: Subject, clips: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def mean_features(evaluator: Evaluator, clips: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{modality: float32 (N, D)}, the mean over the clips that can be read, and bool (N,): any."""
-    count = len(subject.shards)
-    part = equal_clips(subject.shards, np.arange(count), subject.modalities, clips)
-    found, seen = subject.features(part, "features")
+    count = len(evaluator.shards)
+    part = equal_clips(evaluator.shards, np.arange(count), evaluator.modalities, clips)
+    found, seen = evaluator.features(part, "features")
     if not seen.any():
-        raise UserError(f"{subject.shards.root}: no clip can be read; run `xdc-shard verify`")
+        raise UserError(f"{evaluator.shards.root}: no clip can be read; run `xdc-shard verify`")
     times = np.maximum(seen.reshape(count, clips).sum(axis=1), 1)[:, None].astype(np.float32)
     sums = {name: f.reshape(count, clips, -1).sum(axis=1) for name, f in found.items()}
     return {name: s / times for name, s in sums.items()}, seen.reshape(count, clips).any(axis=1)
 
 
 def shared(
-    subject: Subject, features: dict[str, np.ndarray], read: np.ndarray
+    evaluator: Evaluator, features: dict[str, np.ndarray], read: np.ndarray
 ) -> tuple[dict[str, np.ndarray], str]:
     """A space for both modalities: {modality: float32 (N, D), unit length}, or {} and the reason.
 
@@ -117,15 +117,15 @@ def shared(
     Bhattacharyya coefficient. The centroids are of the last clustering, before the encoders' last
     training; features are centred, where the recipe says so, on the set at hand.
     """
-    model = subject.model
-    if len(subject.modalities) < len(MODALITIES):
-        return {}, f"no retrieval across modalities: there is {subject.modalities[0]} only"
+    model = evaluator.model
+    if len(evaluator.modalities) < len(MODALITIES):
+        return {}, f"no retrieval across modalities: there is {evaluator.modalities[0]} only"
     shares: dict[str, dict[str, np.ndarray]] = {}
     for name, head in model.heads.items():
         modality, _, clustering = name.partition("_from_")
         if modality in features:
             with torch.no_grad():
-                logits = head(torch.from_numpy(features[modality]).to(subject.device))
+                logits = head(torch.from_numpy(features[modality]).to(evaluator.device))
             shares.setdefault(clustering, {})[modality] = torch.softmax(logits, 1).cpu().numpy()
     for clustering, centroids in last_centroids(model).items():
         have = shares.get(clustering, {})

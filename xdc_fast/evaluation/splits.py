@@ -9,12 +9,15 @@ from sklearn.model_selection import train_test_split
 
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.methods import LABEL, clustering_name
-from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.pretraining.run import Run
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import JOIN
+from xdc_fast.shards.format import LABEL_SEPARATOR
 
 TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
-KIN = ("group", "youtube_id")  # label columns that name the recording a video was cut from
+GROUP_COLUMNS = (
+    "group",
+    "youtube_id",
+)  # label columns that name the recording a video was cut from
 
 
 class Split(NamedTuple):
@@ -43,7 +46,7 @@ def splits_of(
     other column holds folds: as many splits, each fold the test part of one. Without columns, a
     share `test_share` is drawn at random, stratified by class. needed: training samples per class.
     Raises UserError for a column that makes no split, for classes too small or never trained, and
-    for recordings in both parts: equal sources, or equal values of a column in KIN.
+    for recordings in both parts: equal sources, or equal values of a column in GROUP_COLUMNS.
     """
     if len(classes) < 2:
         raise UserError(
@@ -71,7 +74,7 @@ def splits_of(
 def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
     """A label column as ShardSet.label gives it; UserError where it joins several labels."""
     codes, classes = shards.label(label)
-    if joined := next((name for name in classes if JOIN in name), None):
+    if joined := next((name for name in classes if LABEL_SEPARATOR in name), None):
         raise UserError(
             f"{shards.root}: label '{label}' gives samples several labels ('{joined}'), and here "
             "one class is predicted; name a column with one"
@@ -79,12 +82,14 @@ def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
     return codes, classes
 
 
-def refuse_taught(run: Run | None, shards: ShardSet, label: str, tests: list[np.ndarray]) -> None:
+def check_label_leakage(
+    run: Run | None, shards: ShardSet, label: str, tests: list[np.ndarray]
+) -> None:
     """Raises UserError for a supervised run that has learned the label of samples in `tests`."""
     if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
         return
     learned = run.clusters(0).get(clustering_name(LABEL))
-    if learned is None or run.trained_on() != fingerprint(shards):
+    if learned is None or run.trained_on() != shards.fingerprint:
         return
     count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
     if count:
@@ -95,7 +100,7 @@ def refuse_taught(run: Run | None, shards: ShardSet, label: str, tests: list[np.
         )
 
 
-def refuse_unread(shards: ShardSet, train: np.ndarray, test: np.ndarray) -> None:
+def check_readable(shards: ShardSet, train: np.ndarray, test: np.ndarray) -> None:
     """Raises UserError where nothing that can be read is left to train on or to test."""
     for part, samples in (("training", train), ("test", test)):
         if not len(samples):
@@ -108,7 +113,9 @@ def recordings_of(shards: ShardSet, *others: str) -> dict[str, tuple[np.ndarray,
     A code of -1 tells nothing. others: columns that are used for something else.
     """
     names, codes = np.unique(shards.sources, return_inverse=True)
-    known = [column for column in KIN if column in shards.label_names and column not in others]
+    known = [
+        column for column in GROUP_COLUMNS if column in shards.label_names and column not in others
+    ]
     return {"source": (codes, names.tolist())} | {column: shards.label(column) for column in known}
 
 

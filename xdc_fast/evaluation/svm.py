@@ -11,12 +11,12 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from xdc_fast.clips.subset import equal_clips
-from xdc_fast.evaluation.evaluator import Subject
+from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
+    check_label_leakage,
+    check_readable,
     classes_of,
     over_splits,
-    refuse_taught,
-    refuse_unread,
     splits_of,
 )
 from xdc_fast.models.load import Model
@@ -48,12 +48,12 @@ def svm(
     Returns {..., splits: [{split, train, test, unread, c, accuracy}], mean, spread}: accuracies 0
     to 1. Raises UserError as splits_of does.
     """
-    subject = Subject(model, shards, modality, out)
+    evaluator = Evaluator(model, shards, modality, out)
     codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, needed=FOLDS, seed=seed)
-    refuse_taught(model.run, shards, label, [split.test for split in splits])
+    check_label_leakage(model.run, shards, label, [split.test for split in splits])
     used = np.unique(np.concatenate([part for split in splits for part in split[1:]]))
-    features, seen = subject.features(
+    features, seen = evaluator.features(
         equal_clips(shards, used, (modality,), windows), f"{modality} features"
     )
     units = normalize(features[modality]).reshape(len(used), windows, -1)
@@ -63,7 +63,7 @@ def svm(
         train, test = (np.searchsorted(used, part) for part in parts)
         unread = int((~read[train]).sum() + (~read[test]).sum())
         train, test = train[read[train]], test[read[test]]
-        refuse_unread(shards, train, test)
+        check_readable(shards, train, test)
         machine = fit(units[train], codes[used[train]], seed, model.recipe.threads)
         right = predict(machine, units[test]) == codes[used[test]]
         scores.append(
@@ -77,11 +77,11 @@ def svm(
         "asked": [split.name for split in splits],
         "windows": windows,
         "seed": seed,
-        **subject.made_by(modality),
+        **evaluator.made_by(modality),
     }
     result = {"where": model.name, "data": str(shards.root), **made_by, "splits": scores}
     result |= over_splits(scores, ("accuracy",))
-    subject.keep("svm", "-".join((label, *columns, modality)), made_by, result)
+    evaluator.keep("svm", "-".join((label, *columns, modality)), made_by, result)
     return result
 
 

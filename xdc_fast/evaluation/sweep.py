@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -16,11 +12,11 @@ from pathlib import Path
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.probe import both_features, probe
-from xdc_fast.evaluation.splits import KIN, classes_of, over_splits
-from xdc_fast.interrupt import Interrupted
+from xdc_fast.evaluation.splits import GROUP_COLUMNS, classes_of, over_splits
+from xdc_fast.interrupt import raising
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.methods import heads_of
-from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import Recipe, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -59,7 +55,7 @@ class Test:
 
     @cached_property
     def data(self) -> str:
-        return fingerprint(self.shards)
+        return self.shards.fingerprint
 
     def __post_init__(self) -> None:
         for column in (*self.labels, *((self.split,) if self.split else ())):
@@ -105,26 +101,26 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
     return list(trials.values())
 
 
-def carry_out(trial: Trial, test: Test | None) -> Run:
+def run_trial(trial: Trial, test: Test | None) -> Run:
     """Trains what is missing of a run and makes what is missing of its probes.
 
     Raises UserError when the run or a probe is refused, Busy when another process is at work on
     it, Interrupted after SIGINT or SIGTERM; then the same call goes on.
     """
-    _refuse_taught(trial.recipe, test)
-    with _stopping():
+    _check_label_leakage(trial.recipe, test)
+    with raising():
         run = _train(trial.recipe)
         with run.hold():
             _probe(run, trial, test)
     return run
 
 
-def _refuse_taught(recipe: Recipe, test: Test | None) -> None:
-    """UserError, before the training, for a test that refuse_taught would refuse after it."""
+def _check_label_leakage(recipe: Recipe, test: Test | None) -> None:
+    """UserError, before the training, for a test that check_label_leakage would refuse after it."""
     if recipe.method != "supervised" or test is None or recipe.label not in test.labels:
         return
     apart = recipe.split and recipe.split == test.split
-    if not apart and fingerprint(ShardSet(recipe.data)) == test.data:
+    if not apart and ShardSet(recipe.data).fingerprint == test.data:
         raise UserError(
             f"{recipe.out}: would learn the label '{recipe.label}' of the videos it is tested on; "
             "name a column of train and test by split=COLUMN and --split COLUMN"
@@ -245,11 +241,10 @@ def _finished(root: Path) -> bool:
 
 def _train(recipe: Recipe) -> Run:
     if not _finished(Path(recipe.out)):
-        with redirect_stdout(sys.stderr):  # a line per iteration
-            pretrain(recipe)
+        pretrain(recipe)
         return Run.open(recipe.out)
     run = Run.start(recipe)  # refuses a run of another recipe
-    if run.summary()["data"] != fingerprint(ShardSet(recipe.data)):
+    if run.summary()["data"] != ShardSet(recipe.data).fingerprint:
         raise UserError(
             f"{run.root}: was made from other shards than {recipe.data} holds; give the data it "
             "was made from, or another out=FOLDER"
@@ -286,7 +281,7 @@ def _of_probes(probes: list[dict], accuracies: str, nmis: str) -> dict:
     figures = {}
     for result in probes:
         label = result["label"]
-        aside = (label, result["split"], *KIN)
+        aside = (label, result["split"], *GROUP_COLUMNS)
         figures[f"{label}_chance"] = result["chance"]
         for modality in MODALITIES:
             nmi = result[nmis][modality]
@@ -299,23 +294,3 @@ def _of_probes(probes: list[dict], accuracies: str, nmis: str) -> dict:
                 f"{label}_{modality}_other_nmi": others.get(most),
             }
     return figures
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block with Interrupted, also where no loop looks for them."""
-    received = []
-
-    def stop(number, _frame) -> None:
-        received.append(number)
-        raise KeyboardInterrupt  # scikit-learn would take an Exception for a failed fit
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(received[0] if received else signal.SIGINT) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,6 @@ OUT/audio.onnx
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
@@ -26,8 +25,8 @@ from torch import nn
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing
-from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
+from xdc_fast.files import write
+from xdc_fast.recipe import Recipe, dump_recipe, read_recipe
 
 FORMAT = 1
 CONFIG = "config.yaml"
@@ -44,16 +43,6 @@ class Export:
     packing: dict
     weights: dict[str, dict[str, torch.Tensor]]
     heads: dict[str, dict[str, torch.Tensor]]
-
-
-def flatten(recipe: dict) -> tuple[str, ...]:
-    """A recipe's values, nested as in its YAML, as KEY=VALUE settings."""
-    settings = []
-    for key, value in recipe.items():
-        group = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {}
-        for name, item in (group or {key: value}).items():
-            settings.append(f"{name}={item if isinstance(item, str) else json.dumps(item)}")
-    return tuple(settings)
 
 
 def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
@@ -73,7 +62,7 @@ def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
         files[HEADS] = {f"{n}.{k}": t for n, head in heads for k, t in head.state_dict().items()}
     for name, tensors in files.items():
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        _write(out / name, safetensors.torch.save(plain, {"format": "pt"}))
+        write(out / name, safetensors.torch.save(plain, {"format": "pt"}))
     if onnx:
         for modality, encoder in model.encoders.items():
             write_onnx(out / f"{modality}.onnx", encoder, clip_shape(model.recipe, modality))
@@ -85,7 +74,7 @@ def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
         "packing": {k: getattr(packing, k) for k in ("codec", "fps", "short_side")},
         "recipe": yaml.safe_load(dump_recipe(recipe)),
     }
-    _write(out / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+    write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
     return {path.name: path.stat().st_size for path in sorted(out.iterdir())}
 
 
@@ -94,7 +83,7 @@ def clip_shape(recipe: Recipe, modality: str) -> tuple[int, ...]:
     video, audio = recipe.video, recipe.audio
     if modality == "video":
         return 3, video.frames, video.crop, video.crop
-    return 1, audio.mels, audio.frames
+    return 1, audio.n_mels, audio.frames
 
 
 def read_export(folder: Path) -> Export:
@@ -103,7 +92,7 @@ def read_export(folder: Path) -> Export:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         found, packing, settings = (config[key] for key in ("format", "packing", "recipe"))
-        settings, packing = flatten(settings), dict(packing)
+        settings, packing = dict(settings), dict(packing)
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the config of an export ({error}); export again") from None
     if found != FORMAT:
@@ -119,7 +108,7 @@ def read_export(folder: Path) -> Export:
     for key, tensor in (_read(folder / HEADS) if (folder / HEADS).is_file() else {}).items():
         head, _, part = key.rpartition(".")
         heads.setdefault(head, {})[part] = tensor
-    return Export(load_recipe(None, settings), packing, weights, heads)
+    return Export(read_recipe(settings, str(path)), packing, weights, heads)
 
 
 def _clear(out: Path) -> None:
@@ -140,11 +129,6 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); export again") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path, "wb") as file:
-        file.write(content)
 
 
 def _import_onnx():
@@ -204,4 +188,4 @@ def write_onnx(path: Path, encoder: nn.Module, shape: tuple[int, ...]) -> None:
                 f"{path}: not written, by onnxruntime its features are {error:.1e} off; export "
                 "without --onnx"
             )
-    _write(path, content)
+    write(path, content)

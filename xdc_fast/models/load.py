@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -14,22 +14,21 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from torch import nn
 
-from xdc_fast.clips.host import HostFeed
+from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.loader import choose_device
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import extract
-from xdc_fast.encoders.transform import Inputs
-from xdc_fast.encoders.weights import Keys, read
+from xdc_fast.encoders.transform import ClipTransform
+from xdc_fast.encoders.weights import Keys, read_checkpoint
 from xdc_fast.errors import UserError
 from xdc_fast.models import official
-from xdc_fast.models.export import CONFIG, flatten, read_export
-from xdc_fast.packing.convert import Settings
+from xdc_fast.models.export import CONFIG, read_export
+from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.media import REASONS
 from xdc_fast.packing.pack import pack
-from xdc_fast.packing.sources import Inputs as Sources
-from xdc_fast.packing.sources import Source
-from xdc_fast.pretraining.run import Run, fill_encoders
-from xdc_fast.recipe import Recipe, load_recipe
+from xdc_fast.packing.sources import PackInputs, Source
+from xdc_fast.pretraining.run import Run, load_encoder_weights
+from xdc_fast.recipe import Recipe, override
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import REFUSED
 
@@ -53,7 +52,7 @@ class Model:
     encoders: dict[str, nn.Module]
     heads: dict[str, nn.Linear]
     run: Run | None
-    inputs: Inputs
+    inputs: ClipTransform
     keys: Keys | None = None
 
     def __call__(self, media: str | Path, clips: int = 10) -> dict[str, np.ndarray]:
@@ -66,13 +65,13 @@ class Model:
         tracks = "both" if len(self.encoders) == len(MODALITIES) else next(iter(self.encoders))
         with TemporaryDirectory(prefix="xdc_fast-") as folder:
             shards = pack_file(Path(media), Path(folder), replace(self.packing, tracks=tracks))
-            feed = HostFeed(shards, self.inputs.shape, device=choose_device(self.recipe))
+            feed = HostLoader(shards, self.inputs.shape, device=choose_device(self.recipe))
             encoders = {m: self.encoders[m] for m in shards.modalities}
             features, *_ = extract(encoders, feed, self.inputs, 1, clips=clips)
         return {modality: values[0] for modality, values in features.items()}
 
     @cached_property
-    def packing(self) -> Settings:
+    def packing(self) -> PackSettings:
         """How media files are decoded: as the recipe's shards were, or may be set to anything.
 
         Where those are out of reach: at the packer's own frame rate and, for a crop of 112, short
@@ -86,26 +85,26 @@ class Model:
         return packing(self.recipe, found)
 
 
-def packing(recipe: Recipe, found: dict) -> Settings:
-    """Settings of a packed set that fit the recipe."""
+def packing(recipe: Recipe, found: dict) -> PackSettings:
+    """PackSettings of a packed set that fit the recipe."""
     video = recipe.video
-    defaults = Settings(
-        fps=max(Settings.fps, video.rate),
+    defaults = PackSettings(
+        fps=max(PackSettings.fps, video.fps),
         short_side=2 * round(video.crop * MARGIN / 2),
         min_seconds=0.0,
-        audio_rate=recipe.audio.rate,
+        audio_rate=recipe.audio.sample_rate,
     )
     settings = replace(
         defaults, **{k: found[k] for k in ("codec", "fps", "short_side") if k in found}
     )
     if settings.short_side < video.crop:
         settings = replace(settings, short_side=defaults.short_side)
-    return replace(settings, fps=max(settings.fps, video.rate))
+    return replace(settings, fps=max(settings.fps, video.fps))
 
 
-def pack_file(path: Path, out: Path, settings: Settings) -> ShardSet:
+def pack_file(path: Path, out: Path, settings: PackSettings) -> ShardSet:
     """A set of one file, or of the only track that it has; UserError when it is refused."""
-    sources = Sources([Source(path, path.name)], [], [])
+    sources = PackInputs([Source(path, path.name)], [], [])
     folder = out / settings.tracks
     with redirect_stderr(StringIO()):  # a progress bar over one file
         summary = pack(sources, folder, settings, workers=1)
@@ -162,17 +161,12 @@ def load(
     return model
 
 
-def override(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:
-    """The recipe with KEY=VALUE settings changed; UserError as of load_recipe."""
-    return load_recipe(None, (*flatten(asdict(recipe)), *settings))
-
-
 def _fresh(recipe: Recipe) -> Model:
     """The encoders as a run of the recipe begins."""
     encoders = build_encoders(recipe, choose_device(recipe))
     for encoder in encoders.values():
         encoder.eval()
-    return Model("", recipe, encoders, {}, None, Inputs(recipe))
+    return Model("", recipe, encoders, {}, None, ClipTransform(recipe))
 
 
 def _official(path: Path, recipe: Recipe) -> Model:
@@ -191,13 +185,13 @@ def _of_run(path: Path, settings: tuple[str, ...]) -> Model:
         path = next((file for file in files if file.is_file()), None)
         if path is None:
             raise UserError(f"{root}: no checkpoint yet; let `xdc pretrain` run longer")
-    mend = "run `xdc pretrain` again"
-    content = read(path, mend)
+    hint = "run `xdc pretrain` again"
+    content = read_checkpoint(path, hint)
     weights = content.get("encoders", content)
     if not set(MODALITIES) <= set(weights):
         raise UserError(f"{path}: no weights of a run; give encoders.pt or checkpoint.pt")
     weights = {modality: weights[modality] for modality in MODALITIES}
-    heads = read(file, mend) if (file := root / "heads.pt").is_file() else {}
+    heads = read_checkpoint(file, hint) if (file := root / "heads.pt").is_file() else {}
     model = _filled(path, run.recipe, override(run.recipe, settings), weights, heads)
     model.run = run
     return model
@@ -211,7 +205,7 @@ def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dic
     model.encoders = {
         modality: model.encoders[modality] for modality in MODALITIES if modality in weights
     }
-    fill_encoders(model.encoders, weights, asked, path)
+    load_encoder_weights(model.encoders, weights, asked, path)
     device = choose_device(asked)
     for name, state in heads.items():
         k, features = state["weight"].shape

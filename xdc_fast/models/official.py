@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from xdc_fast.encoders.weights import Keys, fill, read
+from xdc_fast.encoders.weights import Keys, load_weights, read_checkpoint
 from xdc_fast.errors import UserError
 from xdc_fast.shards.tar import checksum
 
@@ -30,7 +30,7 @@ def load_official(file: Path, encoder: nn.Module) -> Keys:
     Its normalisation is known: RGB on [0, 1] less the mean and divided by the deviation that are
     the defaults of a recipe's `video.mean` and `video.std`. The size of its clips is not: 8
     pictures of 224 x 224 at 30 per second are likely, our defaults are 8 of 112 x 112 at 7.5. The
-    encoder reads any; try `video.crop=224 video.rate=30` beside them.
+    encoder reads any; try `video.crop=224 video.fps=30` beside them.
 
     Raises UserError for a file whose name does not end in the first 8 hexadecimal digits of its
     SHA-256, which cannot be read, or whose weights do not fit.
@@ -51,5 +51,5 @@ def load_official(file: Path, encoder: nn.Module) -> Keys:
             f"{file}: a damaged download, its SHA-256 begins with {total[:8]} and not with "
             f"{match['hash']}; {again}"
         )
-    mend = "take one of the files that XDC's authors released"
-    return fill(encoder, read(file, again), file, ENCODER, mend, spare=("fc.",))
+    hint = "take one of the files that XDC's authors released"
+    return load_weights(encoder, read_checkpoint(file, again), file, ENCODER, hint, spare=("fc.",))

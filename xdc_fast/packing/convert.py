@@ -12,14 +12,20 @@ import numpy as np
 from xdc_fast.packing.copy import check_copyable, copy_video
 from xdc_fast.packing.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
 from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media, stream_facts
-from xdc_fast.packing.timeline import frame_count, heard, nearest_rate, sample_count, shown
+from xdc_fast.packing.timeline import (
+    frame_count,
+    nearest_rate,
+    resample_audio,
+    resample_frames,
+    sample_count,
+)
 from xdc_fast.shards.format import TRACKS
 
 SILENCE = 0.001  # of full scale
 
 
 @dataclass(frozen=True)
-class Settings:
+class PackSettings:
     """What decides a sample's bytes; the manifest keeps it."""
 
     codec: str = "jpeg"
@@ -55,7 +61,7 @@ class Settings:
         return settings
 
 
-def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
     """Decode a source and write its video track and wav file, or the one that is asked for.
 
     Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
@@ -80,14 +86,14 @@ def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
         limit = None if longest is None else sample_count(longest, fps, rate)
         # one frame more than wanted: whether there is more tells a cut video from a whole one
         ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
-        samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, ahead))
+        samples = write_pcm(audio, resample_audio(chain([begin], blocks), start, rate, ahead))
         available = frame_count(samples / rate, fps)
         if samples == 0:
             raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
         if available == 0:
             raise Refusal("too short", f"{samples / rate:.2f} s")
         tick = float(picture_stream.time_base)
-        grid = shown(chain([first], frames), start, fps, available, tick)
+        grid = resample_frames(chain([first], frames), start, fps, available, tick)
         count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
     check_length(count, fps, settings)
     finish_wav(audio, samples, sample_count(count, fps, rate), rate)
@@ -95,7 +101,7 @@ def convert(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
     return _facts(start, original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_video(path: Path, settings: Settings, video: Path) -> dict:
+def _convert_video(path: Path, settings: PackSettings, video: Path) -> dict:
     """The pictures alone, from the first of them on."""
     fps = settings.frame_rate
     longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
@@ -105,14 +111,16 @@ def _convert_video(path: Path, settings: Settings, video: Path) -> dict:
         frames = decoded(container, stream)
         first = next(frames)
         ahead = 2**62 if longest is None else longest + 1
-        grid = shown(chain([first], frames), first[0], fps, ahead, float(stream.time_base))
+        grid = resample_frames(
+            chain([first], frames), first[0], fps, ahead, float(stream.time_base)
+        )
         count, width, height, cut = write_video(video, grid, stream, settings, longest)
     check_length(count, fps, settings)
     size = {"frames": count, "width": width, "height": height}
     return _facts(first[0], original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_audio(path: Path, settings: Settings, audio: Path) -> dict:
+def _convert_audio(path: Path, settings: PackSettings, audio: Path) -> dict:
     """The sound alone, from its beginning on."""
     rate = settings.audio_rate
     longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
@@ -122,14 +130,14 @@ def _convert_audio(path: Path, settings: Settings, audio: Path) -> dict:
         blocks = decoded(container, stream)
         begin = next(blocks)
         ahead = 2**62 if longest is None else longest + 1
-        stored = write_pcm(audio, heard(chain([begin], blocks), begin[0], rate, ahead))
+        stored = write_pcm(audio, resample_audio(chain([begin], blocks), begin[0], rate, ahead))
     samples = stored if longest is None else min(stored, longest)
     check_length(samples, rate, settings)
     finish_wav(audio, stored, samples, rate)
     return _facts(begin[0], original, samples / rate, stored > samples)
 
 
-def _convert_copy(path: Path, settings: Settings, video: Path, audio: Path) -> dict:
+def _convert_copy(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
     """The video's packets as they are; the sound is cut or filled with silence to their span."""
     start, fps, count = check_copyable(path, settings.modalities)
     rate = settings.audio_rate
@@ -142,7 +150,7 @@ def _convert_copy(path: Path, settings: Settings, video: Path, audio: Path) -> d
             begin = next(blocks)
             if begin[0] >= start + count / fps:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
-            samples = write_pcm(audio, heard(chain([begin], blocks), start, rate, length))
+            samples = write_pcm(audio, resample_audio(chain([begin], blocks), start, rate, length))
             if samples == 0:
                 raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
     width, height = copy_video(path, video, fps, count)
@@ -183,7 +191,7 @@ def write_pcm(path: Path, blocks) -> int:
     return samples
 
 
-def check_length(count: int, rate: float, settings: Settings) -> None:
+def check_length(count: int, rate: float, settings: PackSettings) -> None:
     """Raises Refusal, too short, for `count` frames or samples at `rate` per second."""
     if count < settings.min_seconds * rate:
         raise Refusal("too short", f"{float(count / rate):.2f} s")
@@ -200,7 +208,7 @@ def finish_wav(path: Path, stored: int, samples: int, rate: int) -> None:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
 
 
-def write_video(path: Path, grid, stream, settings: Settings, longest: int | None):
+def write_video(path: Path, grid, stream, settings: PackSettings, longest: int | None):
     """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
     first = next(grid)
     width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tqdm import tqdm
-
+from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.files import locked
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.journal import Journal
 from xdc_fast.packing.media import Refusal
-from xdc_fast.packing.sources import Inputs, Source
+from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.packing.workers import Convert, FatalError, run_jobs, scratch_files
 from xdc_fast.shards.format import (
     FORMAT,
@@ -63,9 +61,9 @@ class Summary:
 
 
 def pack(
-    inputs: Inputs,
+    inputs: PackInputs,
     out: Path,
-    settings: Settings,
+    settings: PackSettings,
     *,
     shard_mb: float = 256,
     workers: int | None = None,
@@ -149,11 +147,7 @@ def _claim(out: Path):
             (out / WORK).mkdir(parents=True)
         except OSError as error:
             raise UserError(f"{out}: {error.strerror}; choose another folder") from None
-    with (out / WORK / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another run is packing there; wait for it") from None
+    with locked(out / WORK / "lock", f"{out}: another run is packing there; wait for it"):
         yield
 
 
@@ -169,9 +163,9 @@ def _refuse_missing(out: Path, journal: Journal) -> None:
 
 
 def _pack_rest(
-    inputs: Inputs,
+    inputs: PackInputs,
     out: Path,
-    settings: Settings,
+    settings: PackSettings,
     journal: Journal,
     scratch: Path,
     shard_mb: float,
@@ -183,13 +177,8 @@ def _pack_rest(
     start, index = journal.next_input, journal.next_index
     rest = [(n, inputs.sources[n].path) for n in range(start, len(inputs.sources))]
     workers = workers or len(os.sched_getaffinity(0))
-    bar = tqdm(
-        total=len(inputs.sources),
-        initial=start,
-        unit="video",
-        desc="packing",
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
+    bar = progress.bar(
+        total=len(inputs.sources), initial=start, unit="video", desc="packing", leave=True
     )
     shard = OpenShard(out, journal.shards, index, settings)
     outcomes = run_jobs(rest, settings, scratch, workers, time_limit, task)
@@ -217,7 +206,7 @@ def _pack_rest(
 class OpenShard:
     """The shard being written, and what the set's tables will say about it."""
 
-    def __init__(self, out: Path, number: int, first: int, settings: Settings):
+    def __init__(self, out: Path, number: int, first: int, settings: PackSettings):
         self.out, self.name, self.first = out, shard_name(number), first
         self.settings = settings
         self.writer = ShardWriter(out / WORK / f"{self.name}.tar")
@@ -253,7 +242,7 @@ class OpenShard:
         return {**record, "shard": {**shard, "bytes": self.writer.bytes, "sha256": total}}
 
 
-def _finish(inputs: Inputs, out: Path, run: dict, journal: Journal) -> dict:
+def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
     """Write the tables and, last, the manifest; a set without samples gets none."""
     rows = [row for record in journal.records for row in record["rows"]]
     refused = [row for record in journal.records for row in record["refused"]]

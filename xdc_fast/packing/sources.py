@@ -32,7 +32,7 @@ class Source:
 
 
 @dataclass
-class Inputs:
+class PackInputs:
     """Every input in packing order; `notes` are lines for the user.
 
     missing: name and list of what a data set's official list has and the user has not.
@@ -52,7 +52,7 @@ class Inputs:
         return total.hexdigest()
 
 
-def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
+def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs:
     """The inputs that SOURCE arguments stand for; raises UserError.
 
     Files under `out` are not inputs. Folders are walked in sorted order, through links, each once;
@@ -81,11 +81,11 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> Inputs:
     for source in sources:
         source.name = printable(source.name)
     if labels is not None:
-        columns += [c for c in _join(sources, labels, notes) if c not in columns]
+        columns += [c for c in merge_labels(sources, labels, notes) if c not in columns]
     if "class" not in columns and len(arguments) == 1 and arguments[0].is_dir():
         columns += _folder_classes(sources, notes)
     check_labels(columns)
-    return Inputs(sources, sorted(columns), notes)
+    return PackInputs(sources, sorted(columns), notes)
 
 
 def printable(name: str) -> str:
@@ -169,7 +169,7 @@ def _read_list(path: Path) -> tuple[list[Source], list[str]]:
     return found, columns
 
 
-def _join(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
+def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
     """Add the columns of a label CSV, matched by name, then base name, then stem."""
     key, rows, columns = _read_rows(path, NAME_COLUMNS)
     table: dict[str, dict[str, str]] = {}

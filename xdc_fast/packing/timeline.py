@@ -33,7 +33,7 @@ def sample_count(frames: int, fps: Fraction, rate: int) -> int:
     return round(frames / fps * rate)
 
 
-def shown(
+def resample_frames(
     frames: Iterable[tuple[float, float, av.VideoFrame]],
     start: float,
     fps: Fraction,
@@ -69,7 +69,7 @@ def shown(
         yield last
 
 
-def heard(
+def resample_audio(
     frames: Iterable[tuple[float, float, av.AudioFrame]], start: float, rate: int, limit: int
 ) -> Iterator[np.ndarray]:
     """Mono int16 blocks at `rate` from `start` (seconds) on, at most `limit` samples in all.

@@ -42,8 +42,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
+from xdc_fast import progress
 from xdc_fast.errors import UserError
 
 DISTRACTORS = {
@@ -106,7 +106,7 @@ def make_toy(
     make = partial(make_video, out, classes=classes, seed=seed)
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         made = pool.map(make, range(videos), chunksize=8)
-        rows = list(tqdm(made, total=videos, unit="video", desc="toy", disable=None))
+        rows = list(progress.bar(made, total=videos, unit="video", desc="toy", leave=True))
     with open(out / "labels.csv", "w", newline="") as file:
         table = csv.DictWriter(file, ["file", "class", *DISTRACTORS], lineterminator="\n")
         table.writeheader()

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import av
 
-from xdc_fast.packing.convert import Settings, convert
+from xdc_fast.packing.convert import PackSettings, convert
 from xdc_fast.packing.media import Refusal
 
 # what FFmpeg may report of the files we write; errors of the source are refusals by then
@@ -31,7 +31,7 @@ IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
 Job = tuple[int, Path]
 Outcome = dict | Refusal
-Convert = Callable[[Path, Settings, Path, Path], dict]
+Convert = Callable[[Path, PackSettings, Path, Path], dict]
 
 
 def scratch_files(scratch: Path, number: int) -> tuple[Path, Path]:
@@ -43,7 +43,7 @@ class FatalError(Exception):
     """What stops the whole run: the disk is full, a worker cannot start."""
 
 
-def work(pipe, settings: Settings, scratch: Path, task: Convert) -> None:
+def work(pipe, settings: PackSettings, scratch: Path, task: Convert) -> None:
     """A worker's life: convert each file that comes, answer with its metadata or its refusal."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -96,7 +96,7 @@ class Worker:
 
 def run_jobs(
     jobs: list[Job],
-    settings: Settings,
+    settings: PackSettings,
     scratch: Path,
     workers: int,
     time_limit: float,

@@ -15,12 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import Sampling
-from xdc_fast.clips.loader import choose_device, open_feed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.loader import choose_device, open_loader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.encoders.build import MODALITIES, build_encoders, modality_of
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner, steps_of
 from xdc_fast.pretraining.loop import check
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of, encoders_of
@@ -52,10 +52,13 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     """
     device = choose_device(recipe)
     shards = check(recipe, device)
-    inputs, encoders = Inputs(recipe), build_encoders(recipe, device, encoders_of(recipe.method))
-    feed = open_feed(recipe, shards, inputs.shape, device)
+    inputs, encoders = (
+        ClipTransform(recipe),
+        build_encoders(recipe, device, encoders_of(recipe.method)),
+    )
+    feed = open_loader(recipe, shards, inputs.shape, device)
     size = recipe.train.batch
-    plan = EpochPlan(shards.shard_sizes, size, seed=recipe.seed)
+    plan = EpochSampler(shards.shard_sizes, size, seed=recipe.seed)
     labels = {
         clustering_name(clustering): np.random.default_rng(recipe.seed)
         .integers(recipe.k, size=len(shards))
@@ -133,7 +136,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
 
 
 def reading(
-    shards: ShardSet, samples: int, plan: EpochPlan, sampling: Sampling
+    shards: ShardSet, samples: int, plan: EpochSampler, sampling: Sampling
 ) -> Callable[[], None]:
     """A call that reads the bytes of one batch's windows, and the next batch's when called again.
 
@@ -209,7 +212,10 @@ def judge(
     if largest == "clustering":
         return (
             f"k-means takes {share:.0%} of an iteration",
-            [f"cluster.points={max(100_000, 256 * recipe.k)} lets it see a random part of the set"],
+            [
+                f"cluster.max_samples={max(100_000, 256 * recipe.k)} lets it see "
+                "a random part of the set"
+            ],
         )
     if wait > WAIT or rates["clips"] < rates["step"]:
         return (

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
-from xdc_fast.pretraining.memory_bank import Bank
+from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import clustering_name, heads_of
 from xdc_fast.recipe import Recipe, Train
 
@@ -30,11 +30,11 @@ class Learner:
         self,
         recipe: Recipe,
         encoders: dict[str, nn.Module],
-        inputs: Inputs,
+        inputs: ClipTransform,
         labels: dict[str, np.ndarray],
         iteration: int,
         heads: dict[str, dict] | None = None,
-        bank: Bank | None = None,
+        bank: MemoryBank | None = None,
     ):
         self.recipe, self.encoders, self.inputs, self.labels = recipe, encoders, inputs, labels
         self.bank = bank
@@ -49,7 +49,7 @@ class Learner:
                 self.heads[head.name].load_state_dict(heads[head.name])
         balance = {"always": True, "never": False, "auto": recipe.method == "sdc"}
         self.weights = {
-            name: torch.from_numpy(even_weights(assignment, recipe.k)).to(device)
+            name: torch.from_numpy(balanced_weights(assignment, recipe.k)).to(device)
             if balance[recipe.train.balance]
             else None
             for name, assignment in labels.items()
@@ -127,7 +127,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def even_weights(assignment: np.ndarray, k: int) -> np.ndarray:
+def balanced_weights(assignment: np.ndarray, k: int) -> np.ndarray:
     """The weight of each cluster's samples, float32 (k,), so that all clusters count alike.
 
     Their mean over the samples is 1. In expectation it is DeepCluster's sampling uniform over

@@ -10,21 +10,21 @@ from functools import partial
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from xdc_fast import progress
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.loader import choose_device, open_feed
-from xdc_fast.clips.sampler import EpochPlan
+from xdc_fast.clips.loader import choose_device, open_loader
+from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import random_windows
-from xdc_fast.clusters.kmeans import Clustering, cluster, join, means
+from xdc_fast.clusters.kmeans import Clustering, cluster, concat_features, update_centroids
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import calibrate, extract
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.interrupt import Interrupt
 from xdc_fast.pretraining.learner import Learner, learning_rate, steps_of
-from xdc_fast.pretraining.memory_bank import Bank
+from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import (
     LABEL,
     clustering_name,
@@ -32,7 +32,7 @@ from xdc_fast.pretraining.methods import (
     encoders_of,
     heads_of,
 )
-from xdc_fast.pretraining.run import Run, fill_encoders, fingerprint
+from xdc_fast.pretraining.run import Run, load_encoder_weights
 from xdc_fast.pretraining.summary import Log, summarise
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -63,20 +63,22 @@ def pretrain(recipe: Recipe) -> dict:
     device = choose_device(recipe)
     shards = check(recipe, device)
     settings = recipe.train
-    per_epoch = EpochPlan(shards.shard_sizes, settings.batch).steps
+    per_epoch = EpochSampler(shards.shard_sizes, settings.batch).steps
     steps = steps_of(settings, per_epoch)
     names = encoders_of(recipe.method)
-    inputs, encoders = Inputs(recipe), build_encoders(recipe, device, names)
-    feed = open_feed(recipe, shards, inputs.shape, device)
+    inputs, encoders = ClipTransform(recipe), build_encoders(recipe, device, names)
+    feed = open_loader(recipe, shards, inputs.shape, device)
     run = Run.start(recipe)
     state = restore(run, shards, encoders)
     fresh = state is None
     if fresh:
-        state = State(data=fingerprint(shards))
+        state = State(data=shards.fingerprint)
     began = time.perf_counter() - state.seconds
     bank = None
     if recipe.cluster.features == "training":
-        bank = Bank(len(shards), {name: e.features for name, e in encoders.items()}, state.bank)
+        bank = MemoryBank(
+            len(shards), {name: e.features for name, e in encoders.items()}, state.bank
+        )
 
     def save() -> None:
         state.bank = bank and bank.state_dict()
@@ -104,7 +106,9 @@ def pretrain(recipe: Recipe) -> dict:
             learner = Learner(recipe, encoders, inputs, labels, state.iteration, state.heads, bank)
             if state.learner is not None:
                 learner.load_state_dict(state.learner)
-            bar = tqdm(total=steps, initial=state.step, desc=f"{name} training", leave=False)
+            bar = progress.bar(
+                total=steps, initial=state.step, desc=f"{name} training", unit="step"
+            )
             tick = time.perf_counter()
             for epoch, batch, wait in training_batches(recipe, feed, state, per_epoch):
                 figures = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
@@ -162,7 +166,7 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
         if (classes := len(shards.memberships(recipe.label)[2])) != recipe.k:
             raise UserError(f"k={recipe.k}, but label '{recipe.label}' has {classes} classes; "
                             f"set k={classes}")  # fmt: skip
-        if not len(taught(recipe, shards)[0]):
+        if not len(training_labels(recipe, shards)[0]):
             raise UserError(
                 f"{shards.root}: no sample with a label '{recipe.label}' is `train` in column "
                 f"'{recipe.split}'; name a column of train and test"
@@ -195,17 +199,17 @@ def restore(run: Run, shards: ShardSet, encoders) -> State | None:
         raise UserError(
             f"{file}: not a checkpoint of this version of xdc_fast; give another out=FOLDER"
         ) from None
-    if state.data != fingerprint(shards):
+    if state.data != shards.fingerprint:
         raise UserError(
             f"{run.root}: was started on other shards than {shards.root} holds; "
             "give the data it was started on, or another out=FOLDER"
         )
-    fill_encoders(encoders, weights, run.recipe, file)
+    load_encoder_weights(encoders, weights, run.recipe, file)
     return state
 
 
 def make_clusters(
-    run: Run, number: int, encoders, feed, inputs, bank: Bank | None, stop, name: str
+    run: Run, number: int, encoders, feed, inputs, bank: MemoryBank | None, stop, name: str
 ) -> dict:
     """Clusters the set for one iteration, into the run's folder; returns the figures."""
     recipe, shards, k = run.recipe, feed.shards, run.recipe.k
@@ -226,7 +230,7 @@ def make_clusters(
             clusterings[clustering] = classes_as_clusters(recipe, shards, features, seen, number)
             continue
         parts = [features[name] for name in names]
-        before = previous.get(clustering) if recipe.cluster.warm else None
+        before = previous.get(clustering) if recipe.cluster.warm_start else None
         clusterings[clustering] = cluster(
             parts,
             seen,
@@ -245,8 +249,8 @@ def make_clusters(
     for clustering, c in clusterings.items():
         before = previous.get(clustering)
         figures[clustering] = {
-            "inertia": c.inertia,
-            "splits": c.splits,
+            "mean_squared_distance": c.mean_squared_distance,
+            "reassigned": c.reassigned,
             "rounds": c.rounds,
             "sizes": sizes(c.assignment, k),
             "nmi_previous": before and agreement(before["assignment"], c.assignment, k),
@@ -257,7 +261,7 @@ def make_clusters(
     return figures
 
 
-def taught(recipe: Recipe, shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
+def training_labels(recipe: Recipe, shards: ShardSet) -> tuple[np.ndarray, np.ndarray]:
     """The labels that supervised pretraining learns: samples int64 (M,), rising, and codes (M,)."""
     samples, codes, _ = shards.memberships(recipe.label)
     if recipe.split:
@@ -275,22 +279,22 @@ def classes_as_clusters(
     Of a sample with several labels, each iteration draws one: in expectation the target is uniform
     over them, as in Mahajan et al. 2018 (arXiv 1805.00932).
     """
-    samples, every = taught(recipe, shards)
+    samples, every = training_labels(recipe, shards)
     order = np.random.default_rng((recipe.seed, number)).permutation(len(samples))
     codes = np.full(len(shards), -1, dtype=np.int32)
     codes[samples[order]] = every[order]  # the last one written stays
     codes[~seen] = -1
     rows = np.flatnonzero(codes >= 0)
-    points = join([features[modality][rows] for modality in MODALITIES], recipe.cluster)
-    centroids, _ = means(points, codes[rows], recipe.k)
+    points = concat_features([features[modality][rows] for modality in MODALITIES], recipe.cluster)
+    centroids, _ = update_centroids(points, codes[rows], recipe.k)
     distance = np.full(len(codes), np.inf, dtype=np.float32)
     distance[rows] = np.square(points - centroids[codes[rows]]).sum(axis=1)
-    return Clustering(codes, centroids, distance, float(distance[rows].mean()), splits=0)
+    return Clustering(codes, centroids, distance, float(distance[rows].mean()), reassigned=0)
 
 
 def keep_heads(recipe: Recipe) -> bool:
     """Whether an iteration begins with the last one's heads: their outputs must mean the same."""
-    return recipe.train.heads == "kept" and recipe.cluster.warm
+    return recipe.train.heads == "kept" and recipe.cluster.warm_start
 
 
 def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iterator[tuple]:
@@ -305,7 +309,7 @@ def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iter
     first, end = (state.iteration * epochs + n for n in (done, epochs))
 
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
-        plan = EpochPlan(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
+        plan = EpochSampler(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
         sampling = partial(
             random_windows,
             shape=feed.shape,

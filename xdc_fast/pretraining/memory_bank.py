@@ -8,7 +8,7 @@ import torch
 PENDING = 32  # steps whose features wait on the device: fetching each one would stall it
 
 
-class Bank:
+class MemoryBank:
     """The newest features of every sample: a memory bank, as in DeepCluster-v2.
 
     features: {modality: float32 (N, D)}; seen: bool (N,), which rows hold any.

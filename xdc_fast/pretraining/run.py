@@ -13,8 +13,6 @@ RUN/tensorboard/              the same numbers for TensorBoard
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import io
 import json
 import zipfile
@@ -27,18 +25,19 @@ import torch
 
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.encoders.build import MODALITIES, modality_of
-from xdc_fast.encoders.weights import fill, read
+from xdc_fast.encoders.weights import load_weights, read_checkpoint
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing
-from xdc_fast.recipe import Recipe, dump_recipe, load_recipe
-from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.files import locked, write, write_json
+from xdc_fast.recipe import Recipe, dump_recipe, flatten, load_recipe
 
 LOCK = ".lock"
-FREE = ("out", "data", "device", "loader", "threads")  # may differ when a run is resumed
-
-
-class Busy(UserError):
-    """Another process is at work in a run's folder."""
+MAY_CHANGE_ON_RESUME = (
+    "out",
+    "data",
+    "device",
+    "loader",
+    "threads",
+)  # may differ when a run is resumed
 
 
 class Run:
@@ -71,13 +70,10 @@ class Run:
         found = {path.name for path in root.glob("[!.]*")}
         if "checkpoint.pt" in found:
             before = cls.open(root).recipe
-            changed = [
-                line
-                for line in _lines(recipe).items() - _lines(before).items()
-                if line[0] not in FREE
-            ]
+            was, now = flatten(before), flatten(recipe)
+            changed = {k for k in now if now[k] != was[k]} - {*MAY_CHANGE_ON_RESUME}
             if changed:
-                shown = ", ".join(f"{k}={v} (was {_lines(before)[k]})" for k, v in sorted(changed))
+                shown = ", ".join(f"{k}={now[k]!r} (was {was[k]!r})" for k in sorted(changed))
                 raise UserError(
                     f"{root}: holds a run of another recipe: {shown}; "
                     "resume it with its own settings, or give another out=FOLDER"
@@ -93,15 +89,12 @@ class Run:
         Raises Busy when one does already.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(
-                    f"{self.root}: another process is at work there; wait for it, or give "
-                    "another out=FOLDER"
-                ) from None
-            _write(self.root / "recipe.yaml", dump_recipe(self.recipe).encode())
+        busy = (
+            f"{self.root}: another process is at work there; wait for it, or give another "
+            "out=FOLDER"
+        )
+        with locked(self.root / LOCK, busy):
+            write(self.root / "recipe.yaml", dump_recipe(self.recipe))
             yield
 
     def iteration(self, number: int) -> Path:
@@ -113,7 +106,7 @@ class Run:
         for name, c in clusterings.items():
             content = io.BytesIO()
             np.savez(content, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
-            _write(folder / f"{name}.npz", content.getbuffer())
+            write(folder / f"{name}.npz", content.getbuffer())
 
     def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
         """{clustering: {assignment, centroids, distance}} of one iteration."""
@@ -147,13 +140,13 @@ class Run:
     def _save(self, name: str, state: dict) -> None:
         content = io.BytesIO()
         torch.save(state, content)
-        _write(self.root / name, content.getbuffer())
+        write(self.root / name, content.getbuffer())
 
     def _load(self, name: str) -> dict | None:
         path = self.root / name
         if not path.is_file():
             return None
-        return read(path, "remove it and run `xdc pretrain` again")
+        return read_checkpoint(path, "remove it and run `xdc pretrain` again")
 
     def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
@@ -172,7 +165,7 @@ class Run:
             for line in self.metrics()
             if (line["iteration"], line.get("step", float("inf"))) <= (iteration, step)
         ]
-        _write(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
+        write(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def add_metrics(self, line: dict) -> None:
         with (self.root / "metrics.jsonl").open("a") as file:
@@ -186,14 +179,14 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
 
     def save_summary(self, summary: dict) -> None:
-        _write(self.root / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        write_json(self.root / "summary.json", summary)
 
     def save_probe(self, result: dict) -> None:
         """Keeps a probe's result as RUN/probes/LABEL.json."""
         folder = self.root / "probes"
         folder.mkdir(exist_ok=True)
         name = result["label"].replace("/", "_") + ".json"
-        _write(folder / name, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(folder / name, result)
 
     def summary(self) -> dict:
         path = self.root / "summary.json"
@@ -207,33 +200,11 @@ class Run:
             raise UserError(f"{path}: not valid JSON; run `xdc pretrain` again") from None
 
 
-def fill_encoders(
+def load_encoder_weights(
     encoders: dict[str, torch.nn.Module], weights: dict[str, dict], recipe: Recipe, file: Path
 ) -> None:
     """Loads the weights that a file holds; UserError when they are not of the recipe's encoders."""
     for name, encoder in encoders.items():
         modality = modality_of(name)
-        mend = f"set {modality}.encoder in its recipe to what it was trained with"
-        fill(encoder, weights.get(name), file, getattr(recipe, modality).encoder, mend)
-
-
-def fingerprint(shards: ShardSet) -> str:
-    """A name for the very bytes of a shard set."""
-    sums = "".join(shard["sha256"] for shard in shards.manifest["shards"])
-    return hashlib.sha256(sums.encode()).hexdigest()[:16]
-
-
-def _lines(recipe: Recipe) -> dict[str, str]:
-    """The recipe as {dotted key: value}."""
-    flat = {}
-    for key, value in vars(recipe).items():
-        if hasattr(value, "__dataclass_fields__"):
-            flat |= {f"{key}.{name}": repr(item) for name, item in vars(value).items()}
-        else:
-            flat[key] = repr(value)
-    return flat
-
-
-def _write(path: Path, content) -> None:
-    with replacing(path, "wb") as file:
-        file.write(content)
+        hint = f"set {modality}.encoder in its recipe to what it was trained with"
+        load_weights(encoder, weights.get(name), file, getattr(recipe, modality).encoder, hint)

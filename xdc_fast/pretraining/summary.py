@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.methods import heads_of
 from xdc_fast.pretraining.run import Run
+
+log = logging.getLogger(__name__)
 
 STEP_LINES = 50  # logged per iteration
 
@@ -71,9 +73,11 @@ class Log:
         for key, value in record.items():
             if isinstance(value, (int, float)) and key != "iteration":
                 self.board.add_scalar(f"iteration/{key}", value, end)
-        tqdm.write(line_of(record))
+        log.info(line_of(record))
         for reason, message in feed.examples.items():
-            tqdm.write(f"  {feed.failures[reason]} clips replaced, {reason}; the first: {message}")
+            log.warning(
+                "  %d clips replaced, %s; the first: %s", feed.failures[reason], reason, message
+            )
         feed.failures.clear()
         feed.examples.clear()
         return record

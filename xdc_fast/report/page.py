@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.transform import Inputs
+from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing
-from xdc_fast.pretraining.run import Run, fingerprint
+from xdc_fast.files import write
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import dump_recipe
 from xdc_fast.report.cards import LINES, NEAREST, Deck, deal
 from xdc_fast.report.charts import heat_map, probe_chart
@@ -70,7 +70,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
             table, classes = label_counts(arrays["assignment"], k, shards, label)
         decks.append(deal(name, arrays, table, classes))
     tables = [label_table(clusters, shards, name) for name in labels]
-    stretch, low, high = show_samples(decks, Inputs(run.recipe), shards)
+    stretch, low, high = show_samples(decks, ClipTransform(run.recipe), shards)
     folder = Path(__file__).parent
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     filters = (heading, kind, method_name, seconds, share, thousandths, words)
@@ -81,7 +81,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         summary=summary,
         recipe=dump_recipe(run.recipe),
         taught=run.recipe.label if summary["method"] == "supervised" else None,
-        mels=run.recipe.audio.mels,
+        mels=run.recipe.audio.n_mels,
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
         tiles=make_tiles(records, probes, chance),
@@ -105,14 +105,13 @@ def write_report(run: Run, shards: ShardSet) -> Path:
     )
     write_tables(run.root, clusters, decks, label, tables, shards.sources)
     path = run.root / "report.html"
-    with replacing(path, encoding="utf-8") as file:
-        file.write(page)
+    write(path, page)
     return path
 
 
 def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
     """Raises UserError unless these are the shards that the run was made of."""
-    if summary["data"] != fingerprint(shards):
+    if summary["data"] != shards.fingerprint:
         raise UserError(
             f"{run.root}: was made from other shards than {shards.root} holds "
             f"({summary['samples']} samples, {len(shards)} there); give its own with --data"
@@ -130,7 +129,7 @@ def read_probes(run: Run, label: str | None) -> list[dict]:
     return sorted(found, key=lambda probe: probe["label"] != label)
 
 
-def show_samples(decks: list[Deck], inputs: Inputs, shards: ShardSet):
+def show_samples(decks: list[Deck], inputs: ClipTransform, shards: ShardSet):
     """Fills the cards with their samples; returns the stretch shown and the range of colours."""
     cards = [card for deck in decks for card in deck.cards]
     stretch = choose_stretch(shards, inputs.shape, [i for card in cards for i in card.nearest])

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from xdc_fast.clips.windows import ClipShape, fixed_windows
-from xdc_fast.encoders.transform import Inputs, spectrogram
+from xdc_fast.encoders.transform import ClipTransform, spectrogram
 from xdc_fast.packing.encode import wav_header
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform
@@ -51,21 +51,21 @@ class Stretch:
 def choose_stretch(shards: ShardSet, clip: ClipShape, indices: list[int]) -> Stretch:
     """As long as the samples and the size of the page allow."""
     rows = [shards.row(index)[1] for index in indices]
-    longest = max(row["samples"] for row in rows) / shards.rate
-    fair = SOUND_BYTES / (2 * shards.rate * len(indices))
+    longest = max(row["samples"] for row in rows) / shards.sample_rate
+    fair = SOUND_BYTES / (2 * shards.sample_rate * len(indices))
     heard = clip.samples / clip.audio_rate
     return Stretch(max(min(LONGEST, longest, fair), heard), heard)
 
 
-def show_sample(shards: ShardSet, inputs: Inputs, stretch: Stretch, index: int) -> Sample:
+def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index: int) -> Sample:
     """A sample's stretch: frames from the middle of its thirds, all of its sound."""
     row = shards.row(index)[1]
     shape = ClipShape(
         frames=2 * FRAMES,
-        rate=2 * FRAMES / stretch.seconds,
+        fps=2 * FRAMES / stretch.seconds,
         crop=0,
-        samples=round(stretch.seconds * shards.rate),
-        audio_rate=shards.rate,
+        samples=round(stretch.seconds * shards.sample_rate),
+        sample_rate=shards.sample_rate,
     )
     window = fixed_windows(row[None], shape)
     frames = read_frames(shards, index, window.frames[0, 1::2])
@@ -74,7 +74,7 @@ def show_sample(shards: ShardSet, inputs: Inputs, stretch: Stretch, index: int) 
         index=index,
         source=shards.sources[index],
         frames=[data_uri("image/jpeg", frame) for frame in frames],
-        sound=data_uri("audio/wav", wav_header(len(pcm), shards.rate) + pcm.tobytes()),
+        sound=data_uri("audio/wav", wav_header(len(pcm), shards.sample_rate) + pcm.tobytes()),
         mel=spectrogram(torch.from_numpy(pcm)[None], inputs.spec)[0].numpy(),
     )
 
@@ -108,7 +108,7 @@ def read_sound(shards: ShardSet, index: int, start: int, count: int) -> np.ndarr
     name, row = shards.row(index)
     if row["pcm"] >= 0:
         return shards.pcm(name, row, start, count)
-    track = decode_waveform(shards.audio_file(index), shards.rate)
+    track = decode_waveform(shards.audio_file(index), shards.sample_rate)
     padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
     return padded[max(start, 0) :][:count]
 

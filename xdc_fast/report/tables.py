@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xdc_fast.clusters.quality import FIGURES, figures, label_counts
+from xdc_fast.clusters.quality import METRICS, label_counts, metrics
 from xdc_fast.kernels.labels import cluster_sizes, effective_clusters
 from xdc_fast.report.cards import TOP, Deck
 from xdc_fast.shards.dataset import ShardSet
@@ -22,7 +22,7 @@ from xdc_fast.shards.tables import write_csv
 TOPS = tuple(chain.from_iterable((f"top{i}", f"share{i}") for i in range(1, TOP + 1)))
 CLUSTERS = ("clustering", "cluster", "samples", "label", "purity", "entropy", *TOPS)
 SPREAD = ("k", "empty", "largest_share", "effective")
-QUALITY = ("clustering", "label", "classes", *SPREAD, *FIGURES)
+QUALITY = ("clustering", "label", "classes", *SPREAD, *METRICS)
 
 
 def spread(arrays: dict[str, np.ndarray]) -> dict[str, float]:
@@ -47,7 +47,7 @@ def label_table(clusters: dict[str, dict], shards: ShardSet, label: str) -> dict
     lines = {}
     for name, arrays in clusters.items():
         k = len(arrays["centroids"])
-        lines[name] = figures(label_counts(arrays["assignment"], k, shards, label)[0])
+        lines[name] = metrics(label_counts(arrays["assignment"], k, shards, label)[0])
     commonest = float(counts.max() / counts.sum())
     return {"title": label, "classes": len(classes), "commonest": commonest, "lines": lines}
 
@@ -74,7 +74,7 @@ def write_tables(
     spreads = {name: spread(arrays) for name, arrays in clusters.items()}
     write_csv(root / "quality.csv", QUALITY, [
         [name, table["title"], table["classes"], *map(rounded, spreads[name].values())]
-        + [rounded(line[figure]) for figure in FIGURES]
+        + [rounded(line[figure]) for figure in METRICS]
         for table in tables
         for name, line in table["lines"].items()
     ])  # fmt: skip

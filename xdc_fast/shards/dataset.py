@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from bisect import bisect_right
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.format import JOIN, PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, SAMPLES
 from xdc_fast.shards.tables import modalities_of, read_manifest
 
 
@@ -58,7 +59,7 @@ class ShardSet:
 
     root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
     modalities: the tracks that every sample has: ("video", "audio"), or one of them.
-    rate: of the sound, Hz.
+    sample_rate: of the sound, Hz.
     Raises UserError when the folder holds no complete set or one of another format.
     """
 
@@ -67,7 +68,7 @@ class ShardSet:
         self.manifest = manifest = read_manifest(self.root)
         self.settings: dict = manifest["settings"]
         self.modalities: tuple[str, ...] = modalities_of(manifest)
-        self.rate: int = manifest["settings"]["audio_rate"]
+        self.sample_rate: int = manifest["settings"]["audio_rate"]
         self.label_names: list[str] = manifest["labels"]
         self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
         self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
@@ -153,6 +154,12 @@ class ShardSet:
         raise UserError(f"{path}: {wrong}; rebuild it with `xdc-shard index {self.root}`")
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A name for the very bytes of the shards: 16 hexadecimal digits."""
+        sums = "".join(shard["sha256"] for shard in self.manifest["shards"])
+        return hashlib.sha256(sums.encode()).hexdigest()[:16]
+
+    @cached_property
     def sources(self) -> list[str]:
         """What each sample was made of, by samples.csv."""
         return self._column("source")
@@ -195,7 +202,7 @@ class ShardSet:
         codes, joined = self.label(column)
         samples = np.flatnonzero(codes >= 0)
         codes = codes[samples]
-        parts = [sorted({part for part in name.split(JOIN) if part}) for name in joined]
+        parts = [sorted({part for part in name.split(LABEL_SEPARATOR) if part}) for name in joined]
         classes = sorted({part for own in parts for part in own})
         code = {name: i for i, name in enumerate(classes)}
         every = np.array([code[part] for own in parts for part in own], dtype=np.int64)

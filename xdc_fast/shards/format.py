@@ -20,7 +20,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
 REFUSED = "refused.csv"
-JOIN = ";"  # between several labels in a cell; no AudioSet name has one, many have commas
+LABEL_SEPARATOR = (
+    ";"  # between several labels in a cell; no AudioSet name has one, many have commas
+)
 SAMPLE_COLUMNS = ("index", "key", "shard", "source", "seconds", "frames")
 REFUSED_COLUMNS = ("source", "reason", "detail")
 

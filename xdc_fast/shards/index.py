@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.shards.format import (
     FORMAT,
@@ -54,7 +54,7 @@ def index(out: Path) -> dict:
         else:
             modalities, rate = probe(paths[0])
     scans, shards, first = [], [], 0
-    for path in tqdm(paths, unit="shard", desc="indexing"):
+    for path in progress.bar(paths, unit="shard", desc="indexing"):
         with _readable(path):
             found = scan(path, first, rate, modalities)
         found.write(out / path.stem)

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 import simplejpeg
-from tqdm import tqdm
 
+from xdc_fast import progress
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import SAMPLE_COLUMNS, SAMPLES
@@ -33,7 +33,7 @@ def verify(out: Path, decode: bool = False) -> dict:
     seen: set[str] = set()
     rows = _rows(shards, damaged)
     first = 0
-    for record in tqdm(shards.manifest["shards"], unit="shard", desc="verifying"):
+    for record in progress.bar(shards.manifest["shards"], unit="shard", desc="verifying"):
         wanted = rows[first : first + record["samples"]]
         damaged += [
             {"shard": record["name"], "sample": sample, "what": what}
@@ -74,7 +74,7 @@ def _check_shard(out, record, first, shards, wanted, seen, decode):
     elif checksum(path) != record["sha256"]:
         yield "", "the checksum differs from the manifest's"
     try:
-        found = scan(path, first, shards.rate, shards.modalities)
+        found = scan(path, first, shards.sample_rate, shards.modalities)
     except ScanError as error:
         yield error.key, error.what
         return
@@ -95,7 +95,7 @@ def _check_shard(out, record, first, shards, wanted, seen, decode):
     yield from _check_sidecars(out / path.stem, found)
     if decode:
         for row, key in zip(found.samples, found.keys, strict=True):
-            for what in _check_decoding(path, row, found.packets, shards.rate):
+            for what in _check_decoding(path, row, found.packets, shards.sample_rate):
                 yield key, what
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets import readers
 from xdc_fast.packing.datasets.listing import Holding, Row
-from xdc_fast.packing.sources import Inputs, Source, printable
+from xdc_fast.packing.sources import PackInputs, Source, printable
 from xdc_fast.shards.tables import write_csv
 
 MISSING = "missing.csv"
@@ -75,7 +75,7 @@ READERS = {
 }
 
 
-def collect_dataset(name: str, root: Path, out: Path) -> Inputs:
+def collect_dataset(name: str, root: Path, out: Path) -> PackInputs:
     """The inputs of the data set `name`, a key of READERS, as far as they lie under `root`.
 
     Videos are found by name in any folder, links followed, in one walk; files under `out` are left
@@ -107,7 +107,7 @@ def collect_dataset(name: str, root: Path, out: Path) -> Inputs:
         ),
         f"files under {root} are in no list": (sum(map(len, holding.media.values())) - len(named)),
     }
-    return Inputs(
+    return PackInputs(
         [
             Source(root / path, printable(path), taken[path].labels)
             for path in sorted(taken, key=os.fsencode)
@@ -118,7 +118,7 @@ def collect_dataset(name: str, root: Path, out: Path) -> Inputs:
     )
 
 
-def write_missing(out: Path, inputs: Inputs) -> None:
+def write_missing(out: Path, inputs: PackInputs) -> None:
     """List what is missing in the packed set `out`; nothing where nothing is."""
     if inputs.missing:
         write_csv(out / MISSING, MISSING_COLUMNS, [list(row) for row in inputs.missing])

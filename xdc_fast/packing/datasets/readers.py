@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from xdc_fast.packing.datasets.listing import Holding, Row, malformed, parent
-from xdc_fast.shards.format import JOIN
+from xdc_fast.shards.format import LABEL_SEPARATOR
 
 UCF = re.compile(r"(\w+)/(v_\w+_(g\d+)_c\d+)\.avi(?:\s+\d+)?")
 HMDB = re.compile(r"(\S.*)\.avi\s+([012])")
@@ -110,7 +110,11 @@ def audioset(holding: Holding) -> Iterator[Row]:
             if unknown := [mid for mid in mids.split(",") if mid not in names]:
                 raise malformed(where, f"'{unknown[0]}' is not in class_labels_indices.csv")
             classes = [name for _, name in sorted(names[mid] for mid in mids.split(","))]
-            labels = {"classes": JOIN.join(classes), "split": split, "split_balanced": balanced}
+            labels = {
+                "classes": LABEL_SEPARATOR.join(classes),
+                "split": split,
+                "split_balanced": balanced,
+            }
             cuts = _cuts(video, _number(start, where), _number(end, where))
             yield Row(video, listed, labels, holding.find(video, f"Y{video}", *cuts))
 

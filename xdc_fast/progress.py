@@ -1,0 +1,58 @@
+"""Progress bars and messages: the package reports them here, a program decides to show them.
+
+Used as a library, the package prints nothing: bars are off, and messages go to the loggers below
+"xdc_fast", where logging.basicConfig or a handler of yours finds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+_shown = False
+
+
+class Handler(logging.Handler):
+    """Messages on stderr, above a bar that may be there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show() -> None:
+    """From now on, bars and the package's messages on stderr; what the commands do."""
+    global _shown
+    _shown = True
+    logger = logging.getLogger("xdc_fast")
+    if not any(isinstance(handler, Handler) for handler in logger.handlers):
+        logger.addHandler(Handler())
+        logger.setLevel(logging.INFO)
+
+
+def bar(
+    iterable: Iterable | None = None,
+    *,
+    desc: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
+    leave: bool = False,
+) -> tqdm:
+    """A bar of tqdm's over an iterable, or to be updated by hand; silent until `show` is called.
+
+    leave: it stays when it is full.
+    """
+    return tqdm(
+        iterable,
+        desc=desc,
+        unit=unit,
+        total=total,
+        initial=initial,
+        leave=leave,
+        disable=not _shown,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
