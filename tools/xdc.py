@@ -9,7 +9,7 @@ import click
 
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import Group, after_a_signal
-from xdc_fast.tools.downstream import extract, finetune, retrieve, svm
+from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.sweep import sweep
 
@@ -36,40 +36,6 @@ def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
         f"{loaded.out}: {summary['method']}, k={summary['k']}, {summary['samples']} samples, "
         f"{len(summary['iterations'])} iterations in {summary['seconds']:.0f} s"
     )
-
-
-@main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="a shard set")
-@click.option("--label", required=True, help="the label column to predict")
-@click.option("--split", help="a label column of train and test; otherwise at random, by class")
-@click.option("--test-share", default=0.3, show_default=True, type=click.FloatRange(0.01, 0.99))
-@click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="of the random split"
-)
-@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
-def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
-    """Linear probe of RUN's frozen encoders, beside the same encoders before training."""
-    from xdc_fast.evaluation.probe import probe
-    from xdc_fast.pretraining.run import Run
-    from xdc_fast.shards.dataset import ShardSet
-
-    result = probe(
-        Run.open(run), ShardSet(data), label,
-        split=split, test_share=test_share, clips=clips, seed=seed,
-    )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    click.echo(
-        f"{label}: {result['classes']} classes, {result['train']} training and "
-        f"{result['test']} test videos, chance {result['chance']:.1%}"
-    )
-    click.echo(f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}")
-    for modality in ("video", "audio"):
-        ours, random = result[modality]["pretrained"], result[modality]["random"]
-        click.echo(f"{modality:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
 
 
 @main.command()
@@ -131,5 +97,5 @@ def doctor() -> None:
     click.echo(examine())
 
 
-for command in (finetune, svm, retrieve, extract, export, sweep):
+for command in (probe, finetune, svm, retrieve, extract, export, sweep):
     main.add_command(command)

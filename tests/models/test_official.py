@@ -18,7 +18,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.models.official import load_official
 from xdc_fast.recipe import load_recipe
 from xdc_fast.tools import Group
-from xdc_fast.tools.downstream import finetune
+from xdc_fast.tools.evaluate import finetune
 
 WIDTHS = (64, 128, 256, 512)
 CPU = ("device=cpu",)

@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.recipe import load_recipe
-from xdc_fast.tools import Group, downstream
+from xdc_fast.tools import Group, evaluate
 
 SETTINGS = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
             "train.iterations=1", "train.epochs=1", "train.batch=12")  # fmt: skip
-COMMANDS = {name: getattr(downstream, name) for name in ("finetune", "svm", "retrieve", "extract")}
+COMMANDS = {name: getattr(evaluate, name) for name in ("finetune", "svm", "retrieve", "extract")}
 
 
 def xdc(*arguments):
@@ -21,7 +21,7 @@ def xdc(*arguments):
 
 @pytest.fixture(scope="module")
 def run(toy_shards, tmp_path_factory):
-    out = tmp_path_factory.mktemp("downstream") / "run"
+    out = tmp_path_factory.mktemp("evaluate") / "run"
     pretrain(load_recipe(None, (*SETTINGS, f"data={toy_shards.root}", f"out={out}")))
     return out
 

@@ -1,4 +1,4 @@
-"""`xdc finetune`, `svm`, `retrieve` and `extract`: what encoders are good for."""
+"""`xdc probe`, `finetune`, `svm`, `retrieve` and `extract`: what encoders are good for."""
 
 from __future__ import annotations
 
@@ -60,6 +60,40 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
     if model.keys:
         click.echo(f"{where}: {model.keys}", err=True)
     return model
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="a shard set")
+@click.option("--label", required=True, help="the label column to predict")
+@click.option("--split", help="a label column of train and test; otherwise at random, by class")
+@click.option("--test-share", default=0.3, show_default=True, type=click.FloatRange(0.01, 0.99))
+@click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="of the random split"
+)
+@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
+def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
+    """Linear probe of RUN's frozen encoders, beside the same encoders before training."""
+    from xdc_fast.evaluation.probe import probe
+    from xdc_fast.pretraining.run import Run
+    from xdc_fast.shards.dataset import ShardSet
+
+    result = probe(
+        Run.open(run), ShardSet(data), label,
+        split=split, test_share=test_share, clips=clips, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{label}: {result['classes']} classes, {result['train']} training and "
+        f"{result['test']} test videos, chance {result['chance']:.1%}"
+    )
+    click.echo(f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}")
+    for modality in ("video", "audio"):
+        ours, random = result[modality]["pretrained"], result[modality]["random"]
+        click.echo(f"{modality:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
 
 
 @click.command()
