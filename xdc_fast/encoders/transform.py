@@ -23,7 +23,7 @@ class ClipTransform:
         size = 1 << (audio.win_length - 1).bit_length()
         try:
             self.spec = MelSpec(
-                sample_sample_rate=audio.sample_rate,
+                sample_rate=audio.sample_rate,
                 n_fft=size,
                 win_length=audio.win_length,
                 hop_length=audio.hop_length,
@@ -36,7 +36,7 @@ class ClipTransform:
             fps=recipe.video.fps,
             crop=recipe.video.crop,
             samples=self.spec.samples(audio.frames),
-            audio_sample_rate=audio.sample_rate,
+            sample_rate=audio.sample_rate,
         )
 
     def of(self, modality: str, batch: Batch, epoch: int | None = None) -> torch.Tensor:
