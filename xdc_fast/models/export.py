@@ -1,6 +1,7 @@
 """Weights out: a folder of safetensors, a config, and ONNX files when asked for.
 
-OUT/config.yaml          format, source, packing, recipe; written last: the export is complete
+OUT/config.yaml          format, source, whether its run had finished, packing, recipe; written
+                         last: the export is complete
 OUT/video.safetensors    the encoders' weights, of those that there are
 OUT/audio.safetensors
 OUT/heads.safetensors    NAME.weight and NAME.bias of each cluster head, if there are any
@@ -37,12 +38,16 @@ TOLERANCE = 1e-5  # of an ONNX file's features, relative to the largest of the e
 
 @dataclass(frozen=True)
 class Export:
-    """What a folder of ours holds: state dicts of encoders by modality and of heads by name."""
+    """What a folder of ours holds: state dicts of encoders by modality and of heads by name.
+
+    finished: False for the encoders of a run whose training had not ended.
+    """
 
     recipe: Recipe
     packing: dict
     weights: dict[str, dict[str, torch.Tensor]]
     heads: dict[str, dict[str, torch.Tensor]]
+    finished: bool
 
 
 def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
@@ -71,6 +76,7 @@ def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
     config = {
         "format": FORMAT,
         "source": Path(model.name).name,
+        "finished": model.finished,
         "packing": {k: getattr(packing, k) for k in ("codec", "fps", "short_side")},
         "recipe": yaml.safe_load(dump_recipe(recipe)),
     }
@@ -108,7 +114,8 @@ def read_export(folder: Path) -> Export:
     for key, tensor in (_read(folder / HEADS) if (folder / HEADS).is_file() else {}).items():
         head, _, part = key.rpartition(".")
         heads.setdefault(head, {})[part] = tensor
-    return Export(read_recipe(settings, str(path)), packing, weights, heads)
+    finished = config.get("finished", True)
+    return Export(read_recipe(settings, str(path)), packing, weights, heads, finished)
 
 
 def _clear(out: Path) -> None:

@@ -44,7 +44,8 @@ class Model:
 
     name: what was loaded. encoders: by modality, those that there are. heads: cluster heads by
     name, empty where none were kept. run: the run they are of, if any. inputs: makes encoder
-    inputs of batches. keys: of a .pth file, which of its weights were taken.
+    inputs of batches. keys: of a .pth file, which of its weights were taken. finished: False for
+    the encoders of a run whose training has not ended.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     run: Run | None
     inputs: ClipTransform
     keys: Keys | None = None
+    finished: bool = True
 
     def __call__(self, media: str | Path, clips: int = 10) -> dict[str, np.ndarray]:
         """Features of a media file: {modality: float32 (features,)}.
@@ -149,7 +151,7 @@ def load(
         export = read_export(path)
         asked = override(export.recipe, settings)
         model = _filled(path, export.recipe, asked, export.weights, export.heads)
-        model.packing = packing(asked, export.packing)
+        model.packing, model.finished = packing(asked, export.packing), export.finished
     elif path.exists():
         model = _of_run(path, settings)
     else:
@@ -193,7 +195,7 @@ def _of_run(path: Path, settings: tuple[str, ...]) -> Model:
     weights = {modality: weights[modality] for modality in MODALITIES}
     heads = read_checkpoint(file, hint) if (file := root / "heads.pt").is_file() else {}
     model = _filled(path, run.recipe, override(run.recipe, settings), weights, heads)
-    model.run = run
+    model.run, model.finished = run, run.finished
     return model
 
 

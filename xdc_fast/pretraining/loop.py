@@ -91,6 +91,7 @@ def pretrain(recipe: Recipe) -> dict:
         Log(run, state.iteration, state.step, steps) as log,
     ):
         if fresh:
+            run.save_shards(state.data)
             calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
             save()
         while state.iteration < settings.iterations:

@@ -1,6 +1,7 @@
 """A run is a folder: recipe, checkpoint, clusterings, metrics, summary.
 
 RUN/recipe.yaml               the recipe as resolved
+RUN/shards.json               the fingerprint of the shards that it is trained on
 RUN/checkpoint.pt             the newest state; everything a resumed run needs
 RUN/encoders.pt               the trained encoders, written at the end
 RUN/heads.pt                  the heads of the last iteration that was finished
@@ -125,10 +126,21 @@ class Run:
     def checkpoint(self) -> dict | None:
         return self._load("checkpoint.pt")
 
+    @property
+    def finished(self) -> bool:
+        """Whether its training has ended, so that its encoders are the final ones."""
+        return (self.root / "encoders.pt").is_file()
+
+    def save_shards(self, fingerprint: str) -> None:
+        """Keeps the fingerprint of the shards that it is started on."""
+        write_json(self.root / "shards.json", {"data": fingerprint})
+
     def trained_on(self) -> str | None:
-        """The fingerprint of the shards it was started on; None without a checkpoint."""
-        saved = self.checkpoint()
-        return saved and saved["state"]["data"]
+        """The fingerprint of the shards that it was started on; None before it was started."""
+        for name in ("shards.json", "summary.json"):  # runs of older versions have no shards.json
+            if (path := self.root / name).is_file():
+                return json.loads(path.read_text())["data"]
+        return None
 
     def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
         self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
