@@ -194,7 +194,7 @@ def make_dali_packets(shards: ShardSet, work: list, threads: int) -> Callable[[]
             for slot, index in enumerate(indices):
                 name, row = shards.row(int(index))
                 packets += shards.packets(name, row, windows.frames[slot])
-                sounds.append(shards.pcm(name, row, int(windows.start[slot]), SHAPE.samples))
+                sounds.append(shards.waveform(name, row, int(windows.start[slot]), SHAPE.samples))
             yield packets, list(np.repeat(corners(windows), SHAPE.frames, axis=0))
 
     @pipeline_def(batch_size=BATCH * SHAPE.frames, num_threads=threads, device_id=None)

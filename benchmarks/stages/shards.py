@@ -90,7 +90,7 @@ def read_windows(
     for index, start in enumerate(sounds.tolist()):
         name, row = shards.row(index)
         packets = shards.packets(name, row, numbers[index])
-        yield [packet.tobytes() for packet in packets], shards.pcm(name, row, start, SAMPLES)
+        yield [packet.tobytes() for packet in packets], shards.waveform(name, row, start, SAMPLES)
 
 
 def copy_samples(shards: ShardSet):

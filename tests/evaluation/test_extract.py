@@ -71,7 +71,7 @@ def test_features_are_those_of_the_pictures_and_sound_at_that_time(done, model, 
     np.testing.assert_allclose(part["video"][place], expected, rtol=1e-3, atol=1e-4)
     shape = model.inputs.shape
     first = round((1 + 4 / 7.5) * 16000 - shape.samples / 2)
-    wave = toy_shards.pcm(name, row, first, shape.samples)
+    wave = toy_shards.waveform(name, row, first, shape.samples)
     batch = type("Sound", (), {"waveform": torch.from_numpy(wave)[None]})
     with torch.no_grad():
         expected = model.encoders["audio"](model.inputs.of("audio", batch))[0].numpy()

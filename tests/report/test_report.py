@@ -200,22 +200,6 @@ def test_sound_is_the_shards_pcm(page, shards):
         assert np.array_equal(shown, packed_pcm)
 
 
-def test_sound_that_is_not_stored_as_pcm_is_decoded(shards):
-    class Foreign(ShardSet):
-        def row(self, index):
-            name, row = super().row(index)
-            row = row.copy()
-            row["pcm"] = -1
-            return name, row
-
-    length = int(shards.row(2)[1]["samples"])
-    for start, count in ((0, 100), (-50, 200), (length - 30, 80), (-10, length + 20)):
-        expected = pictures.read_sound(shards, 2, start, count)
-        assert len(expected) == count
-        found = pictures.read_sound(Foreign(shards.root), 2, start, count)
-        assert np.array_equal(found, expected)
-
-
 def test_spectrogram_is_a_picture_with_low_frequencies_at_the_bottom(page, run):
     mels = run.recipe.audio.n_mels
     for image in page.all("img", _class="mel")[:3]:

@@ -69,8 +69,8 @@ def test_offsets_lead_to_packets_and_samples(shards):
             packets = [bytes(p) for p in container.demux(video=0) if p.size]
         assert len(packets) == row["frames"] == shards.meta(index)["frames"]
         sound = decode_waveform(shards.audio_file(index), 16000)
-        assert np.array_equal(shards.pcm(name, row, 0, int(row["samples"])), sound)
-        assert np.array_equal(shards.pcm(name, row, -5, 10)[5:], sound[:5])
+        assert np.array_equal(shards.waveform(name, row, 0, int(row["samples"])), sound)
+        assert np.array_equal(shards.waveform(name, row, -5, 10)[5:], sound[:5])
         if shards.settings["codec"] == "jpeg":
             frames = np.arange(row["frames"])
             assert [p.tobytes() for p in shards.packets(name, row, frames)] == packets
@@ -108,7 +108,7 @@ def test_dali_reads_it(shards):
     frames, sound, rate, meta = pipe.run()
     for index in range(3):
         name, row = shards.row(index)
-        pcm = shards.pcm(name, row, 0, int(row["samples"]))
+        pcm = shards.waveform(name, row, 0, int(row["samples"]))
         assert np.array_equal(np.array(sound[index]).ravel(), pcm)
         assert float(np.array(rate[index])) == 16000
         assert json.loads(np.array(meta[index]).tobytes()) == shards.meta(index)

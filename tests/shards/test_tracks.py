@@ -104,7 +104,7 @@ def test_sound_alone_is_packed_or_refused_with_a_reason(media, sounds):
     for index, row in enumerate(sounds.table()):
         name, place = sounds.row(index)
         wanted = heard_by_pyav(media / row["source"])
-        found = sounds.pcm(name, place, 0, int(place["samples"]))
+        found = sounds.waveform(name, place, 0, int(place["samples"]))
         assert len(found) == len(wanted)
         assert np.abs(found.astype(int) - wanted).max() <= 1
         assert sounds.audio_file(index)[44:] == found.tobytes()

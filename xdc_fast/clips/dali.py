@@ -16,11 +16,12 @@ import torch
 from nvidia.dali import fn, pipeline_def
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.host import UNREADABLE, HostLoader, Sampling
+from xdc_fast.clips.host import HostLoader, Sampling
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape
 from xdc_fast.errors import UserError
-from xdc_fast.shards.dataset import SampleError, ShardSet
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.sample import UNREADABLE, SampleError
 
 
 class DaliLoader(HostLoader):

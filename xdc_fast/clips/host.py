@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
 
-import av
 import numpy as np
 import simplejpeg
 import torch
@@ -18,11 +17,10 @@ from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
-from xdc_fast.shards.dataset import SampleError, ShardSet
-from xdc_fast.shards.decode import decode_frames, decode_waveform
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.decode import decode_frames
 from xdc_fast.shards.format import SAMPLE, sample_key
-
-UNREADABLE = (ValueError, IndexError, OSError, av.FFmpegError)  # damaged or missing files
+from xdc_fast.shards.sample import UNREADABLE, SampleError
 
 Sampling = Callable[[np.ndarray], Windows]  # SAMPLE rows (B,) -> their windows
 
@@ -188,16 +186,10 @@ class HostLoader:
             raise self._unreadable(error, name, row, "video") from error
 
     def _read_sound(self, name, row, start: int) -> np.ndarray:
-        count = self.shape.samples
         try:
-            if row["pcm"] >= 0:
-                return self.shards.pcm(name, row, int(start), count)
-            file = self.shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
-            track = decode_waveform(file, self.shape.sample_rate)
+            return self.shards.waveform(name, row, int(start), self.shape.samples)
         except UNREADABLE as error:
             raise self._unreadable(error, name, row, "audio") from error
-        padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
-        return padded[max(start, 0) :][:count]
 
     def _unreadable(self, error: Exception, name: str, row, stream: str) -> SampleError:
         return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))

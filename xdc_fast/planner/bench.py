@@ -151,7 +151,7 @@ def reading(
             if row["packet"] >= 0:
                 for packet in shards.packets(name, row, frames):
                     packet.tobytes()
-                shards.pcm(name, row, int(start), samples)
+                shards.waveform(name, row, int(start), samples)
             else:
                 shards.read(name, row["video"], row["video_bytes"]).tobytes()
                 shards.read(name, row["audio"], row["audio_bytes"]).tobytes()

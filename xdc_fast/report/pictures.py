@@ -16,7 +16,7 @@ from xdc_fast.clips.windows import ClipShape, fixed_windows
 from xdc_fast.encoders.transform import ClipTransform, spectrogram
 from xdc_fast.packing.encode import wav_header
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.decode import decode_frames, decode_waveform
+from xdc_fast.shards.decode import decode_frames
 
 FRAMES = 3
 JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG of that size
@@ -53,13 +53,13 @@ def choose_stretch(shards: ShardSet, clip: ClipShape, indices: list[int]) -> Str
     rows = [shards.row(index)[1] for index in indices]
     longest = max(row["samples"] for row in rows) / shards.sample_rate
     fair = SOUND_BYTES / (2 * shards.sample_rate * len(indices))
-    heard = clip.samples / clip.audio_rate
+    heard = clip.samples / clip.sample_rate
     return Stretch(max(min(LONGEST, longest, fair), heard), heard)
 
 
 def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index: int) -> Sample:
     """A sample's stretch: frames from the middle of its thirds, all of its sound."""
-    row = shards.row(index)[1]
+    name, row = shards.row(index)
     shape = ClipShape(
         frames=2 * FRAMES,
         fps=2 * FRAMES / stretch.seconds,
@@ -69,7 +69,7 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
     )
     window = fixed_windows(row[None], shape)
     frames = read_frames(shards, index, window.frames[0, 1::2])
-    pcm = read_sound(shards, index, int(window.start[0]), shape.samples)
+    pcm = shards.waveform(name, row, int(window.start[0]), shape.samples)
     return Sample(
         index=index,
         source=shards.sources[index],
@@ -101,16 +101,6 @@ def shrink(picture: np.ndarray) -> np.ndarray:
     planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
     small = interpolate(planes, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
-
-
-def read_sound(shards: ShardSet, index: int, start: int, count: int) -> np.ndarray:
-    """int16 (count,) from sample `start`; zeros beyond either end."""
-    name, row = shards.row(index)
-    if row["pcm"] >= 0:
-        return shards.pcm(name, row, start, count)
-    track = decode_waveform(shards.audio_file(index), shards.sample_rate)
-    padded = np.pad(track, (max(-start, 0), max(start + count - len(track), 0)))
-    return padded[max(start, 0) :][:count]
 
 
 def mel_range(samples: list[Sample]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A packed set, open for reading: any frame packet or stretch of sound by its byte offset."""
+"""A packed set, open for reading: samples, frame packets and stretches of sound by byte offset."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import csv
 import hashlib
 import json
 from bisect import bisect_right
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
+from operator import index as as_index
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast.errors import UserError
+from xdc_fast.shards.decode import decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.sample import Sample
 from xdc_fast.shards.tables import modalities_of, read_manifest
-
-
-class SampleError(Exception):
-    """One sample cannot be read; the message names the shard, the key and the stream."""
-
-    def __init__(self, reason: str, shard: str, key: str, stream: str, detail: str = ""):
-        super().__init__(f"{shard}: sample {key}: {stream}: {reason}" + (detail and f" ({detail})"))
-        self.reason = reason
-
 
 # Slices of np.memmap itself cost ten times those of the plain arrays made of it here.
 
@@ -55,11 +50,15 @@ def _table(root: Path, suffix: str, dtype: np.dtype, name: str) -> np.ndarray:
 
 
 class ShardSet:
-    """The samples of one packed set, by index 0 to N-1.
+    """The samples of one packed set: `len(shards)` of them, `shards[i]` is a Sample.
+
+    Negative indices and IndexError are those of a list. A set can be pickled (the copy opens the
+    folder again), and torch.utils.data.DataLoader takes it as a map-style dataset.
 
     root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
     modalities: the tracks that every sample has: ("video", "audio"), or one of them.
     sample_rate: of the sound, Hz.
+    label_names: the label columns.
     Raises UserError when the folder holds no complete set or one of another format.
     """
 
@@ -84,10 +83,22 @@ class ShardSet:
     def __len__(self) -> int:
         return self._first[-1]
 
+    def __getitem__(self, index: int) -> Sample:
+        number = as_index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"{self.root}: sample {number} of {len(self)}")
+        return Sample(self, number % len(self))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (Sample(self, index) for index in range(len(self)))
+
+    def __reduce__(self) -> tuple[type[ShardSet], tuple[Path]]:
+        return ShardSet, (self.root,)  # maps and caches stay in their process
+
     def row(self, index: int) -> tuple[str, np.void]:
         """The tar's file name and the SAMPLE row of one sample."""
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+            raise IndexError(f"{self.root}: sample {index} of {len(self)}")
         shard = bisect_right(self._first, index) - 1
         name = self.shards[shard]
         return name, self._samples(name)[index - self._first[shard]]
@@ -104,14 +115,17 @@ class ShardSet:
         return data
 
     def video_file(self, index: int) -> bytes:
+        """The content of the sample's video file; ValueError where the set has no video."""
         return self._file(index, "video")
 
     def audio_file(self, index: int) -> bytes:
+        """The content of the file with the sample's sound; ValueError where the set has none."""
         return self._file(index, "audio")
 
     def meta(self, index: int) -> dict:
-        """The sample's metadata: source, seconds, fps, frames, labels."""
-        return json.loads(self._file(index, "meta"))
+        """The sample's metadata: source, seconds, fps, frames, labels; {} where it has none."""
+        facts = json.loads(self._file(index, "meta") or b"{}")
+        return facts if isinstance(facts, dict) else {}
 
     def _file(self, index: int, part: str) -> bytes:
         name, row = self.row(index)
@@ -124,13 +138,27 @@ class ShardSet:
         places = self._packets(name)[row["packet"] + frames].tolist()
         return [self.read(name, offset, size) for offset, size in places]
 
-    def pcm(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
-        """int16 (count,) from sample `start` of a PCM track; zeros beyond either end."""
+    def waveform(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
+        """int16 (count,) from sound sample `start` at the set's rate; zeros beyond either end.
+
+        PCM is read by its offset, a track of another kind is decoded whole. Damage raises
+        ValueError (av.InvalidDataError is one) or another av.FFmpegError.
+        """
+        decoded = None
+        if row["pcm"] < 0:
+            file = self.read(name, row["audio"], row["audio_bytes"]).tobytes()
+            decoded = decode_waveform(file, self.sample_rate)
+        length = int(row["samples"]) if decoded is None else len(decoded)
+        first, last = max(start, 0), min(start + count, length)
         out = np.zeros(count, dtype=np.int16)
-        first, last = max(start, 0), min(start + count, int(row["samples"]))
-        if last > first:
+        if last <= first:
+            return out
+        if decoded is None:
             data = self.read(name, row["pcm"] + 2 * first, 2 * (last - first))
-            out[first - start : last - start] = np.frombuffer(data, dtype="<i2")
+            decoded = np.frombuffer(data, dtype="<i2")
+        else:
+            decoded = decoded[first:last]
+        out[first - start : last - start] = decoded
         return out
 
     def table(self) -> list[dict[str, str]]:
@@ -160,9 +188,22 @@ class ShardSet:
         return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
     @cached_property
+    def keys(self) -> list[str]:
+        """The key of each sample, by samples.csv."""
+        return self._column("key")
+
+    @cached_property
     def sources(self) -> list[str]:
         """What each sample was made of, by samples.csv."""
         return self._column("source")
+
+    def labels_of(self, index: int) -> dict[str, str]:
+        """{column: text} of one sample, by samples.csv; "" where it has no label."""
+        tables = {column: self._coded(column) for column in self.label_names}
+        return {
+            column: classes[codes[index]] if codes[index] >= 0 else ""
+            for column, (codes, classes) in tables.items()
+        }
 
     def label(self, column: str) -> tuple[np.ndarray, list[str]]:
         """One label of every sample.
@@ -178,14 +219,17 @@ class ShardSet:
             if not self.label_names:
                 known = "it has no labels; pack with --labels CSV"
             raise UserError(f"{self.root}: no label '{column}'; {known}")
+        codes, classes = self._coded(column)
+        return codes.copy(), list(classes)
+
+    def _coded(self, column: str) -> tuple[np.ndarray, list[str]]:
         if column not in self._labels:
             values = self._column(column)
             classes = sorted({value for value in values if value})
             code = {name: i for i, name in enumerate(classes)}
             codes = np.array([code.get(value, -1) for value in values], dtype=np.int64)
             self._labels[column] = codes, classes
-        codes, classes = self._labels[column]
-        return codes.copy(), list(classes)
+        return self._labels[column]
 
     def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Every label of every sample; where several are joined by ";", a sample has several.
