@@ -54,3 +54,14 @@ def write(path: Path, content: bytes | memoryview | str) -> None:
 def write_json(path: Path, value: object, indent: int = 2) -> None:
     """A JSON document and a line end, by `replacing`."""
     write(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_json(path: Path, hint: str) -> dict:
+    """The JSON object that a file holds; UserError, which ends with `hint`, for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not valid JSON; {hint}")
+    return value

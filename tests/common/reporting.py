@@ -43,7 +43,7 @@ def make_run(shards, root, iterations=3, method="xdc", seed=0):
     """A run folder as the loop leaves it, its clusters made up."""
     rng = np.random.default_rng(seed)
     settings = (f"out={root}", f"data={shards.root}", f"k={K}", f"method={method}")
-    run = Run.start(load_recipe(None, settings))
+    run = Run.start(load_recipe(None, settings), shards.fingerprint)
     with run.hold():
         pass  # writes the recipe
     names = [clustering_name(modalities) for modalities in clusterings_of(method)]

@@ -14,7 +14,7 @@ TINY = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tin
 def make_trained_run(out, *settings) -> Run:
     """A run folder as a finished run leaves it, its weights drawn at random."""
     recipe = load_recipe(None, (*TINY, f"out={out}", *settings))
-    run, encoders = Run.start(recipe), build_encoders(recipe)
+    run, encoders = Run.start(recipe, "a set"), build_encoders(recipe)
     with run.hold():
         pass  # writes the recipe
     draw = torch.Generator().manual_seed(1)

@@ -213,7 +213,7 @@ def test_killed_while_writing_and_resumed_the_run_is_whole(
 def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):
     chosen = recipe(toy_shards, tmp_path / "run")
     with (
-        Run.start(chosen).hold(),
+        Run.start(chosen, toy_shards.fingerprint).hold(),
         pytest.raises(UserError, match="another process is at work there"),
     ):
         pretrain(chosen)
@@ -224,6 +224,15 @@ def test_dali_trains_as_the_host_path_does(finished, toy_shards, tmp_path):
     ours, theirs = (s["iterations"][0] for s in (summary, finished[1]))
     for key in ("video_loss", "audio_loss"):
         assert ours[key] == pytest.approx(theirs[key], rel=0.05)
+
+
+def test_a_run_knows_its_shards_without_a_checkpoint(finished, toy_shards, tmp_path):
+    for name in ("recipe.yaml", "shards.json"):
+        (tmp_path / name).write_bytes((finished[0].root / name).read_bytes())
+    assert Run.open(tmp_path).trained_on == toy_shards.fingerprint == finished[1]["data"]
+    (tmp_path / "shards.json").write_text("{")
+    with pytest.raises(UserError, match=r"shards\.json: not valid JSON"):
+        Run.open(tmp_path)
 
 
 def test_damaged_files_of_a_run_are_named(finished, tmp_path):

@@ -266,7 +266,7 @@ def test_shows_the_heads_of_a_method_with_four(shards, tmp_path):
 
 
 def test_refuses_a_run_without_an_iteration(shards, tmp_path):
-    run = Run.start(load_recipe(None, (f"out={tmp_path / 'run'}",)))
+    run = Run.start(load_recipe(None, (f"out={tmp_path / 'run'}",)), "a set")
     with run.hold():
         pass  # writes the recipe
     with pytest.raises(UserError, match="no iteration finished"):

@@ -89,7 +89,7 @@ def check_label_leakage(
     if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
         return
     learned = run.clusters(0).get(clustering_name(LABEL))
-    if learned is None or run.trained_on() != shards.fingerprint:
+    if learned is None or run.trained_on != shards.fingerprint:
         return
     count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
     if count:

@@ -243,13 +243,7 @@ def _train(recipe: Recipe) -> Run:
     if not _finished(Path(recipe.out)):
         pretrain(recipe)
         return Run.open(recipe.out)
-    run = Run.start(recipe)  # refuses a run of another recipe
-    if run.summary()["data"] != ShardSet(recipe.data).fingerprint:
-        raise UserError(
-            f"{run.root}: was made from other shards than {recipe.data} holds; give the data it "
-            "was made from, or another out=FOLDER"
-        )
-    return run
+    return Run.start(recipe, ShardSet(recipe.data).fingerprint)  # refuses other runs
 
 
 def _probe(run: Run, trial: Trial, test: Test | None) -> None:

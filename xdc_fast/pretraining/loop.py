@@ -42,7 +42,6 @@ from xdc_fast.shards.dataset import ShardSet
 class State:
     """Where a run stands: with the encoders' weights, all that a checkpoint holds."""
 
-    data: str  # fingerprint of the shards
     iteration: int = 0
     step: int = 0  # within the iteration
     clusters: dict | None = None  # figures of this iteration's clusterings; None: not yet made
@@ -68,11 +67,11 @@ def pretrain(recipe: Recipe) -> dict:
     names = encoders_of(recipe.method)
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe, device, names)
     feed = open_loader(recipe, shards, inputs.shape, device)
-    run = Run.start(recipe)
-    state = restore(run, shards, encoders)
+    run = Run.start(recipe, shards.fingerprint)
+    state = restore(run, encoders)
     fresh = state is None
     if fresh:
-        state = State(data=shards.fingerprint)
+        state = State()
     began = time.perf_counter() - state.seconds
     bank = None
     if recipe.cluster.features == "training":
@@ -91,7 +90,6 @@ def pretrain(recipe: Recipe) -> dict:
         Log(run, state.iteration, state.step, steps) as log,
     ):
         if fresh:
-            run.save_shards(state.data)
             calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
             save()
         while state.iteration < settings.iterations:
@@ -141,7 +139,7 @@ def pretrain(recipe: Recipe) -> dict:
             heads = {name: head.state_dict() for name, head in learner.heads.items()}
             run.save_heads(heads)
             state.heads = heads if keep_heads(recipe) else None
-            run.save_summary(summarise(recipe, shards, state))
+            run.save_summary(summarise(run, shards, state))
             save()
     run.save_encoders(encoders)
     return run.summary()
@@ -185,10 +183,10 @@ def check(recipe: Recipe, device: torch.device) -> ShardSet:
     return shards
 
 
-def restore(run: Run, shards: ShardSet, encoders) -> State | None:
+def restore(run: Run, encoders) -> State | None:
     """The state of the run's checkpoint, its weights loaded; None when there is none.
 
-    Raises UserError when the run was started on other shards, or the checkpoint does not fit.
+    Raises UserError when the checkpoint does not fit.
     """
     saved = run.checkpoint()
     if saved is None:
@@ -200,11 +198,6 @@ def restore(run: Run, shards: ShardSet, encoders) -> State | None:
         raise UserError(
             f"{file}: not a checkpoint of this version of xdc_fast; give another out=FOLDER"
         ) from None
-    if state.data != shards.fingerprint:
-        raise UserError(
-            f"{run.root}: was started on other shards than {shards.root} holds; "
-            "give the data it was started on, or another out=FOLDER"
-        )
     load_encoder_weights(encoders, weights, run.recipe, file)
     return state
 

@@ -1,7 +1,7 @@
 """A run is a folder: recipe, checkpoint, clusterings, metrics, summary.
 
 RUN/recipe.yaml               the recipe as resolved
-RUN/shards.json               the fingerprint of the shards that it is trained on
+RUN/shards.json               the fingerprint of the shards it is trained on
 RUN/checkpoint.pt             the newest state; everything a resumed run needs
 RUN/encoders.pt               the trained encoders, written at the end
 RUN/heads.pt                  the heads of the last iteration that was finished
@@ -28,7 +28,7 @@ from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.encoders.build import MODALITIES, modality_of
 from xdc_fast.encoders.weights import load_weights, read_checkpoint
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, write, write_json
+from xdc_fast.files import locked, read_json, write, write_json
 from xdc_fast.recipe import Recipe, dump_recipe, flatten, load_recipe
 
 LOCK = ".lock"
@@ -42,10 +42,13 @@ MAY_CHANGE_ON_RESUME = (
 
 
 class Run:
-    """A run folder. `Run.open` for one that exists, `Run.start` to begin or resume one."""
+    """A run folder. `Run.open` for one that exists, `Run.start` to begin or resume one.
 
-    def __init__(self, root: Path, recipe: Recipe):
-        self.root, self.recipe = root, recipe
+    trained_on: the fingerprint of the shards that it is trained on; None where none is kept.
+    """
+
+    def __init__(self, root: Path, recipe: Recipe, trained_on: str | None = None):
+        self.root, self.recipe, self.trained_on = root, recipe, trained_on
 
     @classmethod
     def open(cls, root: str | Path) -> Run:
@@ -55,13 +58,17 @@ class Run:
             raise UserError(
                 f"{root}: no recipe.yaml there, so no run; make one with `xdc pretrain`"
             )
-        return cls(root, load_recipe(root / "recipe.yaml"))
+        recipe, file = load_recipe(root / "recipe.yaml"), root / "shards.json"
+        kept = read_json(file, "run `xdc pretrain` again") if file.is_file() else {}
+        return cls(root, recipe, kept.get("fingerprint"))
 
     @classmethod
-    def start(cls, recipe: Recipe) -> Run:
+    def start(cls, recipe: Recipe, fingerprint: str) -> Run:
         """The folder recipe.out, new or to be resumed; nothing is written yet.
 
-        Raises UserError when it holds something else, or a run of another recipe.
+        fingerprint: that of the shards to train on.
+        Raises UserError when the folder holds something else, a run of another recipe, or a run
+        that was started on other shards.
         """
         if not recipe.out:
             raise UserError("no folder for the run; give out=FOLDER")
@@ -70,8 +77,8 @@ class Run:
             raise UserError(f"{root}: is a file; give another out=FOLDER")
         found = {path.name for path in root.glob("[!.]*")}
         if "checkpoint.pt" in found:
-            before = cls.open(root).recipe
-            was, now = flatten(before), flatten(recipe)
+            before = cls.open(root)
+            was, now = flatten(before.recipe), flatten(recipe)
             changed = {k for k in now if now[k] != was[k]} - {*MAY_CHANGE_ON_RESUME}
             if changed:
                 shown = ", ".join(f"{k}={now[k]!r} (was {was[k]!r})" for k in sorted(changed))
@@ -79,13 +86,18 @@ class Run:
                     f"{root}: holds a run of another recipe: {shown}; "
                     "resume it with its own settings, or give another out=FOLDER"
                 )
+            if before.trained_on != fingerprint:
+                raise UserError(
+                    f"{root}: was started on other shards than {recipe.data} holds; give the data "
+                    "it was started on, or another out=FOLDER"
+                )
         elif found and "recipe.yaml" not in found:
             raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
-        return cls(root, recipe)
+        return cls(root, recipe, fingerprint)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keeps other processes from working in the folder, and writes the recipe there.
+        """Keeps other processes from working in the folder, and writes there what it is about.
 
         Raises Busy when one does already.
         """
@@ -96,6 +108,7 @@ class Run:
         )
         with locked(self.root / LOCK, busy):
             write(self.root / "recipe.yaml", dump_recipe(self.recipe))
+            write_json(self.root / "shards.json", {"fingerprint": self.trained_on})
             yield
 
     def iteration(self, number: int) -> Path:
@@ -130,17 +143,6 @@ class Run:
     def finished(self) -> bool:
         """Whether its training has ended, so that its encoders are the final ones."""
         return (self.root / "encoders.pt").is_file()
-
-    def save_shards(self, fingerprint: str) -> None:
-        """Keeps the fingerprint of the shards that it is started on."""
-        write_json(self.root / "shards.json", {"data": fingerprint})
-
-    def trained_on(self) -> str | None:
-        """The fingerprint of the shards that it was started on; None before it was started."""
-        for name in ("shards.json", "summary.json"):  # runs of older versions have no shards.json
-            if (path := self.root / name).is_file():
-                return json.loads(path.read_text())["data"]
-        return None
 
     def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
         self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
@@ -206,10 +208,7 @@ class Run:
             raise UserError(
                 f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
             )
-        try:
-            return json.loads(path.read_text())
-        except ValueError:
-            raise UserError(f"{path}: not valid JSON; run `xdc pretrain` again") from None
+        return read_json(path, "run `xdc pretrain` again")
 
 
 def load_encoder_weights(

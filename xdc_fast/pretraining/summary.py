@@ -109,13 +109,13 @@ def line_of(record: dict) -> str:
     return " · ".join(parts)
 
 
-def summarise(recipe, shards, state) -> dict:
+def summarise(run, shards, state) -> dict:
     """summary.json: the contract's keys first, then what else an iteration recorded."""
     return {
-        "method": recipe.method,
-        "k": recipe.k,
+        "method": run.recipe.method,
+        "k": run.recipe.k,
         "samples": len(shards),
         "iterations": state.records,
         "seconds": state.seconds,
-        "data": state.data,
+        "data": run.trained_on,
     }
