@@ -31,6 +31,9 @@ bench: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p .venv/mapped/xdc_fast
+	ln -sfn ../../../kernels ../../../tools .venv/mapped/xdc_fast
+	$(BIN)/mypy
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
