@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo bench test test-slow test-gpu lint format clean
+.PHONY: demo bench test test-slow test-gpu lint format docs clean
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
@@ -39,5 +39,10 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/installed
+	$(BIN)/pip install --quiet -e .[docs]
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/docs
+	@echo build/docs/index.html
+
 clean:
-	rm -rf $(DEMO) .venv
+	rm -rf $(DEMO) build .venv

@@ -1,0 +1,161 @@
+"""docs/shards.md suffices to read and to write a set: what follows it meets what is on disk."""
+
+import csv
+import json
+import struct
+import tarfile
+import wave
+
+import av
+import numpy as np
+import pytest
+
+from tests.common.media import draw, make_media, tone
+from tests.docs.pages import ROOT, blocks, table
+from xdc_fast.packing.convert import PackSettings
+from xdc_fast.packing.pack import pack
+from xdc_fast.packing.sources import collect
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.index import index
+from xdc_fast.shards.verify import verify
+
+PAGE = ROOT / "docs/shards.md"
+TYPES = {"<i8": "q", "<i4": "i", "<f8": "d"}
+
+
+def code(cell):
+    """A cell without its backticks."""
+    return cell.replace("`", "")
+
+
+@pytest.fixture(scope="module")
+def packed(toy_videos, tmp_path_factory):
+    """A set with a refused input, in two shards or more."""
+    folder = tmp_path_factory.mktemp("format")
+    (folder / "videos").mkdir()
+    for path in toy_videos.iterdir():
+        (folder / "videos" / path.name).symlink_to(path)
+    (folder / "videos/broken.mp4").write_bytes(b"no video")
+    inputs = collect([folder / "videos"], toy_videos / "labels.csv", folder / "set")
+    pack(inputs, folder / "set", PackSettings(short_side=40), shard_mb=2, workers=2)
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def read_sample():
+    (reader,) = blocks(PAGE, "python")
+    names: dict = {}
+    exec(compile(reader.text, reader.name, "exec"), names)
+    return names["read_sample"]
+
+
+def test_the_pages_reader_gets_what_was_packed(packed, read_sample, toy_videos):
+    shards = ShardSet(packed)
+    assert len(shards.shards) > 1
+    with (packed / "samples.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for number in (0, len(shards) // 2, len(shards) - 1):
+        frames, sound, metadata = read_sample(packed, number)
+        assert metadata["index"] == number and metadata["source"] == rows[number]["source"]
+        assert metadata["labels"].items() <= rows[number].items()
+        with av.open(str(toy_videos / metadata["source"])) as video:
+            source = [f.reformat(40, 40, "rgb24").to_ndarray() for f in video.decode(video=0)]
+        assert frames.shape == (len(source), 40, 40, 3) and frames.dtype == np.uint8
+        assert np.abs(frames.astype(float) - source).mean() < 8
+        assert sound.dtype == np.int16
+        assert len(sound) == round(metadata["frames"] / metadata["fps"] * 16000)
+        with tarfile.open(packed / rows[number]["shard"]) as tar:
+            content = tar.extractfile(f"{rows[number]['key']}.wav")
+            with wave.open(content) as told:
+                assert told.getparams()[:3] == (1, 2, 16000)
+                assert np.array_equal(sound, np.frombuffer(told.readframes(10**9), "<i2"))
+
+
+@pytest.mark.parametrize("name", ["samples", "packets"])
+def test_the_pages_record_layout_is_that_of_the_bytes(packed, name):
+    """Each field unpacked by hand, at the byte and with the type that the page gives."""
+    fields = table(PAGE, f"`shard-000000.{name}.npy`, ")[1:]
+    size = max(int(at) + int(code(kind)[-1]) for _, kind, at, _ in fields)
+    assert f"`shard-000000.{name}.npy`, {size} bytes per" in PAGE.read_text(encoding="utf-8")
+    path = packed / f"shard-000000.{name}.npy"
+    rows = np.load(path)
+    assert [code(row[0]) for row in fields] == list(rows.dtype.names)
+    data = path.read_bytes()
+    start = 10 + struct.unpack_from("<H", data, 8)[0]
+    assert data[:8] == b"\x93NUMPY\x01\x00" and len(data) == start + size * len(rows)
+    for number in (0, len(rows) - 1):
+        for field, kind, at, _ in fields:
+            place = start + number * size + int(at)
+            (value,) = struct.unpack_from("<" + TYPES[code(kind)], data, place)
+            assert value == rows[number][code(field)]
+
+
+def test_offsets_are_those_of_the_tar(packed):
+    with tarfile.open(packed / "shard-000000.tar") as tar:
+        members = {m.name: m for m in tar}
+    assert all((m.uid, m.gid, m.uname, m.mtime, m.mode) == (0, 0, "", 0, 0o644) for m in
+               members.values())  # fmt: skip
+    files = {"video": "mp4", "audio": "wav", "meta": "json"}
+    rows = np.load(packed / "shard-000000.samples.npy")
+    lines = (packed / "shard-000000.idx").read_text().splitlines()
+    assert lines[0] == f"v1.2 {len(rows)}"
+    for row, line in zip(rows, lines[1:], strict=True):
+        words = iter(line.split(" "))
+        groups = list(zip(words, words, words, words, strict=True))
+        for (field, extension), group in zip(files.items(), groups, strict=True):
+            member = members[f"{row['index']:09d}.{extension}"]
+            assert (row[field], row[f"{field}_bytes"]) == (member.offset_data, member.size)
+            place = (extension, str(member.offset_data), str(member.size), member.name)
+            assert group == place
+        assert row["pcm"] == row["audio"] + 44
+
+
+def test_the_page_names_every_key_and_file(packed):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    top = [code(row[0]) for row in table(PAGE, "`manifest.json` is a JSON object")[1:]]
+    assert top == list(manifest)
+    named = {code(row[0]) for row in table(PAGE, "The `settings`:")[1:]}
+    assert named == manifest["settings"].keys() | {"tracks"}
+    metadata = ShardSet(packed).meta(0)
+    told = {code(key) for row in table(PAGE, "The metadata is")[1:] for key in row[0].split(", ")}
+    assert told == metadata.keys()
+    for name in ("samples.csv", "refused.csv"):
+        with (packed / name).open(newline="", encoding="utf-8") as file:
+            header = next(csv.reader(file))
+        row = next(r for r in table(PAGE, "The CSV files have")[1:] if code(r[0]) == name)
+        known = [part.strip("`") for part in row[1].split() if part.startswith("`")]
+        known = [part.rstrip("`,") for part in known]
+        assert header[: len(known)] == known
+    files = {code(row[0]) for row in table(PAGE, "one folder:")[1:]}
+    found = {p.name.replace("000001", "000000") for p in packed.iterdir()}
+    assert {name for name in found if not name.startswith("shard-00000")} <= files
+    assert {name for name in found if name.startswith("shard-000000")} == {
+        name for name in files if name.startswith("shard-")
+    }
+    assert manifest["inputs"]["count"] == manifest["samples"] + sum(manifest["refused"].values())
+
+
+def test_a_set_written_by_the_pages_rules_is_indexed_and_read(read_sample, tmp_path):
+    """Tars of another writer: frames as JPEG, keys of its own, labels in json."""
+    names = ["a", "b", "c"]
+    for shard in (names[:2], names[2:]):
+        with tarfile.open(tmp_path / f"from-{shard[0]}.tar", "w") as tar:
+            for name in shard:
+                stem = tmp_path / name
+                make_media(stem.with_suffix(".mp4"), video="mjpeg", audio=None, level=0.3)
+                make_media(
+                    stem.with_suffix(".wav"), video=None, audio="pcm_s16le", rate=16000, level=0.3
+                )
+                (tmp_path / f"{name}.json").write_text(json.dumps({"labels": {"letter": name}}))
+                for extension in ("mp4", "wav", "json"):
+                    tar.add(tmp_path / f"{name}.{extension}", f"{name}.{extension}")
+                    (tmp_path / f"{name}.{extension}").unlink()
+    manifest = index(tmp_path)
+    assert manifest["samples"] == 3 and manifest["labels"] == ["letter"]
+    assert verify(tmp_path, decode=True)["damaged"] == []
+    frames, sound, metadata = read_sample(tmp_path, 2)
+    assert metadata["labels"] == {"letter": "c"}
+    assert frames.shape == (50, 64, 96, 3)
+    assert np.abs(frames[7].astype(float) - draw(7, 96, 64)).mean() < 4
+    expected = np.rint(tone(2.0, 16000, 0.3) * 32767)
+    assert np.abs(sound - expected).max() <= 1
