@@ -26,7 +26,7 @@ setup(
         "xdc_fast.tools",
     ],
     package_dir={"xdc_fast.kernels": "kernels", "xdc_fast.tools": "tools"},
-    package_data={"xdc_fast.report": ["*.html", "*.css", "*.js"]},
+    package_data={"xdc_fast": ["py.typed"], "xdc_fast.report": ["*.html", "*.css", "*.js"]},
     install_requires=[
         # torchaudio 2.11 imports only beside the CUDA build of the same torch
         "torch==2.11.*",

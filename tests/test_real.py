@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import against_labels
 from xdc_fast.evaluation.probe import FOLDS, STRENGTHS, accuracy, divide, run_features
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run

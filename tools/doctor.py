@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import os
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
@@ -15,12 +16,19 @@ PACKAGES = (
 NVDEC = "libnvcuvid.so.1"
 
 
-def examine() -> str:
-    """The report of `xdc doctor`, as text."""
-    parts = (("versions", versions()), ("machine", machine()), ("stages", stages()))
-    return "\n\n".join(
-        "\n".join([title, *(f"  {name:20} {what}" for name, what in rows)]) for title, rows in parts
-    )
+def examine() -> dict[str, dict[str, str]]:
+    """The report of `xdc doctor`: versions, the machine, and the path of each stage, by name."""
+    parts = {"versions": versions(), "machine": machine(), "stages": stages()}
+    return {title: dict(rows) for title, rows in parts.items()}
+
+
+def describe_report(found: dict[str, dict[str, str]]) -> Iterator[str]:
+    """The report in lines."""
+    for number, (title, rows) in enumerate(found.items()):
+        if number:
+            yield ""
+        yield title
+        yield from (f"  {name:20} {what}" for name, what in rows.items())
 
 
 def versions() -> list[tuple[str, str]]:
@@ -35,17 +43,16 @@ def versions() -> list[tuple[str, str]]:
 
 def machine() -> list[tuple[str, str]]:
     import faiss
-    import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     rows = [
         ("cores", str(len(os.sched_getaffinity(0)))),
         ("memory", f"{memory:.0f} GiB"),
-        ("GPU", gpu(torch)),
+        ("GPU", gpu()),
         ("NVDEC", nvdec()),
         ("DALI", importable("nvidia.dali")),
         ("faiss GPUs", str(faiss.get_num_gpus())),
-        ("threads", threads(torch)),
+        ("threads", threads()),
     ]
     if os.environ.get("NUMBA_ENABLE_CUDASIM"):
         rows.append(("numba CUDA", "the simulator (NUMBA_ENABLE_CUDASIM is set)"))
@@ -70,7 +77,9 @@ def stages() -> list[tuple[str, str]]:
     ]
 
 
-def gpu(torch) -> str:
+def gpu() -> str:
+    import torch
+
     if torch.version.cuda is None:
         return f"none: torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
@@ -98,8 +107,10 @@ def importable(module: str) -> str:
     return "imports"
 
 
-def threads(torch) -> str:
+def threads() -> str:
     """How many threads encoders, k-means and kernels take, and what says so."""
+    import torch
+
     given = os.environ.get("OMP_NUM_THREADS")
     why = "OMP_NUM_THREADS" if given else "as many as cores; OMP_NUM_THREADS changes it"
     return f"{torch.get_num_threads()} ({why})"

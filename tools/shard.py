@@ -2,226 +2,206 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
 import numpy as np
-from click.core import ParameterSource
 
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import PackSettings
-from xdc_fast.packing.datasets.collect import READERS, collect_dataset, write_missing
-from xdc_fast.tools import Group, after_a_signal
-
-FOLDER = click.Path(path_type=Path)
-SHORTEST = 0.1  # seconds of a listed video; HMDB51 has some below 1
-LONGEST = 86_400  # seconds of a video, or to wait for one
+from xdc_fast.packing.datasets.collect import READERS, SHORTEST
+from xdc_fast.packing.pack import Summary
+from xdc_fast.packing.settings import PackSettings
+from xdc_fast.tools import PATH, Group, after_a_signal, json_option, print_result
 
 
 @click.group(name="xdc-shard", cls=Group)
 @click.version_option(package_name="xdc_fast")
-def main():
+def main() -> None:
     """Pack raw videos into shards, and check, list and index shards."""
 
 
+def settings_options(command: Callable) -> Callable:
+    """An option for each field of PackSettings; None where it is not given."""
+    kinds = {"codec": str, "fps": float, "short_side": int, "audio_rate": int, "tracks": str}
+    for known in reversed(fields(PackSettings)):
+        choices = known.metadata.get("choices")
+        command = click.option(
+            "--" + known.name.replace("_", "-"),
+            type=click.Choice(choices) if choices else kinds.get(known.name, float),
+            help=known.metadata["text"],
+            show_default=False if known.default is None else str(known.default),
+        )(command)
+    return command
+
+
 @main.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=FOLDER)
-@click.argument("out", metavar="OUT", type=FOLDER)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=PATH)
+@click.argument("out", metavar="OUT", type=PATH)
 @click.option(
     "--labels",
-    type=FOLDER,
-    help="CSV with a file column; the others become labels, several in a cell joined by ;",
+    type=PATH,
+    metavar="CSV",
+    help="A CSV file with a file column. Its other columns become labels; a cell may hold several, "
+    "joined by ';'.",
 )
 @click.option(
     "--dataset",
     type=click.Choice(sorted(READERS)),
-    help="SOURCE holds this data set and its official lists: labels and splits come from them.",
+    help="SOURCE is a folder with this data set and its official lists, which bring the labels "
+    f"and splits. It sets --tracks, and --min-seconds to {SHORTEST}.",
 )
-@click.option("--max-seconds", type=float, help="Cut longer videos to their first seconds.")
+@settings_options
+@click.option("--shard-mb", type=int, default=256, show_default=True, help="Megabytes of a shard.")
+@click.option("--workers", type=int, help="Processes. By default there are as many as cores.")
 @click.option(
-    "--min-seconds",
+    "--time-limit",
     type=float,
-    default=PackSettings.min_seconds,
+    default=600,
     show_default=True,
-    help=f"Refuse shorter inputs. With --dataset it is {SHORTEST}, as official splits are whole.",
+    help="Seconds that a file may take. It is refused after that.",
 )
-@click.option("--fps", type=float, default=PackSettings.fps, show_default=True)
-@click.option("--short-side", type=int, default=PackSettings.short_side, show_default=True)
-@click.option(
-    "--codec",
-    type=click.Choice(["jpeg", "h264", "copy"]),
-    default=PackSettings.codec,
-    show_default=True,
-    help="JPEG packets, H.264 with short GOPs, or the video stream as it is.",
-)
-@click.option("--audio-rate", type=int, default=PackSettings.audio_rate, show_default=True)
-@click.option(
-    "--tracks",
-    type=click.Choice(["both", "video", "audio"]),
-    default=PackSettings.tracks,
-    show_default=True,
-    help="What is packed; one track alone need not have the other. --dataset has its own default.",
-)
-@click.option("--shard-mb", type=int, default=256, show_default=True)
-@click.option("--workers", type=int, help="Processes; as many as cores unless given.")
-@click.option("--time-limit", type=float, default=600, show_default=True, help="Seconds per file.")
-@click.option("--json", "as_json", is_flag=True, help="End with a line of JSON.")
-def pack(sources, out, labels, dataset, shard_mb, workers, time_limit, as_json, **options):
-    """Pack SOURCE... (folders, files, or a CSV with a path column) into the folder OUT.
+@json_option
+def pack(
+    sources: tuple[Path, ...],
+    out: Path,
+    labels: Path | None,
+    dataset: str | None,
+    shard_mb: int,
+    workers: int | None,
+    time_limit: float,
+    as_json: bool,
+    **settings: object,
+) -> None:
+    """Pack SOURCE... into shards in the folder OUT.
 
-    Every input is packed or refused with a reason; OUT/refused.csv lists the refused. What the
-    lists of a --dataset name and SOURCE has not is in OUT/missing.csv. Run again after an
-    interruption, it goes on.
+    A SOURCE is a folder, a media file, or a CSV file with a path column. Every input is packed, or
+    refused with a reason that OUT/refused.csv names. Files that the lists of a --dataset name and
+    that SOURCE lacks are in OUT/missing.csv. The same command continues an interrupted run.
     """
-    from xdc_fast.packing import pack as packing
-    from xdc_fast.packing.sources import collect
+    from xdc_fast.api import pack
 
-    if dataset and (len(sources) > 1 or labels):
-        raise UserError("--dataset takes one folder and no --labels; its lists bring the labels")
-    own = {"tracks": READERS[dataset].tracks, "min_seconds": SHORTEST} if dataset else {}
-    given = click.get_current_context().get_parameter_source
-    options |= {key: own[key] for key in own if given(key) == ParameterSource.DEFAULT}
-    settings = _check(PackSettings(**options), shard_mb, workers, time_limit)
     after_a_signal("run the same command again to go on")
-    inputs = (
-        collect_dataset(dataset, sources[0], out)
-        if dataset
-        else collect(list(sources), labels, out)
-    )
-    for note in inputs.notes:
-        click.echo(note, err=True)
-    summary = packing.pack(
-        inputs, out, settings, shard_mb=shard_mb, workers=workers, time_limit=time_limit
-    )
-    if summary.packed:
-        write_missing(out, inputs)
-    _say(summary, out)
-    if as_json:
-        click.echo(summary.as_json())
+    given = {name: value for name, value in settings.items() if value is not None}
+    summary = pack(
+        sources, out, labels, dataset,
+        workers=workers, shard_mb=shard_mb, time_limit=time_limit, **given,
+    )  # fmt: skip
+    print_result(summary.as_dict(), describe_packing(summary), as_json)
     if not summary.packed:
         raise UserError(f"{out}: nothing was packed; {out / 'refused.csv'} says why")
 
 
-def _check(
-    settings: PackSettings, shard_mb: int, workers: int | None, time_limit: float
-) -> PackSettings:
-    """The settings, or UserError for one that makes no sense."""
-    wrong = {
-        "--fps must be 0.1 to 240": not 0.1 <= settings.fps <= 240,
-        "--short-side must be even, 16 to 4096": settings.short_side not in range(16, 4097, 2),
-        "--audio-rate must be 4000 to 192000": not 4000 <= settings.audio_rate <= 192000,
-        f"--min-seconds must be above 0, at most {LONGEST}": not (
-            0 < settings.min_seconds <= LONGEST
-        ),
-        f"--max-seconds must be from --min-seconds to {LONGEST}": settings.max_seconds is not None
-        and not settings.min_seconds <= settings.max_seconds <= LONGEST,
-        "--codec copy packs whole videos: leave --max-seconds away": settings.codec == "copy"
-        and settings.max_seconds is not None,
-        "--shard-mb must be at least 1": shard_mb < 1,
-        "--workers must be at least 1": workers is not None and workers < 1,
-        f"--time-limit must be above 0, at most {LONGEST}": not 0 < time_limit <= LONGEST,
-    }
-    for message, holds in wrong.items():
-        if holds:
-            raise UserError(message)
-    return settings
-
-
-def _say(summary, out: Path) -> None:
-    """The summary for people."""
+def describe_packing(summary: Summary) -> Iterator[str]:
+    """A summary in lines."""
     from xdc_fast.packing.media import REASONS
 
-    if summary.already:
-        click.echo(f"{out}: already packed with these inputs and settings")
-    click.echo(
+    yield (
         f"{summary.inputs} inputs = {summary.packed} packed + {summary.refused} refused; "
         f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s"
     )
     for reason, count in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0])):
-        click.echo(f"  refused {count:6d}  {reason}: {REASONS[reason]}")
+        yield f"  refused {count:6d}  {reason}: {REASONS[reason]}"
     if summary.cut:
-        click.echo(f"  cut     {summary.cut:6d}  to --max-seconds")
+        yield f"  cut     {summary.cut:6d}  to --max-seconds"
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
+@click.argument("shards", type=PATH)
 @click.option("--decode", is_flag=True, help="Also decode every frame and all sound.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def verify(out, decode, as_json):
-    """Check shards against the manifest, the sidecars and themselves.
+@json_option
+def verify(shards: Path, decode: bool, as_json: bool) -> None:
+    """Check the folder SHARDS against its manifest, its sidecars and itself.
 
-    Exit status 1 when anything is damaged.
+    The exit status is 1 when anything is damaged.
     """
-    from xdc_fast.shards.verify import verify as check
+    from xdc_fast.shards.verify import verify
 
-    result = check(out, decode)
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        for damage in result["damaged"]:
-            sample = f" {damage['sample']}:" if damage["sample"] else ""
-            click.echo(f"{damage['shard']}:{sample} {damage['what']}")
-        state = f"{len(result['damaged'])} damages" if result["damaged"] else "all sound"
-        click.echo(f"{out}: {result['shards']} shards, {result['samples']} samples, {state}")
-    sys.exit(1 if result["damaged"] else 0)
+    result = verify(shards, decode)
+    damaged = result["damaged"]
+    lines = []
+    for damage in damaged:
+        sample = f" {damage['sample']}:" if damage["sample"] else ""
+        lines.append(f"{damage['shard']}:{sample} {damage['what']}")
+    state = f"{len(damaged)} damages" if damaged else "all sound"
+    lines.append(f"{shards}: {result['shards']} shards, {result['samples']} samples, {state}")
+    print_result(result, lines, as_json)
+    sys.exit(1 if damaged else 0)
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-def ls(out, as_json):
-    """Show what a set holds: settings, counts, labels, shards."""
+@click.argument("shards", type=PATH)
+@json_option
+def ls(shards: Path, as_json: bool) -> None:
+    """Show what the folder SHARDS holds: settings, counts, labels, shards."""
     from xdc_fast.shards.dataset import ShardSet
 
-    shards = ShardSet(out)
-    manifest = shards.manifest
-    classes = {}
-    for name in shards.label_names:
-        codes, names = shards.label(name)
+    opened = ShardSet(shards)
+    classes: dict[str, dict[str, int]] = {}
+    for name in opened.label_names:
+        codes, names = opened.label(name)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         classes[name] = dict(zip(names, counts.tolist(), strict=True))
-    if as_json:
-        click.echo(json.dumps({**manifest, "labels": classes}))
-        return
-    click.echo("  ".join(f"{key}={value}" for key, value in manifest["settings"].items()))
-    click.echo(
-        f"{len(shards)} samples, {manifest['frames']} frames, {manifest['seconds'] / 3600:.2f} h, "
-        f"{manifest['bytes'] / 1e6:.1f} MB; refused: {sum(manifest['refused'].values())}"
+    lines = describe_set(opened.manifest, classes)
+    print_result({**opened.manifest, "labels": classes}, lines, as_json)
+
+
+def describe_set(manifest: dict, classes: dict[str, dict[str, int]]) -> Iterator[str]:
+    """A manifest, and how many samples each class of each label has, in lines."""
+    yield "  ".join(f"{key}={value}" for key, value in manifest["settings"].items())
+    yield (
+        f"{manifest['samples']} samples, {manifest['frames']} frames, "
+        f"{manifest['seconds'] / 3600:.2f} h, {manifest['bytes'] / 1e6:.1f} MB; "
+        f"refused: {sum(manifest['refused'].values())}"
     )
     for name, counts in classes.items():
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{known} {count}" for known, count in most[:12])
         rest = f", and {len(most) - 12} more" if len(most) > 12 else ""
-        click.echo(f"label {name}: {len(most)} classes: {shown}{rest}")
+        yield f"label {name}: {len(most)} classes: {shown}{rest}"
     for shard in manifest["shards"]:
         last = shard["first"] + shard["samples"] - 1
-        click.echo(
+        yield (
             f"{shard['name']}  {shard['samples']:7d} samples ({shard['first']} to {last})  "
             f"{shard['bytes'] / 1e6:9.1f} MB  {shard['sha256'][:12]}"
         )
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
-def index(out):
-    """Rebuild the index files and the manifest of any audio-video WebDataset in OUT."""
-    from xdc_fast.shards.index import index as rebuild
+@click.argument("shards", type=PATH)
+@json_option
+def index(shards: Path, as_json: bool) -> None:
+    """Rebuild the index files and the manifest of the folder SHARDS.
 
-    manifest = rebuild(out)
-    click.echo(f"{out}: indexed {manifest['samples']} samples in {len(manifest['shards'])} shards")
+    SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. With --json
+    the manifest is printed.
+    """
+    from xdc_fast.shards.index import index
+
+    manifest = index(shards)
+    counts = f"{manifest['samples']} samples in {len(manifest['shards'])} shards"
+    print_result(manifest, [f"{shards}: indexed {counts}"], as_json)
 
 
 @main.command()
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=PATH)
 @click.option("--videos", type=click.IntRange(1), default=600, show_default=True)
 @click.option("--classes", type=click.IntRange(2), default=10, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Processes; as many as cores unless given.")
-def toy(out, videos, classes, seed, workers):
-    """Make a small audio-visual world with a known answer: mp4 files and labels.csv."""
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes. By default there are as many as cores."
+)
+@json_option
+def toy(
+    out: Path, videos: int, classes: int, seed: int, workers: int | None, as_json: bool
+) -> None:
+    """Make a small audio-visual world with a known answer: mp4 files and labels.csv in OUT."""
     from xdc_fast.packing.toy import make_toy
 
     make_toy(out, videos=videos, classes=classes, seed=seed, workers=workers)
-    click.echo(f"{out}: {videos} videos of {classes} classes, labels in {out / 'labels.csv'}")
+    labels = out / "labels.csv"
+    made = {"out": str(out), "videos": videos, "classes": classes, "labels": str(labels)}
+    text = f"{out}: {videos} videos of {classes} classes, labels in {labels}"
+    print_result(made, [text], as_json)

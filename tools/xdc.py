@@ -2,99 +2,117 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from xdc_fast.recipe import describe, load_recipe
-from xdc_fast.tools import Group, after_a_signal
+from xdc_fast.tools import PATH, Group, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.sweep import sweep
 
 
 @click.group(cls=Group, name="xdc")
+@click.version_option(package_name="xdc_fast")
 def main() -> None:
     """Cross-Modal Deep Clustering: from shards of unlabeled videos to encoders."""
 
 
 @main.command(epilog="\b\nSettings and defaults:\n" + describe())
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
-def pretrain(recipe: Path, settings: tuple[str, ...]) -> None:
-    """Run RECIPE (a YAML file), or go on with the run that its folder `out` holds.
+@json_option
+def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
+    """Run RECIPE, a YAML file, or continue the run that its folder `out` holds.
 
-    KEY=VALUE overrides the file: data=shards/mine out=runs/mine k=64 train.lr=0.05
+    KEY=VALUE changes a setting of the file: data=shards/mine out=runs/mine k=64 train.lr=0.05.
+    With --json the content of summary.json is printed.
     """
     from xdc_fast.pretraining.loop import pretrain
 
     loaded = load_recipe(recipe, settings)
     after_a_signal(f"the same command goes on with {loaded.out}")
     summary = pretrain(loaded)
-    click.echo(
+    text = (
         f"{loaded.out}: {summary['method']}, k={summary['k']}, {summary['samples']} samples, "
         f"{len(summary['iterations'])} iterations in {summary['seconds']:.0f} s"
     )
+    print_result(summary, [text], as_json)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="the run's shard set, if it has moved"
+    "--data", metavar="SHARDS", type=PATH, help="The shard set of the run, where it has moved."
 )
-def report(run, data) -> None:
-    """Write RUN/report.html: what was clustered, in pictures and sound."""
+@json_option
+def report(run: Path, data: Path | None, as_json: bool) -> None:
+    """Write RUN/report.html, which shows what was clustered, in pictures and sound."""
     from xdc_fast.pretraining.run import Run
     from xdc_fast.report.page import write_report
     from xdc_fast.shards.dataset import ShardSet
 
     opened = Run.open(run)
-    click.echo(write_report(opened, ShardSet(data or opened.recipe.data)))
+    page = write_report(opened, ShardSet(data or opened.recipe.data))
+    print_result({"run": str(run), "report": str(page)}, [str(page)], as_json)
 
 
 @main.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1), help="for each part"
+    "--seconds",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="How long each part is measured.",
 )
 @click.option(
-    "--trace", type=click.Path(path_type=Path), help="write PyTorch's profile of some steps here"
+    "--trace", type=PATH, metavar="OUT", help="Write PyTorch's profile of some steps to this file."
 )
-@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
-def bench(recipe, settings, seconds, trace, as_json) -> None:
-    """How fast RECIPE runs on its shards: each part alone, the bottleneck, and what to change.
+@json_option
+def bench(
+    recipe: Path, settings: tuple[str, ...], seconds: float, trace: Path | None, as_json: bool
+) -> None:
+    """Measure how fast RECIPE runs on its shards.
 
-    KEY=VALUE overrides the file, as for `xdc pretrain`. Nothing is written but the trace.
+    It measures each part alone, names the bottleneck, and says what to change. KEY=VALUE changes a
+    setting of the file, as in `xdc pretrain`. Nothing is written but the trace.
     """
-    from xdc_fast.planner.bench import PARTS, measure_speed
+    from xdc_fast.planner.bench import measure_speed
 
-    loaded = load_recipe(recipe, settings)
-    result = measure_speed(loaded, seconds, trace)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    click.echo(f"on {result['device']}, clips per second")
+    result = measure_speed(load_recipe(recipe, settings), seconds, trace)
+    print_result(result, describe_speed(result), as_json)
+
+
+def describe_speed(result: dict) -> Iterator[str]:
+    """What measure_speed found, in lines."""
+    from xdc_fast.planner.bench import PARTS
+
+    yield f"on {result['device']}, clips per second"
     for part, meaning in PARTS.items():
-        click.echo(f"  {part:10}{result['rates'][part]:12,.0f}   {meaning}")
+        yield f"  {part:10}{result['rates'][part]:12,.0f}   {meaning}"
     total = sum(result["iteration"].values())
-    click.echo(f"one iteration, {total:,.0f} s by these rates")
+    yield f"one iteration, {total:,.0f} s by these rates"
     for part, spent in result["iteration"].items():
-        click.echo(f"  {part:10}{spent:12,.1f} s {spent / total:5.0%}")
-    click.echo(f"bottleneck: {result['verdict']}")
+        yield f"  {part:10}{spent:12,.1f} s {spent / total:5.0%}"
+    yield f"bottleneck: {result['verdict']}"
     for line in result["advice"]:
-        click.echo(f"  change: {line}")
+        yield f"  change: {line}"
     for name, share in result.get("operations", ()):
-        click.echo(f"  {name:40}{share:6.1%} of the time in operations")
+        yield f"  {name:40}{share:6.1%} of the time in operations"
 
 
 @main.command()
-def doctor() -> None:
-    """Say what this machine offers and which path each stage will take, and why."""
-    from xdc_fast.tools.doctor import examine
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers, which path each stage will take, and why."""
+    from xdc_fast.tools.doctor import describe_report, examine
 
-    click.echo(examine())
+    found = examine()
+    print_result(found, describe_report(found), as_json)
 
 
 for command in (probe, finetune, svm, retrieve, extract, export, sweep):

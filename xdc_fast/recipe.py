@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field
 from difflib import get_close_matches
 from functools import reduce
@@ -19,7 +19,8 @@ from xdc_fast.errors import UserError
 def setting(default, text: str, **limits):
     """A field of a recipe: its default, its meaning, and what it may be.
 
-    limits: least (a smallest value), above (a value that it must exceed), choices, length.
+    limits: least and most (the ends of its range), above (a value that it must exceed), even,
+    choices, length.
     """
     return field(default=default, metadata={"text": text, **limits})
 
@@ -172,8 +173,13 @@ RENAMED = {
 }
 
 
-def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Recipe:
-    """A recipe from a YAML file and KEY=VALUE overrides (`train.lr=0.05`), checked.
+Overrides = Iterable[str] | Mapping[str, object]  # ("train.lr=0.05",) or {"train.lr": 0.05}
+
+
+def load_recipe(path: str | Path | None = None, overrides: Overrides = ()) -> Recipe:
+    """A recipe from a YAML file and overrides, checked.
+
+    overrides: as ("train.lr=0.05",) or as {"train.lr": 0.05}.
 
     Raises UserError for unknown keys (with the closest known one), values of the wrong type, and
     values out of range.
@@ -181,23 +187,31 @@ def load_recipe(path: str | Path | None = None, overrides: tuple[str, ...] = ())
     return read_recipe({} if path is None else _read(path), str(path), overrides)
 
 
-def read_recipe(values: dict, source: str, overrides: tuple[str, ...] = ()) -> Recipe:
+def read_recipe(values: dict, source: str, overrides: Overrides = ()) -> Recipe:
     """A recipe from its YAML content, as load_recipe; `source` is named in errors."""
     return override(_fill(Recipe, values, source, ""), overrides)
 
 
-def override(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe with KEY=VALUE settings changed, checked; raises UserError as load_recipe."""
-    for text in overrides:
+def override(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe with settings changed, checked; arguments and errors as of load_recipe."""
+    for key, value in _pairs(overrides):
+        nested: object = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        recipe = _fill(Recipe, nested, f"{key}={value}", "", recipe)
+    _check(recipe)
+    return recipe
+
+
+def _pairs(overrides: Overrides) -> Iterator[tuple[str, object]]:
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in (overrides,) if isinstance(overrides, str) else overrides:
         key, sign, value = text.partition("=")
         if not sign:
             raise UserError(f"{text}: settings are given as KEY=VALUE, such as train.lr=0.05")
-        nested: object = Text(value)
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        recipe = _fill(Recipe, nested, text, "", recipe)
-    _check(recipe)
-    return recipe
+        yield key, Text(value)
 
 
 def _read(path: str | Path) -> dict:
@@ -257,12 +271,12 @@ def _check(recipe: Recipe) -> None:
     """Raises UserError for a value out of range."""
     for name, known in settings():
         value = get(recipe, name)
-        wrong = _fault(value, known.metadata)
+        wrong = fault(value, known.metadata)
         if wrong:
             raise UserError(f"{name}={_plain(value)}: must be {wrong}")
 
 
-def _fault(value: object, limits: Mapping) -> str:
+def fault(value: object, limits: Mapping) -> str:
     """What a value must be, where it is not; empty where it is."""
     items = value if isinstance(value, tuple) else (value,)
     if len(items) != limits.get("length", len(items)):
@@ -273,6 +287,10 @@ def _fault(value: object, limits: Mapping) -> str:
         return "one of " + ", ".join(limits["choices"])
     if "least" in limits and any(item < limits["least"] for item in items):
         return f"{limits['least']} or more"
+    if "most" in limits and any(item > limits["most"] for item in items):
+        return f"{limits['most']} or less"
+    if limits.get("even") and value % 2:
+        return "even"
     if "above" in limits and any(item <= limits["above"] for item in items):
         return f"above {limits['above']}"
     return ""
@@ -320,7 +338,7 @@ def _cast(kind, value, name: str):
         return float(value)
     if kind is str and value is not None and not isinstance(value, (dict, list)):
         return str(value)
-    if kind == tuple[float, ...] and isinstance(value, list):
+    if kind == tuple[float, ...] and isinstance(value, (list, tuple)):
         return tuple(_cast(float, item, name) for item in value)
     if kind in (int, bool, float) and type(value) is kind:
         return value

@@ -18,9 +18,10 @@ import simplejpeg
 
 from benchmarks.harness import Case, Figure
 from benchmarks.media import describe_shards, find_videos, pack_videos
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import Scaler
 from xdc_fast.packing.media import choose_streams, decoded, open_media
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import nearest_rate, resample_frames
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames

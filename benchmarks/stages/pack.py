@@ -28,9 +28,9 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness import Case
 from benchmarks.media import find_videos
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.encode import BT601, JPEG, JPEG_QSCALE, MPEG
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 
 THREADS = (1, 2)

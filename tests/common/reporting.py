@@ -8,8 +8,8 @@ import numpy as np
 from tests.common.media import make_media
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, heads_of
 from xdc_fast.pretraining.run import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 

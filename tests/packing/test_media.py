@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tests.common.media import draw, make_media, tone, write_sound
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import open_mp4, packed_size
 from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import (
     frame_count,
     nearest_rate,

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
 from xdc_fast.packing import workers as crew
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.tools.shard import main
@@ -338,8 +339,7 @@ def test_command_prints_its_contract(videos, tmp_path):
     out, options = tmp_path / "out", ("--short-side", 32, "--fps", 10, "--workers", 2, "--json")
     result = cli("pack", videos, out, *options)
     assert result.exit_code == 0, result.output
-    assert "10 inputs = 8 packed + 2 refused" in result.stdout
-    line = json.loads(result.stdout.splitlines()[-1])
+    line = json.loads(result.stdout)
     assert list(line) == ["inputs", "packed", "refused", "reasons", "shards", "bytes", "seconds"]
     assert line["inputs"] == line["packed"] + line["refused"] == 10
     assert line["reasons"] == {"no audio": 1, "not media": 1} and line["shards"] == 1
@@ -349,9 +349,11 @@ def test_command_prints_its_contract(videos, tmp_path):
     (out / "manifest.json").write_text(json.dumps(manifest))
     (out / ".packing").mkdir()  # left by a crash after the manifest was written
     again = cli("pack", videos, out, *options)
-    assert again.exit_code == 0 and "already packed" in again.stdout
+    assert again.exit_code == 0 and "already packed" in again.stderr
     assert not (out / ".packing").exists()
-    assert {**json.loads(again.stdout.splitlines()[-1]), "seconds": 0} == {**line, "seconds": 0}
+    assert {**json.loads(again.stdout), "seconds": 0} == {**line, "seconds": 0}
+    shown = cli("pack", videos, out, *options[:-1])
+    assert shown.stdout.startswith("10 inputs = 8 packed + 2 refused; 1 shards")
     listed = cli("ls", out)
     assert "label class: 2 classes: cats 4, dogs 4" in listed.stdout
     assert json.loads(cli("ls", out, "--json").stdout)["labels"] == {
@@ -366,13 +368,13 @@ def test_mistakes_are_one_line_and_status_2(videos, tmp_path):
     for arguments, words in [
         (("pack", tmp_path / "nowhere", tmp_path / "out"), "no such file"),
         (("pack", videos, full), "not an empty folder"),
-        (("pack", videos, tmp_path / "out", "--fps", 0), "--fps"),
-        (("pack", videos, tmp_path / "out", "--short-side", 33), "--short-side"),
-        (("pack", videos, tmp_path / "out", "--fps", 1e-9), "--fps"),
-        (("pack", videos, tmp_path / "out", "--max-seconds", 0.5), "--max-seconds"),
-        (("pack", videos, tmp_path / "out", "--max-seconds", "nan"), "--max-seconds"),
-        (("pack", videos, tmp_path / "out", "--min-seconds", "nan"), "--min-seconds"),
-        (("pack", videos, tmp_path / "out", "--min-seconds", "inf"), "--min-seconds"),
+        (("pack", videos, tmp_path / "out", "--fps", 0), "fps="),
+        (("pack", videos, tmp_path / "out", "--short-side", 33), "short_side="),
+        (("pack", videos, tmp_path / "out", "--fps", 1e-9), "fps="),
+        (("pack", videos, tmp_path / "out", "--max-seconds", 0.5), "max_seconds="),
+        (("pack", videos, tmp_path / "out", "--max-seconds", "nan"), "max_seconds="),
+        (("pack", videos, tmp_path / "out", "--min-seconds", "nan"), "min_seconds="),
+        (("pack", videos, tmp_path / "out", "--min-seconds", "inf"), "min_seconds="),
         (("pack", videos, full / "thesis.tex" / "out"), "choose another folder"),
         (("pack", "n" * 300, tmp_path / "out"), "nnn: File name too long"),
         (("pack", videos, tmp_path / "out", "--codec", "copy", "--max-seconds", 5), "copy"),
@@ -396,7 +398,7 @@ def test_nothing_packed_is_a_mistake_that_leaves_the_reasons(videos, tmp_path):
     for _ in range(2):  # the second time it is no "other content" in the way
         result = cli("pack", only, out, "--json")
         assert result.exit_code == 2 and "nothing was packed" in result.stderr
-        line = json.loads(result.stdout.splitlines()[-1])
+        line = json.loads(result.stdout)
         assert (line["inputs"], line["packed"], line["reasons"]) == (1, 0, {"not media": 1})
         assert refused(out) == {"text.mp4": "not media"}
 

@@ -28,8 +28,8 @@ from tests.common.reporting import (
     read,
 )
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe

@@ -10,8 +10,8 @@ import pytest
 import simplejpeg
 
 from tests.common.media import make_media
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform

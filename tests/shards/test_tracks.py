@@ -23,8 +23,9 @@ from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import calibrate, extract
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -184,7 +185,7 @@ def contents(folder):
 def test_the_command_packs_one_track(media, sounds, tmp_path):
     result = cli("pack", media, tmp_path / "set", "--tracks", "audio", "--workers", 2, "--json")
     assert result.exit_code == 0, result.output
-    line = json.loads(result.stdout.splitlines()[-1])
+    line = json.loads(result.stdout)
     assert (line["inputs"], line["packed"], line["refused"]) == (8, 4, 4)
     assert ShardSet(tmp_path / "set").manifest["shards"] == sounds.manifest["shards"]
     assert "tracks=audio" in cli("ls", tmp_path / "set").stdout

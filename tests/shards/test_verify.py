@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform

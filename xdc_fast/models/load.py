@@ -23,9 +23,9 @@ from xdc_fast.encoders.weights import Keys, read_checkpoint
 from xdc_fast.errors import UserError
 from xdc_fast.models import official
 from xdc_fast.models.export import CONFIG, read_export
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.media import REASONS
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.pretraining.run import Run, load_encoder_weights
 from xdc_fast.recipe import Recipe, override

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -12,53 +10,15 @@ import numpy as np
 from xdc_fast.packing.copy import check_copyable, copy_video
 from xdc_fast.packing.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
 from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media, stream_facts
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import (
     frame_count,
-    nearest_rate,
     resample_audio,
     resample_frames,
     sample_count,
 )
-from xdc_fast.shards.format import TRACKS
 
 SILENCE = 0.001  # of full scale
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """What decides a sample's bytes; the manifest keeps it."""
-
-    codec: str = "jpeg"
-    """jpeg, h264, or copy (the video stream as it is)."""
-    fps: float = 15.0
-    """Frames per second of the packed video."""
-    short_side: int = 128
-    """Pixels of the shorter side, even."""
-    audio_rate: int = 16000
-    """Hz."""
-    max_seconds: float | None = None
-    """Longer videos are cut to their first seconds."""
-    min_seconds: float = 1.0
-    """Shorter ones are refused."""
-    tracks: str = "both"
-    """both, or video or audio: the one of them that is packed, the other being ignored."""
-
-    @property
-    def frame_rate(self) -> Fraction:
-        """fps as a fraction: 29.97 is 30000/1001."""
-        return nearest_rate(self.fps)
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """What a sample holds: video, audio or both."""
-        return TRACKS[self.tracks]
-
-    def as_dict(self) -> dict:
-        """For the manifest, where no `tracks` means both, as in sets older than the choice."""
-        settings = asdict(self)
-        if self.tracks == "both":
-            del settings["tracks"]
-        return settings
 
 
 def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:

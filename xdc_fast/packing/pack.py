@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 import time
@@ -14,10 +14,11 @@ from pathlib import Path
 from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.files import locked
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.journal import Journal
 from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.packing.workers import Convert, FatalError, run_jobs, scratch_files
 from xdc_fast.shards.format import (
@@ -33,6 +34,8 @@ from xdc_fast.shards.format import (
 from xdc_fast.shards.scan import ScanError, scan
 from xdc_fast.shards.tables import complete, read_manifest, write_csv, write_manifest
 from xdc_fast.shards.tar import ShardWriter
+
+log = logging.getLogger(__name__)
 
 WORK = ".packing"  # inside OUT until the set is complete
 
@@ -54,10 +57,10 @@ class Summary:
     def refused(self) -> int:
         return sum(self.reasons.values())
 
-    def as_json(self) -> str:
-        """The line that other programs read."""
+    def as_dict(self) -> dict:
+        """The counts that other programs read."""
         keys = ("inputs", "packed", "refused", "reasons", "shards", "bytes", "seconds")
-        return json.dumps({key: getattr(self, key) for key in keys})
+        return {key: getattr(self, key) for key in keys}
 
 
 def pack(
@@ -91,6 +94,7 @@ def pack(
         if (out / WORK).exists():
             with _claim(out):
                 shutil.rmtree(out / WORK)
+        log.info("%s: already packed with these inputs and settings", out)
         return summarize(manifest, begun, already=True)
     with _claim(out):
         try:

@@ -18,8 +18,9 @@ from types import ModuleType
 
 import av
 
-from xdc_fast.packing.convert import PackSettings, convert
+from xdc_fast.packing.convert import convert
 from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.settings import PackSettings
 
 # what FFmpeg may report of the files we write; errors of the source are refusals by then
 OUR_FAULT = {

@@ -27,6 +27,7 @@ class Reader(NamedTuple):
     site: str
 
 
+SHORTEST = 0.1  # seconds of a listed video; HMDB51 has some below 1
 ESC_SITE = "the ESC-50 repository of K. J. Piczak"
 READERS = {
     "ucf101": Reader(

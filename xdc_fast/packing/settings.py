@@ -1,0 +1,70 @@
+"""What decides the bytes of a packed sample."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+
+from xdc_fast.errors import UserError
+from xdc_fast.packing.timeline import nearest_rate
+from xdc_fast.recipe import fault, setting
+from xdc_fast.shards.format import TRACKS
+
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """What decides a sample's bytes; the manifest keeps it."""
+
+    codec: str = setting(
+        "jpeg",
+        "JPEG packets, H.264 with short GOPs, or the video stream as it is.",
+        choices=("jpeg", "h264", "copy"),
+    )
+    fps: float = setting(15.0, "Frames per second of the packed video.", least=0.1, most=240)
+    short_side: int = setting(
+        128, "Pixels of the shorter side of the picture.", least=16, most=4096, even=True
+    )
+    audio_rate: int = setting(
+        16000, "Samples per second of the packed sound.", least=4000, most=192000
+    )
+    max_seconds: float | None = setting(
+        None, "Longer videos are cut to their first seconds.", least=0, most=DAY
+    )
+    min_seconds: float = setting(1.0, "Shorter inputs are refused.", least=0, most=DAY)
+    tracks: str = setting(
+        "both",
+        "What is packed. One track alone need not have the other beside it.",
+        choices=tuple(TRACKS),
+    )
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range, or values that contradict each other."""
+        for known in fields(self):
+            value = getattr(self, known.name)
+            if value is not None and (wrong := fault(value, known.metadata)):
+                raise UserError(f"{known.name}={value}: must be {wrong}")
+        if self.max_seconds is not None and self.max_seconds < self.min_seconds:
+            raise UserError(
+                f"max_seconds={self.max_seconds}: must be min_seconds={self.min_seconds} or more"
+            )
+        if self.max_seconds is not None and self.codec == "copy":
+            raise UserError("max_seconds: codec=copy packs whole videos; leave max_seconds out")
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """fps as a fraction: 29.97 is 30000/1001."""
+        return nearest_rate(self.fps)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a sample holds: video, audio or both."""
+        return TRACKS[self.tracks]
+
+    def as_dict(self) -> dict:
+        """For the manifest, where no `tracks` means both, as in sets older than the choice."""
+        settings = asdict(self)
+        if self.tracks == "both":
+            del settings["tracks"]
+        return settings
