@@ -23,7 +23,7 @@ from benchmarks.stages import load_stage, stage_names
 POOLS = ("OMP", "MKL", "OPENBLAS")
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = stage_names()
     parser.add_argument(
@@ -35,7 +35,12 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="little data, seconds: a smoke test")
     parser.add_argument("--json", type=Path, help="write the results here")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = make_parser().parse_args()
+    names = stage_names()
     chosen = names if "all" in options.stage else options.stage
     gpu = describe_machine()["gpu"]
     cores = len(os.sched_getaffinity(0))
