@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from click import Context
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -18,7 +19,7 @@ release = __version__
 html_theme = "furo"
 html_title = "xdc_fast"
 html_show_copyright = False
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)
@@ -31,7 +32,10 @@ class RecipeKeys(SphinxDirective):
     """A table of the settings of every group, from the metadata of the recipe's fields."""
 
     def run(self) -> list[nodes.Node]:
-        tables = {group: [cls.__doc__, *HEAD] for group, cls in {"": Recipe, **GROUPS}.items()}
+        tables = {
+            group: [cls.__doc__.split("\n\n")[0], *HEAD]
+            for group, cls in {"": Recipe, **GROUPS}.items()
+        }
         for name, known in settings():
             default = list(known.default) if isinstance(known.default, tuple) else known.default
             cells = (name, default, allowed(known.metadata), known.metadata["text"])
@@ -58,14 +62,17 @@ def allowed(limits: Mapping) -> str:
         said.append(f"{limits['least']} or more")
     if "above" in limits:
         said.append(f"above {limits['above']}")
+    if "most" in limits:
+        said.append(f"{limits['most']} or less")
     return ", ".join(said)
 
 
-def no_epilog(app: Sphinx, context, lines: list[str]) -> None:
-    """The settings stand on a page of their own."""
+def leave_out(app: Sphinx, context: Context, lines: list[str]) -> None:
+    """The usage line has the arguments, and the settings have a page of their own."""
     lines.clear()
 
 
 def setup(app: Sphinx) -> None:
     app.add_directive("recipe-keys", RecipeKeys)
-    app.connect("sphinx-click-process-epilog", no_epilog)
+    for part in ("epilog", "arguments"):
+        app.connect(f"sphinx-click-process-{part}", leave_out)
