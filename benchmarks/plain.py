@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.stages.decode import SHAPE, read_wav
 from benchmarks.stages.logmel import torchaudio_transform
-from xdc_fast.clips.windows import Windows
+from xdc_fast.clips.windows import WindowFunction
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.shards.format import sample_key
 
@@ -54,9 +54,9 @@ class Cut:
 Reader = Callable[[bytes, Cut], torch.Tensor]
 
 
-def draw_cuts(rows, sampling: Callable[[np.ndarray], Windows], crop: int = SHAPE.crop) -> list[Cut]:
-    """The clips of SAMPLE rows, with the windows that a feed draws for them."""
-    windows = sampling(rows)
+def draw_cuts(rows: np.ndarray, function: WindowFunction, crop: int = SHAPE.crop) -> list[Cut]:
+    """The clips of SAMPLE rows, with the windows that a loader draws for them."""
+    windows = function(rows["index"], rows)
     seconds = windows.frames / rows["fps"][:, None] + SLACK
     places = zip(
         *(windows.start, rows["height"], rows["width"], windows.top, windows.left, windows.flip),

@@ -36,9 +36,12 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         what, videos = find_videos(Path(folder), 8 if quick else 100)
         shards = pack_videos(videos, Path(folder) / "set")
         batches = draw_batches(shards, 2 if quick else 8)
-        sampling = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=False)
+        lay_windows = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=False)
         located = [[shards.row(int(i)) for i in indices] for indices in batches]
-        windows = [sampling(np.array([row for _, row in batch])) for batch in located]
+        windows = [
+            lay_windows(indices, np.array([row for _, row in batch]))
+            for indices, batch in zip(batches, located, strict=True)
+        ]
         work = list(zip(batches, windows, strict=True))
 
         def spread(read: Callable[[ShardSet, np.ndarray, Windows], Clips]) -> Callable[[], Clips]:
@@ -47,11 +50,11 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
                 clip for clips in pool.map(lambda job: read(shards, *job), work) for clip in clips
             ]
 
-        feed = HostLoader(shards, SHAPE)
+        loader = HostLoader(shards, SHAPE)
 
         def read_ours(_, indices: np.ndarray, __) -> Clips:
-            frames, waveform, *_ = feed.read(indices, sampling)
-            return list(zip(frames.numpy(), waveform.numpy(), strict=True))
+            batch = loader.read(indices, lay_windows)
+            return list(zip(batch.frames.numpy(), batch.waveform.numpy(), strict=True))
 
         packets = [
             [shards.packets(*place, numbers) for place, numbers in zip(b, w.frames, strict=True)]

@@ -24,7 +24,8 @@ from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.decode import SHAPE, decode_packets
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import HostLoader
-from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.loader import Loader
+from xdc_fast.clips.sampler import EpochSampler, Sampler
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.recipe import Recipe
@@ -35,13 +36,13 @@ BATCH = 16
 ENDLESS = 10**9  # passes
 PIPELINES = (2, 4, 7)  # side by side on one GPU; an H100 has seven video decoders
 INPUTS = ClipTransform(Recipe())
-SAMPLING = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
+WINDOWS = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # index, frames, log-mel of a batch
 
 
 class Passes:
-    """Epochs one after the other, as one plan."""
+    """Epochs one after the other, as one sampler."""
 
     def __init__(self, shards: ShardSet, batch: int, passes: int):
         self.batch, self.passes = batch, passes
@@ -57,11 +58,14 @@ class Passes:
 
 
 class Turn:
-    """The steps of a plan from number `turn` on, every `turns`-th, as a plan."""
+    """The steps of a sampler from number `turn` on, every `turns`-th, as a sampler."""
 
-    def __init__(self, plan: Passes, turn: int, turns: int):
-        self.batch, self.steps = plan.batch, plan.steps // turns
-        self.indices = lambda step: plan.indices(turn + step * turns)
+    def __init__(self, sampler: Sampler, turn: int, turns: int):
+        self.batch, self.steps = sampler.batch, sampler.steps // turns
+        self._sampler, self._turn, self._turns = sampler, turn, turns
+
+    def indices(self, step: int) -> np.ndarray:
+        return self._sampler.indices(self._turn + step * self._turns)
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case]:
@@ -69,25 +73,25 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         batch = 4 if quick else BATCH
         what, videos = find_videos(Path(folder), batch if quick else 4 * batch)
         shards = pack_videos(videos, Path(folder) / "set")
-        feed = HostLoader(shards, SHAPE, threads=threads)
+        loader = HostLoader(shards, SHAPE, threads=threads)
         for files, passes, tolerance in (
             (original_files(shards, videos), 1, {"pictures": 8, "sound": 0.2}),
             (packed_files(shards), 1 if quick else 3, {"pictures": 4, "sound": 1e-3}),
         ):
-            plan = Passes(shards, batch, passes)
+            sampler = Passes(shards, batch, passes)
             name, samples = files
             tars = write_tars(samples, Path(folder) / name, 2 * threads)
             yield Case(
                 f"{describe_shards(what, shards)}, peers read {name}",
                 "clips per second",
-                plan.clips,
-                partial(deliver, feed, plan),
+                sampler.clips,
+                partial(deliver, loader, sampler),
                 {
-                    reader: partial(make_plain, reader, shards, tars, plan, threads)
+                    reader: partial(make_plain, reader, shards, tars, sampler, threads)
                     for reader in READERS
                 },
                 partial(assert_same, **tolerance),
-                decoding_alone(shards, plan, pool),
+                decoding_alone(shards, sampler, pool),
             )
 
 
@@ -103,42 +107,42 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
         what, videos = find_videos(Path(folder), batch * (1 if quick else 16))
         for codec in ("jpeg", "h264"):
             shards = pack_videos(videos, Path(folder) / codec, codec=codec)
-            plan = Passes(shards, batch, passes)
-            dali = partial(through_dali, shards, plan, threads, device)
+            sampler = Passes(shards, batch, passes)
+            dali = partial(through_dali, shards, sampler, threads, device)
             host = HostLoader(shards, SHAPE, device=device, threads=threads)
-            peers = {"host threads": partial(partial, deliver, host, plan)}
+            peers = {"host threads": partial(partial, deliver, host, sampler)}
             if codec == "h264":
                 peers |= {f"{n} pipelines": partial(dali, n) for n in PIPELINES}
             for name, samples in (original_files(shards, videos), packed_files(shards)):
                 tars = write_tars(samples, Path(folder) / f"{codec}, {name}", threads)
                 peers[f"torchcodec, {name}"] = partial(
-                    make_plain, "torchcodec", shards, tars, plan, threads, device
+                    make_plain, "torchcodec", shards, tars, sampler, threads, device
                 )
             yield Case(
                 f"{describe_shards(what, shards)}, {codec}, batches of {batch}",
                 "clips per second",
-                plan.clips,
+                sampler.clips,
                 dali(1),
                 peers,
                 partial(assert_same, pictures=8, sound=0.2),
-                decoding_alone(shards, plan, pool) if codec == "jpeg" else None,
+                decoding_alone(shards, sampler, pool) if codec == "jpeg" else None,
             )
 
 
 def through_dali(
-    shards: ShardSet, plan: Passes, threads: int, device: str, pipelines: int
+    shards: ShardSet, sampler: Passes, threads: int, device: str, pipelines: int
 ) -> Callable[[], list[Parts]]:
-    """A call that takes as many batches as the plan has from pipelines that work side by side."""
+    """A call that takes as many batches as the sampler has, from pipelines side by side."""
     from xdc_fast.clips.dali import DaliLoader
 
-    endless = Passes(shards, plan.batch, ENDLESS)
+    endless = Passes(shards, sampler.batch, ENDLESS)
     streams = [
         DaliLoader(shards, SHAPE, device=device, threads=max(1, threads // pipelines)).batches(
-            Turn(endless, turn, pipelines), SAMPLING
+            Turn(endless, turn, pipelines), WINDOWS
         )
         for turn in range(pipelines)
     ]
-    counts = [len(range(turn, plan.steps, pipelines)) for turn in range(pipelines)]
+    counts = [len(range(turn, sampler.steps, pipelines)) for turn in range(pipelines)]
     pool = ThreadPoolExecutor(pipelines)
 
     def run() -> list[Parts]:
@@ -164,19 +168,24 @@ def packed_files(shards: ShardSet) -> tuple[str, Iterator[dict]]:
     )
 
 
-def deliver(feed: HostLoader, plan: Passes) -> list[Parts]:
-    return thin(feed.batches(plan, SAMPLING))
+def deliver(loader: Loader, sampler: Passes) -> list[Parts]:
+    return thin(loader.batches(sampler, WINDOWS))
 
 
 def make_plain(
-    reader: str, shards: ShardSet, tars: list[Path], plan: Passes, workers: int, device: str = "cpu"
+    reader: str,
+    shards: ShardSet,
+    tars: list[Path],
+    sampler: Passes,
+    workers: int,
+    device: str = "cpu",
 ) -> Callable[[], list[Parts]]:
     loader = open_plain(
-        tars * plan.passes,
-        draw_cuts(shards.rows(), SAMPLING),
+        tars * sampler.passes,
+        draw_cuts(shards.rows(), WINDOWS),
         READERS[reader](),
         INPUTS,
-        batch=plan.batch,
+        batch=sampler.batch,
         workers=workers,
         pin=device != "cpu",
     )
@@ -204,12 +213,13 @@ def _few(frames: torch.Tensor) -> torch.Tensor:
     return rows.clone() if rows.is_cuda else torch.from_numpy(rows.numpy().copy())
 
 
-def decoding_alone(shards: ShardSet, plan: Passes, pool) -> tuple[str, Callable[[], list]]:
-    """The limit: all packets of a plan decoded on the pool's threads."""
-    places = [[shards.row(int(i)) for i in plan.indices(step)] for step in range(plan.steps)]
+def decoding_alone(shards: ShardSet, sampler: Passes, pool) -> tuple[str, Callable[[], list]]:
+    """The limit: all packets of a sampler decoded on the pool's threads."""
+    places = [[shards.row(int(i)) for i in sampler.indices(step)] for step in range(sampler.steps)]
     packets = []
     for batch in places:
-        frames = SAMPLING(np.array([row for _, row in batch])).frames
+        rows = np.array([row for _, row in batch])
+        frames = WINDOWS(rows["index"], rows).frames
         packets.append(
             [shards.packets(*place, numbers) for place, numbers in zip(batch, frames, strict=True)]
         )

@@ -94,10 +94,10 @@ def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
     drawn = partial(random_windows, shape=inputs.shape, seed=0, epoch=0, flip=recipe.video.flip)
     evaluation, training = (
         open_plain(
-            tars, draw_cuts(rows, sampling, crop), readers, inputs,
+            tars, draw_cuts(rows, windows, crop), readers, inputs,
             batch=recipe.train.batch, workers=recipe.threads,
         )
-        for sampling in (still, drawn)
+        for windows in (still, drawn)
     )  # fmt: skip
     mean = torch.tensor(recipe.video.mean)[:, None, None, None]
     std = torch.tensor(recipe.video.std)[:, None, None, None]

@@ -42,8 +42,8 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
     )
     if threads > 1:  # gathering takes one
         return
-    plan = EpochSampler(np.full(samples // SHARD, SHARD), BATCH)
-    epoch = np.concatenate([plan.indices(step) for step in range(plan.steps)])
+    sampler = EpochSampler(np.full(samples // SHARD, SHARD), BATCH)
+    epoch = np.concatenate([sampler.indices(step) for step in range(sampler.steps)])
     orders = {
         "in the order of an epoch": epoch,
         "in random order": np.random.default_rng(0).permutation(samples),

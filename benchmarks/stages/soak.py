@@ -1,4 +1,4 @@
-"""What the feed keeps: memory of this process while it reads epoch after epoch."""
+"""What a loader keeps: memory of this process while it reads epoch after epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +15,14 @@ from benchmarks.harness import Figure
 from benchmarks.media import find_videos, pack_videos
 from benchmarks.stages.decode import SHAPE
 from benchmarks.stages.feed import INPUTS
+from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import random_windows
+
+if TYPE_CHECKING:
+    from xdc_fast.clips.dali import DaliLoader
 
 THREADS = (2,)
 BATCH = 8
@@ -37,12 +43,17 @@ def cuda_cases(quick: bool, threads: int) -> Iterator[Figure]:
 
 
 def measure_growth(
-    kind: type[HostLoader], codec: str, folder: Path, quick: bool, threads: int, device: str
+    kind: type[HostLoader] | type[DaliLoader],
+    codec: str,
+    folder: Path,
+    quick: bool,
+    threads: int,
+    device: str,
 ) -> Iterator[Figure]:
     """Memory after all batches, beside that after the first tenth.
 
     A small set, so that its mapped files are in memory by then; an epoch is 8 batches, so that
-    feeds also begin and end.
+    loaders also begin and end.
     """
     first, last = (n // 20 for n in BATCHES) if quick else BATCHES
     _, videos = find_videos(folder, 2 * BATCH if quick else 8 * BATCH)
@@ -51,8 +62,8 @@ def measure_growth(
     if device == "cuda":
         gauges["GPU memory in use"] = partial(used_on_gpu, device)
     seen = {name: [] for name in gauges}
-    feed = kind(shards, SHAPE, device=device, threads=threads)
-    for count, batch in enumerate(endless(feed), start=1):
+    loader = kind(shards, SHAPE, device=device, threads=threads)
+    for count, batch in enumerate(endless(loader), start=1):
         INPUTS.of("audio", batch, epoch=0)
         if count in (first, last):
             for name, read in gauges.items():
@@ -68,13 +79,13 @@ def measure_growth(
         )
 
 
-def endless(feed: HostLoader) -> Iterator:
+def endless(loader: Loader) -> Iterator[Batch]:
     """The batches of all epochs, as training draws them."""
     epoch = 0
     while True:
-        plan = EpochSampler(feed.shards.shard_sizes, BATCH, epoch=epoch)
-        sampling = partial(random_windows, shape=SHAPE, seed=0, epoch=epoch, flip=True)
-        yield from feed.batches(plan, sampling)
+        sampler = EpochSampler(loader.shards.shard_sizes, BATCH, epoch=epoch)
+        windows = partial(random_windows, shape=SHAPE, seed=0, epoch=epoch, flip=True)
+        yield from loader.batches(sampler, windows)
         epoch += 1
 
 

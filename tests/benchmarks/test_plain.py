@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import plain
-from benchmarks.stages.feed import SAMPLING, Passes, assert_same
+from benchmarks.stages.feed import WINDOWS, Passes, assert_same
 from xdc_fast.shards.format import SAMPLE
 
 
@@ -15,7 +15,7 @@ def test_cuts_are_the_windows_of_the_feed():
     rows = np.zeros(50, SAMPLE)
     rows["index"], rows["frames"], rows["samples"] = np.arange(50), 45, 48000
     rows["width"], rows["height"], rows["fps"] = 160, 128, 15
-    windows, cuts = SAMPLING(rows), plain.draw_cuts(rows, SAMPLING)
+    windows, cuts = WINDOWS(rows["index"], rows), plain.draw_cuts(rows, WINDOWS)
     for slot, cut in enumerate(cuts):
         shown = np.floor(np.array(cut.seconds) * 15)
         assert np.array_equal(shown, windows.frames[slot])

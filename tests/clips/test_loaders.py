@@ -27,21 +27,21 @@ def decode_all(file: bytes) -> np.ndarray:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-def collect(feed, plan, sampling=random, start=0):
-    return list(feed.batches(plan, sampling, start))
+def collect(loader, sampler, windows=random, start=0):
+    return list(loader.batches(sampler, windows, start))
 
 
 @pytest.mark.parametrize("codec", ["toy_shards", "toy_h264"])
 def test_clips_are_the_windows_that_pyav_decodes(codec, request):
     shards = request.getfixturevalue(codec)
-    plan = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
-    batches = collect(HostLoader(shards, SHAPE), plan)
+    sampler = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
+    batches = collect(HostLoader(shards, SHAPE), sampler)
     assert len(batches) == 4
     index = torch.cat([batch.index for batch in batches])
     assert sorted(index.tolist()) == list(range(48))
     for batch in batches[:2]:
         rows = np.array([shards.row(int(i))[1] for i in batch.index])
-        windows = random(rows)
+        windows = random(batch.index.numpy(), rows)
         assert batch.frames.shape == (12, 8, 32, 32, 3) and batch.frames.dtype == torch.uint8
         assert batch.waveform.shape == (12, 16096) and batch.waveform.dtype == torch.int16
         for slot, i in enumerate(batch.index.tolist()):
@@ -59,9 +59,9 @@ def test_clips_are_the_windows_that_pyav_decodes(codec, request):
 
 
 def test_starting_late_skips_without_changing_what_follows(toy_shards):
-    plan = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
-    whole = collect(HostLoader(toy_shards, SHAPE, threads=3), plan)
-    rest = collect(HostLoader(toy_shards, SHAPE, threads=1), plan, start=2)
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
+    whole = collect(HostLoader(toy_shards, SHAPE, threads=3), sampler)
+    rest = collect(HostLoader(toy_shards, SHAPE, threads=1), sampler, start=2)
     for a, b in zip(whole[2:], rest, strict=True):
         assert torch.equal(a.frames, b.frames) and torch.equal(a.waveform, b.waveform)
         assert torch.equal(a.index, b.index)
@@ -70,18 +70,18 @@ def test_starting_late_skips_without_changing_what_follows(toy_shards):
 def test_leaving_an_epoch_early_leaves_no_threads(toy_shards):
     import threading
 
-    feed = HostLoader(toy_shards, SHAPE)
-    batches = feed.batches(EpochSampler(toy_shards.shard_sizes, 4, seed=0), random)
+    loader = HostLoader(toy_shards, SHAPE)
+    batches = loader.batches(EpochSampler(toy_shards.shard_sizes, 4, seed=0), random)
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("clips")]
 
 
 def test_memory_is_used_again_but_never_while_somebody_looks(toy_shards):
-    plan = EpochSampler(toy_shards.shard_sizes, 2, seed=1)  # 24 steps
-    feed = HostLoader(toy_shards, SHAPE, threads=1)
+    sampler = EpochSampler(toy_shards.shard_sizes, 2, seed=1)  # 24 steps
+    loader = HostLoader(toy_shards, SHAPE, threads=1)
     kept, copies, places = [], [], set()
-    for step, batch in enumerate(feed.batches(plan, random)):
+    for step, batch in enumerate(loader.batches(sampler, random)):
         places.add(batch.frames.data_ptr())
         if step % 6 == 0:
             parts = batch.frames[1, 3].permute(2, 0, 1).numpy(), batch.waveform.numpy()[1, 5:]
@@ -101,16 +101,16 @@ def test_a_picture_larger_than_its_row_says_is_refused(toy_shards, tmp_path):
     rows["width"][1] = 36
     np.save(path, rows)
     shards = ShardSet(tmp_path / "set")
-    feed = HostLoader(shards, SHAPE)
-    plan = EpochSampler(shards.shard_sizes, 4, shuffle=False)
-    batch = next(feed.batches(plan, random))
-    assert 1 not in batch.index.tolist() and feed.failures == {"undecodable": 1}
+    loader = HostLoader(shards, SHAPE)
+    sampler = EpochSampler(shards.shard_sizes, 4, shuffle=False)
+    batch = next(loader.batches(sampler, random))
+    assert 1 not in batch.index.tolist() and loader.failures == {"undecodable": 1}
 
 
 def test_waveform_beyond_the_track_is_silence(toy_shards):
     long = ClipShape(frames=8, fps=7.5, crop=32, samples=80_000, sample_rate=16000)
-    plan = EpochSampler(toy_shards.shard_sizes, 4, shuffle=False)
-    batch = next(HostLoader(toy_shards, long).batches(plan, partial(fixed_windows, shape=long)))
+    sampler = EpochSampler(toy_shards.shard_sizes, 4, shuffle=False)
+    batch = next(HostLoader(toy_shards, long).batches(sampler, partial(fixed_windows, shape=long)))
     wav = np.frombuffer(toy_shards.audio_file(0)[44:], "<i2")
     begin = (80_000 - len(wav)) // 2
     got = batch.waveform[0].numpy()
@@ -133,18 +133,18 @@ def damaged(toy_shards, tmp_path):
 
 @pytest.mark.parametrize("kind", [HostLoader, DaliLoader])
 def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
-    feed = kind(damaged, SHAPE, device="cpu")
-    plan = EpochSampler(damaged.shard_sizes, 12, seed=1, epoch=2)
-    batches = collect(feed, plan)
+    loader = kind(damaged, SHAPE, device="cpu")
+    sampler = EpochSampler(damaged.shard_sizes, 12, seed=1, epoch=2)
+    batches = collect(loader, sampler)
     index = torch.cat([batch.index for batch in batches])
     assert len(index) == 48
     assert not {5, 30} & set(index.tolist())
-    assert feed.failures == {"undecodable": 2}
-    (message,) = feed.examples.values()
+    assert loader.failures == {"undecodable": 2}
+    (message,) = loader.examples.values()
     assert "shard-" in message and "video" in message
     assert "sample 000000005" in message or "sample 000000030" in message
     sound = HostLoader(damaged, SHAPE)
-    for batch, clean in zip(batches, collect(sound, plan), strict=True):
+    for batch, clean in zip(batches, collect(sound, sampler), strict=True):
         assert torch.equal(batch.index, clean.index)
 
 
@@ -161,11 +161,11 @@ def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, 
             file.seek(offset + size // 2)
             file.write(b"\xff\xd9" * (size // 4))
     shards = ShardSet(tmp_path / "set")
-    plan = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
-    feed = HostLoader(shards, SHAPE)
-    assert len(collect(feed, plan)) == 4
-    assert feed.failures == {"undecodable": 1}
-    assert len(collect(DaliLoader(shards, SHAPE, device="cpu"), plan)) == 4
+    sampler = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
+    loader = HostLoader(shards, SHAPE)
+    assert len(collect(loader, sampler)) == 4
+    assert loader.failures == {"undecodable": 1}
+    assert len(collect(DaliLoader(shards, SHAPE, device="cpu"), sampler)) == 4
 
 
 def packets_offset(shards, name, row, frame):
@@ -177,21 +177,21 @@ def test_a_missing_tar_is_named(toy_shards, tmp_path):
     shutil.copytree(toy_shards.root, tmp_path / "set")
     (tmp_path / "set" / toy_shards.shards[0]).unlink()
     shards = ShardSet(tmp_path / "set")
-    plan = EpochSampler(shards.shard_sizes, 1, shuffle=False)
+    sampler = EpochSampler(shards.shard_sizes, 1, shuffle=False)
     with pytest.raises(UserError, match=r"shard-000000.tar: sample 000000000: video"):
-        collect(HostLoader(shards, SHAPE), plan, partial(fixed_windows, shape=SHAPE))
+        collect(HostLoader(shards, SHAPE), sampler, partial(fixed_windows, shape=SHAPE))
 
 
 def test_a_batch_without_any_readable_sample_ends_the_run(damaged):
-    plan = EpochSampler(damaged.shard_sizes, 1, shuffle=False)
+    sampler = EpochSampler(damaged.shard_sizes, 1, shuffle=False)
     with pytest.raises(UserError, match=r"xdc-shard verify"):
-        collect(HostLoader(damaged, SHAPE), plan, partial(fixed_windows, shape=SHAPE))
+        collect(HostLoader(damaged, SHAPE), sampler, partial(fixed_windows, shape=SHAPE))
 
 
 def test_dali_gives_the_same_windows_and_nearly_the_same_pixels(toy_shards):
-    plan = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
-    host = collect(HostLoader(toy_shards, SHAPE), plan)
-    dali = collect(DaliLoader(toy_shards, SHAPE, device="cpu"), plan)
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
+    host = collect(HostLoader(toy_shards, SHAPE), sampler)
+    dali = collect(DaliLoader(toy_shards, SHAPE, device="cpu"), sampler)
     assert len(host) == len(dali)
     for a, b in zip(host, dali, strict=True):
         assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform)
@@ -202,10 +202,12 @@ def test_dali_gives_the_same_windows_and_nearly_the_same_pixels(toy_shards):
 
 def test_dali_by_file_gives_the_same_frames(toy_shards):
     """The way of codecs that have no packets, tried with the codec that DALI decodes on a CPU."""
-    feed = DaliLoader(toy_shards, SHAPE, device="cpu")
-    feed.by_packet = False
-    plan = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
-    for a, b in zip(collect(HostLoader(toy_shards, SHAPE), plan), collect(feed, plan), strict=True):
+    loader = DaliLoader(toy_shards, SHAPE, device="cpu")
+    loader.by_packet = False
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=2)
+    for a, b in zip(
+        collect(HostLoader(toy_shards, SHAPE), sampler), collect(loader, sampler), strict=True
+    ):
         assert (a.frames.int() - b.frames.int()).abs().float().mean() < 3
 
 
@@ -218,9 +220,9 @@ def test_dali_refuses_what_it_cannot_decode_here(toy_h264):
 @pytest.mark.parametrize("codec", ["toy_shards", "toy_h264"])
 def test_dali_on_the_gpu_gives_the_same_frames(codec, request):
     shards = request.getfixturevalue(codec)
-    plan = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
-    host = collect(HostLoader(shards, SHAPE), plan)
-    for a, b in zip(host, collect(DaliLoader(shards, SHAPE, device="cuda"), plan), strict=True):
+    sampler = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
+    host = collect(HostLoader(shards, SHAPE), sampler)
+    for a, b in zip(host, collect(DaliLoader(shards, SHAPE, device="cuda"), sampler), strict=True):
         assert b.frames.is_cuda and b.waveform.is_cuda and not b.index.is_cuda
         assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform.cpu())
         assert (a.frames.int() - b.frames.cpu().int()).abs().float().mean() < 3
@@ -232,18 +234,18 @@ def test_settings_that_do_not_fit_the_shards_are_refused(toy_shards):
     with pytest.raises(UserError, match=r"sound at 16000 Hz.*audio.sample_rate=16000"):
         HostLoader(toy_shards, ClipShape(8, 7.5, 32, 16000, 22050))
     large = ClipShape(8, 7.5, 64, 16096, 16000)
-    feed = HostLoader(toy_shards, large)
-    plan = EpochSampler(toy_shards.shard_sizes, 4, shuffle=False)
+    loader = HostLoader(toy_shards, large)
+    sampler = EpochSampler(toy_shards.shard_sizes, 4, shuffle=False)
     with pytest.raises(UserError, match=r"40x40 pixels, the recipe crops 64; set video.crop=40"):
-        collect(feed, plan, partial(fixed_windows, shape=large))
+        collect(loader, sampler, partial(fixed_windows, shape=large))
 
 
 def test_reading_begins_before_the_first_batch_is_asked_for(toy_shards, monkeypatch):
     begun = threading.Event()
     read = HostLoader.read
     monkeypatch.setattr(HostLoader, "read", lambda *given: begun.set() or read(*given))
-    feed = HostLoader(toy_shards, SHAPE)
-    plan = EpochSampler(toy_shards.shard_sizes, 12)
-    batches = feed.batches(plan, partial(fixed_windows, shape=SHAPE))
+    loader = HostLoader(toy_shards, SHAPE)
+    sampler = EpochSampler(toy_shards.shard_sizes, 12)
+    batches = loader.batches(sampler, partial(fixed_windows, shape=SHAPE))
     assert begun.wait(10)
-    assert len(list(batches)) == plan.steps
+    assert len(list(batches)) == sampler.steps

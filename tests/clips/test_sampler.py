@@ -9,8 +9,8 @@ from xdc_fast.errors import UserError
 SIZES = np.array([7, 30, 1, 22, 40])
 
 
-def whole_order(plan):
-    return np.concatenate([plan.indices(step) for step in range(plan.steps)])
+def whole_order(sampler):
+    return np.concatenate([sampler.indices(step) for step in range(sampler.steps)])
 
 
 @pytest.mark.parametrize("window", [1, 2, 100])
@@ -31,8 +31,8 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 def test_any_step_is_known_without_the_ones_before():
-    plan = EpochSampler(SIZES, 9, seed=5, epoch=0, window=2)
-    steps = [plan.indices(step) for step in range(plan.steps)]
+    sampler = EpochSampler(SIZES, 9, seed=5, epoch=0, window=2)
+    steps = [sampler.indices(step) for step in range(sampler.steps)]
     fresh = EpochSampler(SIZES, 9, seed=5, epoch=0, window=2)
     assert np.array_equal(fresh.indices(7), steps[7])
 
@@ -40,29 +40,29 @@ def test_any_step_is_known_without_the_ones_before():
 def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one():
     alone = EpochSampler(SIZES, 12, seed=1, epoch=4)
     ranks = [EpochSampler(SIZES, 4, seed=1, epoch=4, rank=r, world=3) for r in range(3)]
-    assert {plan.steps for plan in ranks} == {alone.steps}
+    assert {sampler.steps for sampler in ranks} == {alone.steps}
     for step in range(alone.steps):
-        together = np.concatenate([plan.indices(step) for plan in ranks])
+        together = np.concatenate([sampler.indices(step) for sampler in ranks])
         assert np.array_equal(together, alone.indices(step))
 
 
 def test_reading_stays_within_a_window_of_shards():
     sizes = np.full(10, 20)
-    plan = EpochSampler(sizes, 20, seed=0, epoch=0, window=2)
-    order = whole_order(plan)
+    sampler = EpochSampler(sizes, 20, seed=0, epoch=0, window=2)
+    order = whole_order(sampler)
     for begin in range(0, 200, 40):
         assert len(np.unique(order[begin : begin + 40] // 20)) == 2
 
 
 def test_samples_of_a_window_are_mixed():
-    plan = EpochSampler(np.full(4, 50), 50, seed=0, epoch=0, window=4)
-    assert len(np.unique(plan.indices(0) // 50)) == 4
+    sampler = EpochSampler(np.full(4, 50), 50, seed=0, epoch=0, window=4)
+    assert len(np.unique(sampler.indices(0) // 50)) == 4
 
 
 def test_evaluation_reads_everything_in_the_stored_order():
-    plan = EpochSampler(SIZES, 8, shuffle=False)
-    assert plan.steps == 13
-    order = whole_order(plan)
+    sampler = EpochSampler(SIZES, 8, shuffle=False)
+    assert sampler.steps == 13
+    order = whole_order(sampler)
     assert np.array_equal(order[:100], np.arange(100))
     assert np.array_equal(order[100:], np.arange(4))  # the last step wraps around
 

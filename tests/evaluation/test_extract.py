@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.reader import SampleReader, undecodable
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import extract as dense
 from xdc_fast.evaluation.extract import extract_features
@@ -82,20 +82,20 @@ def test_an_interrupted_extraction_goes_on_to_equal_bytes(
     done, model, toy_shards, tmp_path, monkeypatch
 ):
     whole, result = done
-    real, calls = dense.extract_shard, []
+    real, calls = dense.save_shard, []
 
     def fails(*arguments):
         if len(calls) == 1:
             raise KeyboardInterrupt
         calls.append(1)
-        return real(*arguments)
+        real(*arguments)
 
-    monkeypatch.setattr(dense, "extract_shard", fails)
+    monkeypatch.setattr(dense, "save_shard", fails)
     with pytest.raises(KeyboardInterrupt):
         extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert len([*(tmp_path / "out").glob("*.npz")]) == 1
     stamp = next((tmp_path / "out").glob("*.npz")).stat().st_mtime_ns
-    monkeypatch.setattr(dense, "extract_shard", real)
+    monkeypatch.setattr(dense, "save_shard", real)
     assert extract_features(model, toy_shards, tmp_path / "out", stride=0.5) == result
     files = sorted(path.name for path in whole.iterdir())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
@@ -135,14 +135,14 @@ def test_a_folder_of_something_else_is_refused(done, model, toy_shards, tmp_path
 
 
 def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
-    read = HostLoader._read_sound
+    read = SampleReader.read_waveform
 
     def damaged(self, name, row, start):
         if row["index"] == 3:
-            raise self._unreadable(ValueError("damaged"), name, row, "audio")
+            raise undecodable(ValueError("damaged"), name, row, "audio")
         return read(self, name, row, start)
 
-    monkeypatch.setattr(HostLoader, "_read_sound", damaged)
+    monkeypatch.setattr(SampleReader, "read_waveform", damaged)
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert (result["unread"], result["clips"]) == (4, 47 * 4)
     assert 3 not in np.load(tmp_path / "out" / "shard-000000.npz")["index"]

@@ -61,14 +61,14 @@ def test_the_head_alone_leaves_the_encoder_as_it_is(model, toy_shards):
     (split,) = splits_of(toy_shards, "class", codes, classes)
     before = {k: v.clone() for k, v in model.encoders["audio"].state_dict().items()}
     common = (evaluator, "audio", codes, classes, split)
-    frozen, head = train(*common, True, SHORT, 0)
-    whole, _ = train(*common, False, SHORT, 0)
-    assert not frozen.training and not whole.training
+    only_head, full = train(*common, True, SHORT, 0), train(*common, False, SHORT, 0)
+    assert not only_head.training and not full.training
+    frozen, whole = only_head.encoder, full.encoder
     for name, value in before.items():
         assert torch.equal(frozen.state_dict()[name], value), name
         assert torch.equal(model.encoders["audio"].state_dict()[name], value), name
         assert not torch.equal(whole.state_dict()[name], value), name
-    assert head.bias.all()  # of a fresh head: zeros
+    assert only_head.head.bias.all()  # of a fresh head: zeros
 
 
 def test_learning_beats_chance_and_a_seed_settles_it(model, toy_shards):

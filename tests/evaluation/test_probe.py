@@ -102,6 +102,8 @@ def test_random_encoders_are_the_runs_own_start(run, toy_shards):
 
 
 def test_features_average_the_clips(run, toy_shards):
+    from functools import partial
+
     import torch
 
     from xdc_fast.clips.host import HostLoader
@@ -114,15 +116,14 @@ def test_features_average_the_clips(run, toy_shards):
     inputs = ClipTransform(run.recipe)
     encoder = build_encoders(run.recipe)["audio"].eval()
     encoder.load_state_dict(run.encoder_weights()["audio"])
-    feed, plan = (
-        HostLoader(toy_shards, inputs.shape),
-        EpochSampler(np.array([48]), 48, shuffle=False),
-    )
+    loader = HostLoader(toy_shards, inputs.shape)
+    sampler = EpochSampler(np.array([48]), 48, shuffle=False)
     parts = []
     for clip in range(3):
-        sampling = lambda rows, clip=clip: fixed_windows(rows, inputs.shape, clip, 3)  # noqa: E731
+        windows = partial(fixed_windows, shape=inputs.shape, position=clip / 2)
         with torch.no_grad():
-            parts.append(encoder(inputs.of("audio", next(feed.batches(plan, sampling)))).numpy())
+            batch = next(loader.batches(sampler, windows))
+            parts.append(encoder(inputs.of("audio", batch)).numpy())
     np.testing.assert_allclose(features["audio"], np.mean(parts, axis=0), atol=1e-4)
 
 

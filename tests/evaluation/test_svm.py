@@ -1,6 +1,7 @@
 """The SVM on frozen features, against scikit-learn used plainly on the same ones."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.svm import LinearSVC
 from tests.common.relabel import relabel
 from tests.common.toy import pack_toy
 from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.reader import SampleReader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.errors import UserError
@@ -32,15 +34,13 @@ def test_official_folds_against_scikit_learn(folds):
     model = load("random", recipe=TINY)
     result = svm(model, folds, "class", ("fold",), windows=3)
     assert [row["split"] for row in result["splits"]] == ["fold=1", "fold=2", "fold=3"]
-    # the same features by the feed alone
-    feed, plan = (
-        HostLoader(folds, model.inputs.shape),
-        EpochSampler(np.array([48]), 48, shuffle=False),
-    )
+    # the same features by the loader alone
+    loader = HostLoader(folds, model.inputs.shape)
+    sampler = EpochSampler(np.array([48]), 48, shuffle=False)
     parts = []
     for clip in range(3):
-        sampling = lambda rows, clip=clip: audio_windows(rows, model, clip)  # noqa: E731
-        batch = next(feed.batches(plan, sampling))
+        windows = partial(audio_windows, shape=model.inputs.shape, position=clip / 2)
+        batch = next(loader.batches(sampler, windows))
         parts.append(model.encoders["audio"](model.inputs.of("audio", batch)).detach().numpy())
     features = np.stack(parts, axis=1)
     features /= np.linalg.norm(features, axis=2, keepdims=True)
@@ -59,10 +59,10 @@ def test_official_folds_against_scikit_learn(folds):
     json.dumps(result)
 
 
-def audio_windows(rows, model, clip):
+def audio_windows(indices, rows, shape, position):
     rows = rows.copy()
     rows["video"] = -1  # placed as if there were no pictures
-    return fixed_windows(rows, model.inputs.shape, clip, 3)
+    return fixed_windows(indices, rows, shape, position)
 
 
 def drawn(count, classes=3, windows=4, noise=1.2):
@@ -107,7 +107,7 @@ def test_longer_windows_and_refusals(folds):
 
 
 def test_of_a_set_with_pictures_only_the_sound_is_read(toy_shards, monkeypatch):
-    monkeypatch.setattr(HostLoader, "_read_frames", None)
+    monkeypatch.setattr(SampleReader, "read_frames", None)
     result = svm(load("random", recipe=TINY), toy_shards, "class", windows=1)
     assert result["modality"] == "audio" and result["splits"][0]["unread"] == 0
 

@@ -13,7 +13,7 @@ from tests.common.media import make_media
 from tests.common.runs import TINY, make_trained_run
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.build import build_encoders
-from xdc_fast.encoders.features import extract
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Recipe, load_recipe
 
@@ -96,8 +96,8 @@ def test_settings_override_the_runs_recipe_but_not_its_encoders(run):
 @pytest.mark.parametrize("clips", [1, 3])
 def test_a_media_file_gives_the_features_of_its_packed_sample(run, toy_videos, toy_shards, clips):
     model = xdc_fast.load(run.root)
-    feed = HostLoader(toy_shards, model.inputs.shape)
-    packed, *_ = extract(model.encoders, feed, model.inputs, 12, clips=clips)
+    loader = HostLoader(toy_shards, model.inputs.shape)
+    packed = compute_features(model.encoders, loader, model.inputs, 12, clips=clips).arrays
     for index in (0, 47):
         found = model(toy_videos / toy_shards.sources[index], clips=clips)
         assert set(found) == {"video", "audio"}

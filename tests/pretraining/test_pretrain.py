@@ -20,7 +20,7 @@ from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders, modality_of
-from xdc_fast.encoders.features import extract
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.models.load import load
@@ -115,9 +115,9 @@ def test_metrics_are_lines_of_every_logged_step_and_iteration(finished):
 def test_training_fits_the_labels(toy_shards):
     chosen = recipe(toy_shards, "")
     inputs = ClipTransform(chosen)
-    feed = HostLoader(toy_shards, inputs.shape)
-    plan = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
-    batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
+    loader = HostLoader(toy_shards, inputs.shape)
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
+    batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
     labels = np.arange(48, dtype=np.int32) % 6
     learner = Learner(
         chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, iteration=0
@@ -388,9 +388,9 @@ def test_figures_are_of_the_clips_that_have_a_label(toy_shards):
     learner = Learner(chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, 0)
     for head in learner.heads.values():
         head.bias.data[2] = 1000  # whatever the clip: class 2
-    plan = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
-    feed = HostLoader(toy_shards, inputs.shape)
-    batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
+    loader = HostLoader(toy_shards, inputs.shape)
+    batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
     figures = learner.step(batch, 0, 0.0)
     assert {float(value) for key, value in figures.items() if "accuracy" in key} == {1.0}
 
@@ -515,8 +515,8 @@ def assert_sound(root, shards):
     encoders, inputs = build_encoders(chosen), ClipTransform(chosen)
     for name, weights in Run.open(root).checkpoint()["encoders"].items():
         encoders[name].load_state_dict(weights)
-    features, _ = extract(encoders, HostLoader(shards, inputs.shape), inputs, 12)
-    assert all(np.isfinite(values).all() for values in features.values())
+    found = compute_features(encoders, HostLoader(shards, inputs.shape), inputs, 12)
+    assert all(np.isfinite(values).all() for values in found.arrays.values())
 
 
 def test_checkpoints_that_do_not_fit_are_one_line(finished, toy_shards, tmp_path):

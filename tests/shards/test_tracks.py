@@ -20,7 +20,8 @@ from xdc_fast.clips.loader import open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.encoders.build import build_encoders
-from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.calibrate import calibrate
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.packing.convert import convert
@@ -313,8 +314,8 @@ def test_sound_in_video_files_without_pictures_is_indexed(tmp_path):
     assert (shards.modalities, shards.sample_rate) == (("audio",), 22050)
     assert [float(row["seconds"]) for row in shards.table()] == pytest.approx([1.5] * 2, abs=0.06)
     shape = ClipShape(frames=4, fps=5.0, crop=32, samples=8000, sample_rate=22050)
-    plan = EpochSampler(shards.shard_sizes, 2, shuffle=False)
-    (batch,) = HostLoader(shards, shape).batches(plan, partial(fixed_windows, shape=shape))
+    sampler = EpochSampler(shards.shard_sizes, 2, shuffle=False)
+    (batch,) = HostLoader(shards, shape).batches(sampler, partial(fixed_windows, shape=shape))
     wave = tone(1, 22050, 0.05 * 32768)
     assert np.abs(batch.waveform[0].numpy()).max() == pytest.approx(wave.max(), rel=0.1)
 
@@ -322,28 +323,27 @@ def test_sound_in_video_files_without_pictures_is_indexed(tmp_path):
 def test_windows_of_sound_alone_span_the_sound_alone(sounds):
     """Pictures of the clip shape, which last longer, have no say."""
     shape = ClipShape(frames=16, fps=10.0, crop=500, samples=8000, sample_rate=16000)
-    feed = HostLoader(sounds, shape)
-    plan = EpochSampler(sounds.shard_sizes, 4, shuffle=False)
+    loader = HostLoader(sounds, shape)
+    sampler = EpochSampler(sounds.shard_sizes, 4, shuffle=False)
     tracks = [np.frombuffer(sounds.audio_file(i)[44:], "<i2") for i in range(4)]
     for clip in range(3):
-        (batch,) = feed.batches(plan, partial(fixed_windows, shape=shape, clip=clip, clips=3))
+        (batch,) = loader.batches(sampler, partial(fixed_windows, shape=shape, position=clip / 2))
         assert batch.frames is None and len(batch) == 4
         assert batch.device == batch.waveform.device
         for track, waveform in zip(tracks, batch.waveform.numpy(), strict=True):
             start = round((len(track) - 8000) * clip / 2)
             assert np.array_equal(waveform, track[start : start + 8000])
     rows = np.repeat(sounds.rows()[:1], 2000)
-    rows["index"] = np.arange(2000)
-    starts = random_windows(rows, shape, seed=1, epoch=0, flip=True).start
+    starts = random_windows(np.arange(2000), rows, shape, seed=1, epoch=0, flip=True).start
     assert 0 <= starts.min() < 100 and 0 <= (24000 - starts.max()) < 100
 
 
 def test_windows_of_pictures_alone_span_the_pictures_alone(pictures):
     shape = ClipShape(frames=4, fps=5.0, crop=32, samples=48000, sample_rate=44100)
-    feed = HostLoader(pictures, shape)  # at whatever rate the sound would be wanted
-    plan = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
+    loader = HostLoader(pictures, shape)  # at whatever rate the sound would be wanted
+    sampler = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
     for clip, place in enumerate((0, 0.5, 1)):
-        (batch,) = feed.batches(plan, partial(fixed_windows, shape=shape, clip=clip, clips=3))
+        (batch,) = loader.batches(sampler, partial(fixed_windows, shape=shape, position=clip / 2))
         assert batch.waveform is None and batch.device == batch.frames.device
         for index, frames in enumerate(batch.frames.numpy()):
             count = pictures.row(index)[1]["frames"]
@@ -359,27 +359,27 @@ def test_bad_samples_of_one_track_are_replaced(pictures, tmp_path):
     with (shards.root / name).open("r+b") as file:
         file.seek(int(row["video"]))
         file.write(bytes(int(row["video_bytes"])))
-    feed = HostLoader(ShardSet(shards.root), SHAPE)
-    plan = EpochSampler(shards.shard_sizes, 3, shuffle=False)
-    (batch,) = feed.batches(plan, partial(fixed_windows, shape=SHAPE))
-    assert batch.index.tolist() == [0, 2, 2] and feed.failures == {"undecodable": 1}
+    loader = HostLoader(ShardSet(shards.root), SHAPE)
+    sampler = EpochSampler(shards.shard_sizes, 3, shuffle=False)
+    (batch,) = loader.batches(sampler, partial(fixed_windows, shape=SHAPE))
+    assert batch.index.tolist() == [0, 2, 2] and loader.failures == {"undecodable": 1}
     assert torch.equal(batch.frames[1], batch.frames[2])
 
 
 def test_dali_reads_pictures_alone_and_leaves_sound_alone_to_the_host(sounds, pictures):
     from xdc_fast.clips.dali import DaliLoader
 
-    plan = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
-    sampling = partial(fixed_windows, shape=SHAPE)
-    (host,) = HostLoader(pictures, SHAPE).batches(plan, sampling)
-    (dali,) = DaliLoader(pictures, SHAPE, device="cpu").batches(plan, sampling)
+    sampler = EpochSampler(pictures.shard_sizes, 3, shuffle=False)
+    windows = partial(fixed_windows, shape=SHAPE)
+    (host,) = HostLoader(pictures, SHAPE).batches(sampler, windows)
+    (dali,) = DaliLoader(pictures, SHAPE, device="cpu").batches(sampler, windows)
     assert dali.waveform is None and torch.equal(host.index, dali.index)
     assert (host.frames.int() - dali.frames.int()).abs().float().mean() < 1
     with pytest.raises(UserError, match=r"no video for DALI to decode; set loader=host"):
         DaliLoader(sounds, SHAPE, device="cpu")
-    for loader in ("auto", "host"):
-        recipe = load_recipe(None, (f"loader={loader}",))
-        assert type(open_loader(recipe, sounds, SHAPE, torch.device("cuda"))) is HostLoader
+    for name in ("auto", "host"):
+        loader = open_loader(sounds, SHAPE, device=torch.device("cuda"), loader=name)
+        assert type(loader) is HostLoader
 
 
 @pytest.fixture(scope="module")
@@ -396,11 +396,11 @@ def test_features_of_one_track_are_those_of_both(toy_shards, encoders, modality,
     assert alone.modalities == (modality,)
     one, found = {modality: both[modality]}, []
     for shards in (toy_shards, alone):
-        feed = HostLoader(shards, inputs.shape)
-        calibrate(one, feed, inputs, 24)
-        features, seen = extract(one, feed, inputs, 24)
-        assert list(features) == [modality] and seen.all()
-        found.append(features[modality])
+        loader = HostLoader(shards, inputs.shape)
+        calibrate(one, loader, inputs, 24)
+        features = compute_features(one, loader, inputs, 24)
+        assert list(features.arrays) == [modality] and features.valid.all()
+        found.append(features.arrays[modality])
     assert np.ptp(found[0]) > 0.01
     np.testing.assert_allclose(*found, atol=1e-6)
 
@@ -411,10 +411,10 @@ def test_encoders_of_a_missing_track_are_a_mistake(sounds, pictures, encoders):
         (sounds, "holds audio only, and the video is asked for; take a set with video, or pack"),
         (pictures, "holds video only, and the audio is asked for; take a set with audio, or pack"),
     ):
-        feed = HostLoader(shards, inputs.shape)
-        for ask in (extract, calibrate):
+        loader = HostLoader(shards, inputs.shape)
+        for ask in (compute_features, calibrate):
             with pytest.raises(UserError, match=words) as caught:
-                ask(both, feed, inputs, 2)
+                ask(both, loader, inputs, 2)
             assert str(shards.root) in str(caught.value) and "--tracks both" in str(caught.value)
 
 

@@ -16,7 +16,8 @@ class Batch:
     waveform: int16 (B, S), full scale 32768, at the clip shape's audio rate. None where the set
     has no sound.
     index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
-    replaced by another of its batch, and its place here names that other one.
+    replaced by another of its batch, and its place here names that other one. Where the loader was
+    given `samples`, it counts those.
     """
 
     frames: torch.Tensor | None
@@ -26,7 +27,9 @@ class Batch:
     @property
     def device(self) -> torch.device:
         """Where the clips are."""
-        return (self.waveform if self.frames is None else self.frames).device
+        track = self.waveform if self.frames is None else self.frames
+        assert track is not None
+        return track.device
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,31 +1,86 @@
-"""Which way the clips take to the device."""
+"""From shards to batches on the device: what every loader does, and which one to take."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
 import torch
 
+from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import HostLoader
-from xdc_fast.clips.windows import ClipShape
+from xdc_fast.clips.sampler import Sampler
+from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
-from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
 
-def choose_device(recipe: Recipe) -> torch.device:
-    """The recipe's device; UserError for one that is not there."""
-    if recipe.device == "cuda" and not torch.cuda.is_available():
+class Loader(Protocol):
+    """Batches of clips of a shard set, read and decoded while the caller computes.
+
+    shards: where the samples lie. shape: what a clip holds. modalities: the tracks that batches
+    have. device: where they go. failures: how many clips could not be read, by reason; examples:
+    the first message of each reason. Such a clip is replaced by another of its batch.
+    """
+
+    @property
+    def shards(self) -> ShardSet: ...
+    @property
+    def shape(self) -> ClipShape: ...
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def failures(self) -> Counter[str]: ...
+    @property
+    def examples(self) -> dict[str, str]: ...
+
+    def batches(
+        self,
+        sampler: Sampler,
+        windows: WindowFunction,
+        start: int = 0,
+        samples: np.ndarray | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of the sampler's steps from `start` on, in order.
+
+        windows: where the clips lie in their samples. samples: int64 (M,), the samples that the
+        sampler's indices count; by default all of the set.
+        Raises NothingRead at a batch of which nothing can be read; a call with start=STEP + 1
+        goes on after it.
+        """
+        ...
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a recipe names: auto, cpu or cuda. UserError for one that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: no CUDA device is usable here; `xdc doctor` says why")
-    if recipe.device == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(recipe.device)
+    return torch.device(name)
 
 
-def open_loader(recipe: Recipe, shards: ShardSet, shape: ClipShape, device: torch.device):
-    """The feed a recipe asks for; by itself DALI for our codecs on a CUDA device, else the host."""
-    ours = "video" in shards.modalities and shards.settings["codec"] in ("jpeg", "h264")
-    fits = device.type == "cuda" and ours
-    if recipe.loader == "dali" or (recipe.loader == "auto" and fits):
+def open_loader(
+    shards: ShardSet,
+    shape: ClipShape,
+    *,
+    device: torch.device,
+    loader: str = "auto",
+    threads: int = 2,
+) -> Loader:
+    """The loader of that name: host, dali or auto, which is DALI for our codecs on a GPU.
+
+    threads: that decode. Raises UserError where the shards do not fit the shape, or DALI cannot
+    decode them on this device.
+    """
+    ours = "video" in shape.modalities and "video" in shards.modalities
+    ours = ours and shards.settings["codec"] in ("jpeg", "h264")
+    if loader == "dali" or (loader == "auto" and device.type == "cuda" and ours):
         from xdc_fast.clips.dali import DaliLoader  # seconds to import, and not needed on a CPU
 
-        return DaliLoader(shards, shape, device=device, threads=recipe.threads)
-    return HostLoader(shards, shape, device=device, threads=recipe.threads)
+        return DaliLoader(shards, shape, device=device, threads=threads)
+    return HostLoader(shards, shape, device=device, threads=threads)

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from xdc_fast.errors import UserError
+
+
+class Sampler(Protocol):
+    """Which clips each step reads: `steps` times `batch` indices."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+
+    def indices(self, step: int) -> np.ndarray:
+        """The indices of one step's clips, int64 (batch,). May be called by several threads."""
+        ...
+
+
+class Steps:
+    """Some steps of a sampler, as a sampler."""
+
+    def __init__(self, sampler: Sampler, chosen: np.ndarray):
+        self._sampler, self._chosen = sampler, chosen
+        self.batch, self.steps = sampler.batch, len(chosen)
+
+    def indices(self, step: int) -> np.ndarray:
+        return self._sampler.indices(int(self._chosen[step]))
 
 
 class EpochSampler:
@@ -73,6 +98,10 @@ class EpochSampler:
             out[here] = self._order(int(number))[position[here] - self._start[number]]
         return out
 
+    def take(self, steps: np.ndarray) -> Steps:
+        """The sampler of these steps alone, int64 (steps,), in their order."""
+        return Steps(self, steps)
+
 
 def uniform(seed: int, epoch: int, index: np.ndarray, stream: int) -> np.ndarray:
     """Random numbers in [0, 1) that depend on nothing but their arguments, float64 (B,).
@@ -89,7 +118,7 @@ def uniform(seed: int, epoch: int, index: np.ndarray, stream: int) -> np.ndarray
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(z):
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

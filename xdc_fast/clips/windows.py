@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class ClipShape:
 
     frames: pictures per clip, at `fps` pictures per second. crop: their side in pixels.
     samples: sound samples per clip, at `sample_rate` per second. Both spans share their centre.
+    frames=0 or samples=0: clips of the other track alone.
     """
 
     frames: int
@@ -25,6 +27,19 @@ class ClipShape:
     crop: int
     samples: int
     sample_rate: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The tracks that a clip has room for."""
+        return ("video",) * (self.frames > 0) + ("audio",) * (self.samples > 0)
+
+    def only(self, *modalities: str) -> ClipShape:
+        """The same clip with these tracks alone."""
+        return replace(
+            self,
+            frames=self.frames if "video" in modalities else 0,
+            samples=self.samples if "audio" in modalities else 0,
+        )
 
     @property
     def seconds(self) -> float:
@@ -49,14 +64,20 @@ class Windows:
     flip: np.ndarray
 
 
-def random_windows(rows, shape: ClipShape, seed: int, epoch: int, flip: bool) -> Windows:
+WindowFunction = Callable[[np.ndarray, np.ndarray], Windows]
+"""Lays the windows of a batch, given its indices int64 (B,) and their samples' SAMPLE rows (B,)."""
+
+
+def random_windows(
+    indices: np.ndarray, rows: np.ndarray, shape: ClipShape, seed: int, epoch: int, flip: bool
+) -> Windows:
     """Training windows: random time, crop and (when asked) flip, a draw per (seed, epoch, index).
 
-    rows: SAMPLE rows (B,) of the shard format.
+    indices, rows: as of WindowFunction.
     """
 
     def draw(stream: int) -> np.ndarray:
-        return uniform(seed, epoch, rows["index"], stream)
+        return uniform(seed, epoch, indices, stream)
 
     top = (draw(ROW) * (rows["height"] - shape.crop + 1)).astype(np.int64)
     left = (draw(COLUMN) * (rows["width"] - shape.crop + 1)).astype(np.int64)
@@ -64,26 +85,40 @@ def random_windows(rows, shape: ClipShape, seed: int, epoch: int, flip: bool) ->
     return _place(rows, shape, draw(TIME), top, left, mirrored)
 
 
-def fixed_windows(rows, shape: ClipShape, clip: int = 0, clips: int = 1) -> Windows:
-    """Evaluation windows: centre crop, clip number `clip` of `clips` equally spaced ones.
+def fixed_windows(
+    _indices: np.ndarray, rows: np.ndarray, shape: ClipShape, position: float | np.ndarray = 0.5
+) -> Windows:
+    """Evaluation windows: centre crop, at one position in time for all or for each.
 
-    One clip lies in the middle; the first and last of several touch the sample's ends.
+    position: 0 is the beginning of the sample, 1 its end; see `equal_positions`.
     """
-    share = np.full(len(rows), 0.5 if clips == 1 else clip / (clips - 1))
     top = (rows["height"] - shape.crop).astype(np.int64) // 2
     left = (rows["width"] - shape.crop).astype(np.int64) // 2
-    return _place(rows, shape, share, top, left, np.zeros(len(rows), dtype=bool))
+    positions = np.broadcast_to(position, len(rows))
+    return _place(rows, shape, positions, top, left, np.zeros(len(rows), dtype=bool))
 
 
-def _place(rows, shape: ClipShape, share, top, left, flip) -> Windows:
-    tracks = []  # seconds of each that the samples have, and what a clip takes of it
-    if (rows["video"] >= 0).all():
+def equal_positions(clips: int) -> np.ndarray:
+    """Equally spaced positions, float64 (clips,), from the beginning to the end; one is central."""
+    return np.linspace(0, 1, clips) if clips > 1 else np.array([0.5])
+
+
+def _place(
+    rows: np.ndarray,
+    shape: ClipShape,
+    position: np.ndarray,
+    top: np.ndarray,
+    left: np.ndarray,
+    flip: np.ndarray,
+) -> Windows:
+    tracks = []  # seconds of each that is read, and what a clip takes of it
+    if shape.frames and (rows["video"] >= 0).all():
         tracks.append((rows["frames"] / rows["fps"], shape.frames / shape.fps))
-    if (rows["audio"] >= 0).all():
+    if shape.samples and (rows["audio"] >= 0).all():
         tracks.append((rows["samples"] / shape.sample_rate, shape.samples / shape.sample_rate))
     lengths, spans = zip(*tracks, strict=True)
     seconds, wanted = np.min(lengths, axis=0), max(spans)
-    centre = share * np.maximum(seconds - wanted, 0) + np.minimum(seconds, wanted) / 2
+    centre = position * np.maximum(seconds - wanted, 0) + np.minimum(seconds, wanted) / 2
     first = np.floor((centre - shape.frames / shape.fps / 2 + TICK) * rows["fps"])
     step = np.floor(np.arange(shape.frames) / shape.fps * rows["fps"][:, None] + TICK)
     frames = np.clip(first[:, None] + step, 0, rows["frames"][:, None] - 1).astype(np.int64)

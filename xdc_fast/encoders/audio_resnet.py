@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from xdc_fast.encoders.encoder import Encoder
+
 
 class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut."""
@@ -22,18 +24,18 @@ class Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outputs, eps=1e-3),
         )
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False),
                 nn.BatchNorm2d(outputs, eps=1e-3),
             )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class AudioResNet(nn.Module):
+class AudioResNet(Encoder):
     """An audio encoder: float (B, 1, mels, frames) -> pooled features (B, `features`).
 
     stem: channels and stride of the first convolution. stages: (channels, blocks, stride) each.

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from xdc_fast.encoders import audio_resnet, r2plus1d
+from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Recipe
 
 MODALITIES = ("video", "audio")
 TWIN = "_twin"  # ends the name of a second encoder of a modality
 
-ENCODERS: dict[str, dict[str, Callable[[], nn.Module]]] = {
+ENCODERS: dict[str, dict[str, Callable[[], Encoder]]] = {
     "video": {
         "r2plus1d_18": r2plus1d.r2plus1d_18,
         "r2plus1d_small": r2plus1d.r2plus1d_small,
@@ -37,10 +38,10 @@ def build_encoders(
     recipe: Recipe,
     device: torch.device | str = "cpu",
     names: tuple[str, ...] = MODALITIES,
-) -> dict[str, nn.Module]:
+) -> dict[str, Encoder]:
     """The recipe's encoders, randomly initialised from its seed, each name in its own way.
 
-    Each has an attribute `features`, the width of its output. Raises UserError for unknown names.
+    Raises UserError for unknown names.
     """
     encoders = {}
     for number, name in enumerate(names):
@@ -52,7 +53,8 @@ def build_encoders(
             torch.manual_seed(recipe.seed * len(MODALITIES) + number)
             encoder = known[kind]()
             encoder.apply(_initialise)
-        encoders[name] = encoder.to(device, memory_format=_layout(encoder, torch.device(device)))
+        layout = _layout(encoder, torch.device(device))
+        encoders[name] = encoder.to(device).to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch's stubs lack it
     return encoders
 
 

@@ -1,127 +1,274 @@
-"""Passes over a shard set without training: BatchNorm calibration and feature extraction."""
+"""The one feature pass: clips of a shard set through encoders, resumable, unreadable clips marked.
+
+Batches hold neighbouring clips and are the same wherever a pass begins, so that a pass that was
+interrupted goes on to the same features, bit for bit on a CPU.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from xdc_fast import progress
-from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.windows import fixed_windows
+from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.failures import NothingRead
+from xdc_fast.clips.loader import Loader
+from xdc_fast.clips.sampler import EpochSampler, Sampler
+from xdc_fast.clips.subset import ClipSubset, count_by_shard, equal_clips
+from xdc_fast.clips.windows import WindowFunction
 from xdc_fast.encoders.build import modality_of
+from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.files import write
 
-SAMPLES = 1024  # clips that BatchNorm is calibrated on
+Stop = Callable[[], None]
 
 
-@torch.no_grad()
-def calibrate(
-    encoders: dict[str, nn.Module], feed, inputs: ClipTransform, batch: int, stop=None
-) -> None:
-    """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
+@dataclass(frozen=True)
+class Features:
+    """Features of M clips, or of M samples.
 
-    stop: called between batches, to raise when the pass is to end early.
-    Raises UserError for an encoder of a modality that the set lacks.
-    A freshly built encoder has mean 0 and variance 1 there; clustering its features in eval mode
-    would see them badly scaled.
+    arrays: {encoder: float32 (M, D)}, zeros where nothing could be read. valid: bool (M,), where
+    something could.
     """
-    _check(encoders, feed.shards)
-    norms = [
-        module
-        for encoder in encoders.values()
-        for module in encoder.modules()
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d))
-    ]
-    momentum = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
-    for encoder in encoders.values():
-        encoder.train()
-    plan = EpochSampler(feed.shards.shard_sizes, batch, shuffle=False)
-    steps = min(plan.steps, -(-SAMPLES // batch))
-    # spread over the set, which may be sorted by class
-    chosen = np.linspace(0, plan.steps - 1, steps).astype(int)
-    for part in feed.batches(Subset(plan, chosen), partial(fixed_windows, shape=inputs.shape)):
-        for name, encoder in encoders.items():
-            encoder(inputs.of(modality_of(name), part))
-        if stop is not None:
-            stop()
-    for norm, value in zip(norms, momentum, strict=True):
-        norm.momentum = value
+
+    arrays: dict[str, np.ndarray]
+    valid: np.ndarray
+
+    @classmethod
+    def zeros(cls, count: int, widths: Mapping[str, int]) -> Features:
+        """Room for `count` rows, none of them valid."""
+        arrays = {name: np.zeros((count, width), np.float32) for name, width in widths.items()}
+        return cls(arrays, np.zeros(count, dtype=bool))
+
+    @property
+    def n_unreadable(self) -> int:
+        """How many rows are not valid."""
+        return len(self.valid) - int(self.valid.sum())
+
+    def mean(self, clips: int) -> Features:
+        """The mean over every `clips` neighbouring rows, of those that are valid."""
+        valid: np.ndarray = self.valid.reshape(-1, clips)
+        counts = np.maximum(valid.sum(axis=1), 1).astype(np.float32)[:, None]
+        arrays = {
+            name: array.reshape(len(valid), clips, -1).sum(axis=1) / counts
+            for name, array in self.arrays.items()
+        }
+        return Features(arrays, np.any(valid, axis=1))
+
+    def put(self, first: int, part: Features) -> None:
+        """Writes the rows of a part from row `first` on."""
+        rows = slice(first, first + len(part.valid))
+        self.valid[rows] = part.valid
+        for name, array in part.arrays.items():
+            self.arrays[name][rows] = array
 
 
-def _check(encoders: dict[str, nn.Module], shards: ShardSet) -> None:
-    """UserError for an encoder of a modality that the set lacks."""
-    for modality in map(modality_of, encoders):
-        if modality not in shards.modalities:
-            held = " and ".join(shards.modalities)
-            raise UserError(
-                f"{shards.root}: holds {held} only, and the {modality} is asked for; take a set "
-                f"with {modality}, or pack this one with --tracks both"
-            )
-
-
-class Subset:
-    """Some steps of a plan, as a plan."""
-
-    def __init__(self, plan: EpochSampler, chosen: np.ndarray):
-        self.plan, self.chosen = plan, chosen
-        self.batch, self.steps = plan.batch, len(chosen)
-
-    def indices(self, step: int) -> np.ndarray:
-        return self.plan.indices(int(self.chosen[step]))
-
-
-@torch.no_grad()
-def extract(
-    encoders: dict[str, nn.Module],
-    feed,
+def compute_features(
+    encoders: Mapping[str, Encoder],
+    loader: Loader,
     inputs: ClipTransform,
     batch: int,
     *,
+    samples: np.ndarray | None = None,
     clips: int = 1,
-    stop=None,
+    average: bool = True,
+    folder: Path | None = None,
+    stop: Stop | None = None,
     title: str = "features",
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features of every sample in float32, averaged over `clips` equally spaced clips.
+) -> Features:
+    """Features of equally spaced clips of each sample, in one pass over the set.
 
-    Returns {encoder: float32 (N, D)} and seen, bool (N,): False where no clip could be read.
+    encoders: by name; they are put in eval mode. batch: clips per batch. samples: int64 (M,), in
+    rising order; by default the whole set. clips: of each sample; a single one is its middle.
+    average: over the clips of a sample that can be read. Otherwise there is a row for each clip,
+    M x clips of them, those of a sample one after the other.
+    folder: keeps the features of each shard when it is finished, as SHARD.npz, and takes from there
+    what an earlier pass left of the same encoders, clips and batches.
     stop: called between batches, to raise when the pass is to end early.
-    Raises UserError for an encoder of a modality that the set lacks.
+    Raises UserError for an encoder of a modality that the loader does not read, and when no clip
+    can be read.
     """
-    _check(encoders, feed.shards)
-    count = len(feed.shards)
-    sums = {
-        name: np.zeros((count, encoder.features), dtype=np.float32)
-        for name, encoder in encoders.items()
-    }
-    times = np.zeros(count, dtype=np.int64)
+    shards = loader.shards
+    if samples is None:
+        samples = np.arange(len(shards))
+    subset = equal_clips(shards, samples, clips)
+    each = 1 if average else clips
+    sizes = count_by_shard(shards, samples) * each
+    first = np.cumsum(sizes) - sizes
+    found = Features.zeros(len(samples) * each, widths_of(encoders))
+    kept = None
+    if folder is not None:
+        made_by = (weights_digest(encoders), shards.fingerprint, loader.shape, inputs.video,
+                   inputs.audio, batch, samples.tobytes(), clips, average)  # fmt: skip
+        kept = FeatureFolder(folder, repr(made_by))
+    done = set()
+    for number, name in enumerate(shards.shards):
+        if kept is not None and (part := kept.load(name)) is not None:
+            found.put(first[number], part)
+            done.add(number)
+    for number, part in iterate_features(
+        encoders, loader, inputs, batch, subset, done=done, stop=stop, title=title
+    ):
+        part = part.mean(clips) if average else part
+        found.put(first[number], part)
+        if kept is not None:
+            kept.save(shards.shards[number], part)
+    if not found.valid.any():
+        reason = next(iter(loader.examples.values()), "none was asked for")
+        raise UserError(
+            f"{shards.root}: no clip can be read: {reason}; run `xdc-shard verify {shards.root}`"
+        )
+    return found
+
+
+def iterate_features(
+    encoders: Mapping[str, Encoder],
+    loader: Loader,
+    inputs: ClipTransform,
+    batch: int,
+    clips: ClipSubset,
+    *,
+    done: Collection[int] = (),
+    stop: Stop | None = None,
+    title: str = "features",
+) -> Iterator[tuple[int, Features]]:
+    """The features of each shard's clips, as soon as they are complete: (shard number, Features).
+
+    done: numbers of shards to leave out. Shards without a clip are left out too. The other
+    arguments are those of compute_features.
+    """
+    check_modalities(encoders, loader)
+    if not len(clips):
+        return
+    widths = widths_of(encoders)
     for encoder in encoders.values():
         encoder.eval()
-    plan = EpochSampler(feed.shards.shard_sizes, batch, shuffle=False)
-    with progress.bar(total=plan.steps * clips, desc=title, unit="batch") as bar:
-        for clip in range(clips):
-            sampling = partial(fixed_windows, shape=inputs.shape, clip=clip, clips=clips)
-            done = np.zeros(count, dtype=bool)  # wrapped and replaced samples come twice
-            for part in feed.batches(plan, sampling):
-                index, first = np.unique(part.index.numpy(), return_index=True)
-                new = ~done[index]
-                index, first = index[new], first[new]
-                for name, encoder in encoders.items():
-                    output = encoder(inputs.of(modality_of(name), part)).float().cpu().numpy()
-                    sums[name][index] += output[first]
-                done[index] = True
-                bar.update()
-                if stop is not None:
-                    stop()
-            times += done
-    seen = times > 0
-    for total in sums.values():
-        total /= np.maximum(times, 1, dtype=np.float32)[:, None]
-    return sums, seen
+    sizes = clips.shard_sizes
+    ends = np.cumsum(sizes)
+    first = ends - sizes
+    wanted = {int(shard) for shard in np.flatnonzero(sizes)} - set(done)
+    sampler = EpochSampler(sizes, min(batch, len(clips)), shuffle=False)
+    size = sampler.batch
+    needed = [np.arange(first[s] // size, (ends[s] - 1) // size + 1) for s in sorted(wanted)]
+    steps = np.unique(np.concatenate(needed)) if needed else np.zeros(0, np.int64)
+    windows = partial(clips.windows, shape=loader.shape)
+    batches = each_step(loader, sampler.take(steps), windows, clips.samples)
+    unfinished: dict[int, Features] = {}
+    bar = progress.bar(
+        batches, total=sampler.steps, initial=sampler.steps - len(steps), desc=title, unit="batch"
+    )
+    for step, part in zip(steps.tolist(), bar, strict=True):
+        indices = sampler.indices(step)
+        begin, end = step * size, min((step + 1) * size, len(clips))
+        if part is not None:
+            outputs = encode(encoders, inputs, part)
+            # the last step wraps around; a clip that was replaced goes by the other's index
+            own = (part.index.numpy() == indices) & (indices >= begin)
+        low, high = np.searchsorted(ends, [begin, end - 1], side="right").tolist()
+        for shard in wanted.intersection(range(low, high + 1)):
+            if shard not in unfinished:
+                unfinished[shard] = Features.zeros(int(sizes[shard]), widths)
+            if part is not None:
+                here = own & (indices >= first[shard]) & (indices < ends[shard])
+                rows = indices[here] - first[shard]
+                unfinished[shard].valid[rows] = True
+                for name, output in outputs.items():
+                    unfinished[shard].arrays[name][rows] = output[here]
+        for shard in [shard for shard in unfinished if ends[shard] <= end]:
+            yield shard, unfinished.pop(shard)
+        if stop is not None:
+            stop()
+
+
+@torch.no_grad()
+def encode(
+    encoders: Mapping[str, Encoder], inputs: ClipTransform, batch: Batch
+) -> dict[str, np.ndarray]:
+    """What encoders say of a batch: {name: float32 (B, D)}, on the host."""
+    tensors = {m: inputs.of(m, batch) for m in dict.fromkeys(map(modality_of, encoders))}
+    return {
+        name: encoder(tensors[modality_of(name)]).float().cpu().numpy()
+        for name, encoder in encoders.items()
+    }
+
+
+def each_step(
+    loader: Loader, sampler: Sampler, windows: WindowFunction, samples: np.ndarray | None = None
+) -> Iterator[Batch | None]:
+    """The batch of each step; None where no clip of it can be read. Arguments as of `batches`."""
+    step = 0
+    while step < sampler.steps:
+        try:
+            for batch in loader.batches(sampler, windows, start=step, samples=samples):
+                yield batch
+                step += 1
+        except NothingRead:
+            yield None
+            step += 1
+
+
+def check_modalities(encoders: Mapping[str, Encoder], loader: Loader) -> None:
+    """UserError for an encoder of a modality that the loader does not read."""
+    for modality in map(modality_of, encoders):
+        if modality not in loader.modalities:
+            held = " and ".join(loader.modalities)
+            raise UserError(
+                f"{loader.shards.root}: holds {held} only, and the {modality} is asked for; take a "
+                f"set with {modality}, or pack this one with --tracks both"
+            )
+
+
+def widths_of(encoders: Mapping[str, Encoder]) -> dict[str, int]:
+    return {name: encoder.features for name, encoder in encoders.items()}
+
+
+def weights_digest(encoders: Mapping[str, nn.Module]) -> str:
+    """A name for the very weights of encoders: 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for modality, encoder in encoders.items():
+        for name, value in encoder.state_dict().items():
+            total.update(f"{modality} {name}".encode())
+            total.update(value.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+class FeatureFolder:
+    """Features of finished shards, FOLDER/SHARD.npz. made_by: what they depend on, as text."""
+
+    def __init__(self, folder: Path, made_by: str):
+        self.folder, self.made_by = folder, hashlib.sha256(made_by.encode()).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, shard: str, features: Features) -> None:
+        """Keeps the features of the tar `shard`."""
+        arrays = {f"features_{name}": array for name, array in features.arrays.items()}
+        arrays |= {"made_by": np.array(self.made_by), "valid": features.valid}
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write(self._path(shard), content.getbuffer())
+
+    def load(self, shard: str) -> Features | None:
+        """What `save` kept; None where there is nothing of the same made_by."""
+        try:
+            with np.load(self._path(shard)) as content:
+                arrays = dict(content)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        if str(arrays.pop("made_by", "")) != self.made_by:
+            return None
+        valid = arrays.pop("valid")
+        return Features({n.removeprefix("features_"): a for n, a in arrays.items()}, valid)
+
+    def _path(self, shard: str) -> Path:
+        return self.folder / shard.replace(".tar", ".npz")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from xdc_fast.encoders.encoder import Encoder
+
 
 class Conv2Plus1D(nn.Sequential):
     """A 1 x 3 x 3 convolution, BatchNorm, ReLU, and a 3 x 1 x 1 one.
@@ -43,12 +45,12 @@ class Block(nn.Module):
                 nn.BatchNorm3d(outputs, eps=1e-3),
             )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(self.conv2(self.conv1(x)) + shortcut)
 
 
-class R2Plus1D(nn.Module):
+class R2Plus1D(Encoder):
     """A video encoder: float (B, 3, T, H, W) -> pooled features (B, `features`).
 
     stem: channels after the stem's spatial and temporal convolution. kernel: its spatial side.

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.loader import choose_device, open_loader
-from xdc_fast.clips.subset import ClipSubset, predict
-from xdc_fast.encoders.features import calibrate
+from xdc_fast.clips.loader import Loader, choose_device, open_loader
+from xdc_fast.encoders.calibrate import calibrate
+from xdc_fast.encoders.encoder import Encoder
+from xdc_fast.encoders.features import Features, compute_features, weights_digest
 from xdc_fast.errors import UserError
 from xdc_fast.files import write_json
 from xdc_fast.models.load import Model
@@ -46,38 +44,52 @@ class Evaluator:
         self.model, self.shards = model, shards
         self.out = Path(out) if out else model.run and model.run.root
         self.recipe, self.inputs = model.recipe, model.inputs
-        self.device = choose_device(model.recipe)
+        self.device = choose_device(model.recipe.device)
         self.modalities = (modality,) if modality else common
         if model.name == "random":
-            whole = ClipSubset(shards, np.arange(len(shards)), self.modalities)
-            encoders = {m: model.encoders[m] for m in self.modalities}
-            calibrate(encoders, self.feed(whole), self.inputs, self.recipe.train.batch)
+            encoders = self.encoders(*self.modalities)
+            loader = self.loader(*self.modalities)
+            calibrate(encoders, loader, self.inputs, self.recipe.train.batch)
             for encoder in encoders.values():
                 encoder.eval()
 
-    def feed(self, part: ClipSubset):
-        """A feed of a part of the set, on the model's device."""
-        return open_loader(self.recipe, part, self.inputs.shape, self.device)
+    def loader(self, *modalities: str) -> Loader:
+        """Reads these tracks of the set, to the model's device."""
+        return open_loader(
+            self.shards,
+            self.inputs.shape.only(*modalities),
+            device=self.device,
+            loader=self.recipe.loader,
+            threads=self.recipe.threads,
+        )
 
-    def network(self, modality: str) -> Callable[[Batch], torch.Tensor]:
-        """The frozen encoder, from a batch to features (B, D)."""
-        encoder = self.model.encoders[modality]
-        return lambda batch: encoder(self.inputs.of(modality, batch))
+    def encoders(self, *modalities: str) -> dict[str, Encoder]:
+        """The model's encoders of these modalities."""
+        return {m: self.model.encoders[m] for m in modalities}
 
-    def features(self, part: ClipSubset, title: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Features of every item, {modality: float32 (M, D)}, and bool (M,): which were read."""
-        networks = {m: self.network(m) for m in part.modalities}
-        widths = {m: self.model.encoders[m].features for m in part.modalities}
-        return predict(networks, widths, self.feed(part), self.recipe.train.batch, title)
+    def features(
+        self,
+        *modalities: str,
+        samples: np.ndarray | None = None,
+        clips: int,
+        average: bool = True,
+        title: str = "features",
+    ) -> Features:
+        """Features of equally spaced clips, by compute_features."""
+        return compute_features(
+            self.encoders(*modalities),
+            self.loader(*modalities),
+            self.inputs,
+            self.recipe.train.batch,
+            samples=samples,
+            clips=clips,
+            average=average,
+            title=title,
+        )
 
     def digest(self, *modalities: str) -> str:
         """A name for the very weights of encoders."""
-        total = hashlib.sha256()
-        for modality in modalities:
-            for name, value in self.model.encoders[modality].state_dict().items():
-                total.update(f"{modality} {name}".encode())
-                total.update(value.cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()[:16]
+        return weights_digest(self.encoders(*modalities))
 
     def made_by(self, *modalities: str) -> dict:
         """What results on these modalities depend on, beside their own settings."""

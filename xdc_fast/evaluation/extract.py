@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xdc_fast import progress
 from xdc_fast.clips.subset import ClipSubset
+from xdc_fast.encoders.features import Features, iterate_features
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.files import write, write_json
@@ -46,15 +46,21 @@ def extract_features(model: Model, shards: ShardSet, out: str | Path, stride: fl
     }
     made_by = json.loads(json.dumps(made_by))  # as it will be read: lists for tuples
     begin(out, shards, made_by)
+    clips, start, stop = lay_clips(evaluator, stride)
+    paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
+    for number, features in iterate_features(
+        evaluator.encoders(*evaluator.modalities),
+        evaluator.loader(*evaluator.modalities),
+        evaluator.inputs,
+        model.recipe.train.batch,
+        clips,
+        done={number for number, path in enumerate(paths) if path.is_file()},
+    ):
+        first = int(clips.shard_sizes[:number].sum())
+        rows = slice(first, first + len(features.valid))
+        save_shard(paths[number], clips.samples[rows], start[rows], stop[rows], features)
     counts = {"samples": len(shards), "clips": 0, "unread": 0}
-    ends = np.cumsum(shards.shard_sizes)
-    for number, name in enumerate(progress.bar(shards.shards, desc="shards", unit="shard")):
-        path = out / name.replace(".tar", ".npz")
-        if not path.is_file():
-            samples = np.arange(ends[number] - shards.shard_sizes[number], ends[number])
-            content = io.BytesIO()
-            np.savez(content, **extract_shard(evaluator, samples, stride))
-            write(path, content.getbuffer())
+    for path in paths:
         with np.load(path) as arrays:
             counts["clips"] += len(arrays["index"])
             counts["unread"] += int(arrays["unread"])
@@ -80,28 +86,38 @@ def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
         write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
 
 
-def extract_shard(
-    evaluator: Evaluator, samples: np.ndarray, stride: float
-) -> dict[str, np.ndarray]:
-    """The arrays of one shard's file, clips by sample and time."""
+def lay_clips(evaluator: Evaluator, stride: float) -> tuple[ClipSubset, np.ndarray, np.ndarray]:
+    """The clips of a set by sample and time, and their start and stop, float64 (M,), in seconds."""
+    samples = np.arange(len(evaluator.shards))
     seconds, length = spans(evaluator, samples)
     spare = np.maximum(seconds - length, 0)
-    times = [np.arange(int((rest + TICK) / stride) + 1) * stride for rest in spare]
-    each = [len(some) for some in times]
-    index, start, spare = np.repeat(samples, each), np.concatenate(times), np.repeat(spare, each)
-    shares = np.divide(start, spare, out=np.zeros(len(start)), where=spare > 0)
-    part = ClipSubset(evaluator.shards, index, evaluator.modalities, np.minimum(shares, 1))
-    features, seen = evaluator.features(part, "features")
-    stop = np.minimum(start + length, np.repeat(seconds, each))
-    arrays = {"index": index, "start": start, "stop": stop, **features}
-    unread = np.int64((~seen).sum())
-    return {name: array[seen] for name, array in arrays.items()} | {"unread": unread}
+    each = ((spare + TICK) / stride).astype(np.int64) + 1
+    index, spare = np.repeat(samples, each), np.repeat(spare, each)
+    start = (np.arange(len(index)) - np.repeat(np.cumsum(each) - each, each)) * stride
+    positions = np.divide(start, spare, out=np.zeros(len(start)), where=spare > 0)
+    clips = ClipSubset(evaluator.shards, index, np.minimum(positions, 1))
+    return clips, start, np.minimum(start + length, np.repeat(seconds, each))
+
+
+def save_shard(
+    path: Path, index: np.ndarray, start: np.ndarray, stop: np.ndarray, features: Features
+) -> None:
+    """Writes a shard's file without the clips that could not be read."""
+    valid = features.valid
+    arrays = {"index": index, "start": start, "stop": stop, **features.arrays}
+    content = io.BytesIO()
+    np.savez(
+        content,
+        unread=np.int64(features.n_unreadable),
+        **{name: array[valid] for name, array in arrays.items()},
+    )
+    write(path, content.getbuffer())
 
 
 def spans(evaluator: Evaluator, samples: np.ndarray) -> tuple[np.ndarray, float]:
     """The seconds of each sample, float64 (N,), and of a clip, over the tracks that are read.
 
-    As the windows of a feed are laid: the shorter track of a sample, the longer one of a clip.
+    As the windows of a loader are laid: the shorter track of a sample, the longer one of a clip.
     """
     rows = np.array([evaluator.shards.row(int(sample))[1] for sample in samples])
     shape = evaluator.inputs.shape

@@ -14,9 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from xdc_fast import progress
 from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.subset import ClipSubset, equal_clips, predict
+from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.encoders.build import new_head
+from xdc_fast.encoders.encoder import Encoder
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
@@ -116,13 +118,24 @@ def finetune(
         about = {"where": model.name, "data": str(shards.root), **made_by}
         scores = evaluator.kept(*place).get("splits", [])
         for split in splits[len(scores) :]:
-            encoder, head = train(evaluator, name, codes, classes, split, only_head, settings, seed)
-            logits, seen = classify(evaluator, name, encoder, head, split, settings)
+            classifier = train(evaluator, name, codes, classes, split, only_head, settings, seed)
+            logits, seen = classify(evaluator, name, classifier, split, settings)
             sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
             scores.append(sizes | score(logits, seen, codes[split.test]))
             evaluator.keep(*place, about | summary(scores))
         results[name] = about | summary(scores)
     return results
+
+
+class Classifier(Encoder):
+    """An encoder and a linear classifier of its features: from its input to logits (B, classes)."""
+
+    def __init__(self, encoder: Encoder, head: nn.Linear):
+        super().__init__()
+        self.encoder, self.head, self.features = encoder, head, head.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x))
 
 
 def summary(scores: list[dict]) -> dict:
@@ -139,7 +152,7 @@ def train(
     only_head: bool,
     settings: FinetuneSettings,
     seed: int,
-) -> tuple[nn.Module, nn.Linear]:
+) -> Classifier:
     """An encoder and a classifier of its features, trained on a split's training part."""
     encoder = copy.deepcopy(evaluator.model.encoders[modality]).train(not only_head)
     encoder.requires_grad_(not only_head)
@@ -150,19 +163,22 @@ def train(
     optimizer = torch.optim.SGD(
         groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    recipe, part = evaluator.recipe, ClipSubset(evaluator.shards, split.train, (modality,))
-    feed, batch = evaluator.feed(part), min(settings.batch, len(part))
+    recipe, loader = evaluator.recipe, evaluator.loader(modality)
+    sizes, batch = (
+        count_by_shard(evaluator.shards, split.train),
+        min(settings.batch, len(split.train)),
+    )
     half = recipe.train.precision == "bfloat16" and evaluator.device.type == "cuda"
     labels = torch.from_numpy(codes[split.train])
-    steps = settings.epochs * EpochSampler(part.shard_sizes, batch).steps
+    steps = settings.epochs * EpochSampler(sizes, batch).steps
     step = 0
     with progress.bar(total=steps, desc=f"{modality} {split.name}", unit="step") as bar:
         for epoch in range(settings.epochs):
-            plan = EpochSampler(part.shard_sizes, batch, seed=seed, epoch=epoch)
+            sampler = EpochSampler(sizes, batch, seed=seed, epoch=epoch)
             windows = partial(
-                random_windows, shape=feed.shape, seed=seed, epoch=epoch, flip=recipe.video.flip
+                random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=recipe.video.flip
             )
-            for clips in feed.batches(plan, windows):
+            for clips in loader.batches(sampler, windows, samples=split.train):
                 with torch.autocast(evaluator.device.type, torch.bfloat16, enabled=half):
                     features = encoder(evaluator.inputs.of(modality, clips, epoch)).float()
                 loss = cross_entropy(head(features), labels[clips.index].to(evaluator.device))
@@ -180,31 +196,37 @@ def train(
                 optimizer.step()
                 bar.set_postfix(epoch=epoch + 1, loss=f"{shown:.3f}", refresh=False)
                 bar.update()
-    return encoder.eval(), head
+    return Classifier(encoder, head).eval()
 
 
 def classify(
     evaluator: Evaluator,
     modality: str,
-    encoder: nn.Module,
-    head: nn.Linear,
+    classifier: Classifier,
     split: Split,
     settings: FinetuneSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): what was read."""
-    part = equal_clips(evaluator.shards, split.test, (modality,), settings.clips)
-    network = {"logits": lambda clips: head(encoder(evaluator.inputs.of(modality, clips)))}
-    width, feed = {"logits": head.out_features}, evaluator.feed(part)
-    found, seen = predict(network, width, feed, settings.batch, f"{split.name} test")
-    if not np.isfinite(found["logits"]).all():
+    found = compute_features(
+        {modality: classifier},
+        evaluator.loader(modality),
+        evaluator.inputs,
+        settings.batch,
+        samples=split.test,
+        clips=settings.clips,
+        average=False,
+        title=f"{split.name} test",
+    )
+    logits = found.arrays[modality]
+    if not np.isfinite(logits).all():
         raise UserError(
             f"{evaluator.shards.root}: the {modality} encoder fine-tuned on split '{split.name}' "
             "has outputs that are not finite; lower --lr and --head-lr"
         )
     shape = (len(split.test), settings.clips)
-    seen = seen.reshape(shape)
+    seen = found.valid.reshape(shape)
     check_readable(evaluator.shards, split.train, split.test[seen.any(axis=1)])
-    return found["logits"].reshape(*shape, -1), seen
+    return logits.reshape(*shape, -1), seen
 
 
 def score(logits: np.ndarray, seen: np.ndarray, codes: np.ndarray) -> dict:

@@ -14,7 +14,8 @@ from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.calibrate import calibrate
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.splits import check_label_leakage, check_readable, classes_of, splits_of
@@ -117,14 +118,17 @@ def run_features(
     The start has the weights that the run began with; its BatchNorm is calibrated on `shards`.
     """
     recipe = run.recipe
-    inputs, device = ClipTransform(recipe), choose_device(recipe)
+    inputs, device = ClipTransform(recipe), choose_device(recipe.device)
     encoders = build_encoders(recipe, device)
-    feed = open_loader(recipe, shards, inputs.shape, device)
+    loader = open_loader(
+        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
+    )
     if trained:
         load_encoder_weights(encoders, run.encoder_weights(), recipe, run.root)
     else:
-        calibrate(encoders, feed, inputs, recipe.train.batch)
-    return extract(encoders, feed, inputs, recipe.train.batch, clips=clips)
+        calibrate(encoders, loader, inputs, recipe.train.batch)
+    found = compute_features(encoders, loader, inputs, recipe.train.batch, clips=clips)
+    return found.arrays, found.valid
 
 
 def label_nmi(

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xdc_fast.clips.subset import equal_clips
 from xdc_fast.clusters.kmeans import prepare
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
@@ -52,7 +51,8 @@ def retrieve(
     if columns and label is None:
         raise UserError("a split is of labeled videos: give --label too, or leave --split out")
     evaluator = Evaluator(model, shards, out=out)
-    features, read = mean_features(evaluator, clips)
+    found = evaluator.features(*evaluator.modalities, clips=clips)
+    features, read = found.arrays, found.valid
     made_by = {"label": label, "asked": [*columns], "clips": clips}
     made_by |= evaluator.made_by(*evaluator.modalities)
     result: dict = {"where": model.name, "data": str(shards.root), **made_by}
@@ -91,18 +91,6 @@ def retrieve(
         result["across"][f"{query}->{other}"] = figures
     evaluator.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
     return result
-
-
-def mean_features(evaluator: Evaluator, clips: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """{modality: float32 (N, D)}, the mean over the clips that can be read, and bool (N,): any."""
-    count = len(evaluator.shards)
-    part = equal_clips(evaluator.shards, np.arange(count), evaluator.modalities, clips)
-    found, seen = evaluator.features(part, "features")
-    if not seen.any():
-        raise UserError(f"{evaluator.shards.root}: no clip can be read; run `xdc-shard verify`")
-    times = np.maximum(seen.reshape(count, clips).sum(axis=1), 1)[:, None].astype(np.float32)
-    sums = {name: f.reshape(count, clips, -1).sum(axis=1) for name, f in found.items()}
-    return {name: s / times for name, s in sums.items()}, seen.reshape(count, clips).any(axis=1)
 
 
 def shared(

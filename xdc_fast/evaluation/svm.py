@@ -10,7 +10,6 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from xdc_fast.clips.subset import equal_clips
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
     check_label_leakage,
@@ -53,11 +52,11 @@ def svm(
     splits = splits_of(shards, label, codes, classes, columns, needed=FOLDS, seed=seed)
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
     used = np.unique(np.concatenate([part for split in splits for part in split[1:]]))
-    features, seen = evaluator.features(
-        equal_clips(shards, used, (modality,), windows), f"{modality} features"
+    found = evaluator.features(
+        modality, samples=used, clips=windows, average=False, title=f"{modality} features"
     )
-    units = normalize(features[modality]).reshape(len(used), windows, -1)
-    read = seen.reshape(len(used), windows).all(axis=1)
+    units = normalize(found.arrays[modality]).reshape(len(used), windows, -1)
+    read = found.valid.reshape(len(used), windows).all(axis=1)
     scores = []
     for name, *parts in splits:
         train, test = (np.searchsorted(used, part) for part in parts)

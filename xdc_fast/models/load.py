@@ -17,7 +17,8 @@ from torch import nn
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.loader import choose_device
 from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.features import extract
+from xdc_fast.encoders.encoder import Encoder
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.encoders.weights import Keys, read_checkpoint
 from xdc_fast.errors import UserError
@@ -50,7 +51,7 @@ class Model:
 
     name: str
     recipe: Recipe
-    encoders: dict[str, nn.Module]
+    encoders: dict[str, Encoder]
     heads: dict[str, nn.Linear]
     run: Run | None
     inputs: ClipTransform
@@ -67,10 +68,11 @@ class Model:
         tracks = "both" if len(self.encoders) == len(MODALITIES) else next(iter(self.encoders))
         with TemporaryDirectory(prefix="xdc_fast-") as folder:
             shards = pack_file(Path(media), Path(folder), replace(self.packing, tracks=tracks))
-            feed = HostLoader(shards, self.inputs.shape, device=choose_device(self.recipe))
+            device = choose_device(self.recipe.device)
+            loader = HostLoader(shards, self.inputs.shape, device=device)
             encoders = {m: self.encoders[m] for m in shards.modalities}
-            features, *_ = extract(encoders, feed, self.inputs, 1, clips=clips)
-        return {modality: values[0] for modality, values in features.items()}
+            found = compute_features(encoders, loader, self.inputs, clips, clips=clips)
+        return {modality: values[0] for modality, values in found.arrays.items()}
 
     @cached_property
     def packing(self) -> PackSettings:
@@ -165,7 +167,7 @@ def load(
 
 def _fresh(recipe: Recipe) -> Model:
     """The encoders as a run of the recipe begins."""
-    encoders = build_encoders(recipe, choose_device(recipe))
+    encoders = build_encoders(recipe, choose_device(recipe.device))
     for encoder in encoders.values():
         encoder.eval()
     return Model("", recipe, encoders, {}, None, ClipTransform(recipe))
@@ -208,7 +210,7 @@ def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dic
         modality: model.encoders[modality] for modality in MODALITIES if modality in weights
     }
     load_encoder_weights(model.encoders, weights, asked, path)
-    device = choose_device(asked)
+    device = choose_device(asked.device)
     for name, state in heads.items():
         k, features = state["weight"].shape
         head = nn.Linear(features, k)

@@ -14,12 +14,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.host import Sampling
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.windows import fixed_windows, random_windows
+from xdc_fast.clips.windows import WindowFunction, fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import cluster
-from xdc_fast.encoders.build import MODALITIES, build_encoders, modality_of
+from xdc_fast.encoders.build import MODALITIES, build_encoders
+from xdc_fast.encoders.features import encode
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner, steps_of
 from xdc_fast.pretraining.loop import check
@@ -50,15 +50,17 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     parts, from these rates), verdict and advice (lines of text), and with a trace, operations:
     the dearest as (name, share of the time in operations).
     """
-    device = choose_device(recipe)
+    device = choose_device(recipe.device)
     shards = check(recipe, device)
     inputs, encoders = (
         ClipTransform(recipe),
         build_encoders(recipe, device, encoders_of(recipe.method)),
     )
-    feed = open_loader(recipe, shards, inputs.shape, device)
+    loader = open_loader(
+        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
+    )
     size = recipe.train.batch
-    plan = EpochSampler(shards.shard_sizes, size, seed=recipe.seed)
+    sampler = EpochSampler(shards.shard_sizes, size, seed=recipe.seed)
     labels = {
         clustering_name(clustering): np.random.default_rng(recipe.seed)
         .integers(recipe.k, size=len(shards))
@@ -66,13 +68,13 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         for clustering in clusterings_of(recipe.method)
     }
     learner = Learner(recipe, encoders, inputs, labels, iteration=0)
-    sampling = partial(
-        random_windows, shape=feed.shape, seed=recipe.seed, epoch=0, flip=recipe.video.flip
+    windows = partial(
+        random_windows, shape=loader.shape, seed=recipe.seed, epoch=0, flip=recipe.video.flip
     )
 
-    def endless(sampling) -> Iterator[Batch]:
+    def endless(windows: WindowFunction) -> Iterator[Batch]:
         while True:
-            yield from feed.batches(plan, sampling)
+            yield from loader.batches(sampler, windows)
 
     def clock(call: Callable[[], object]) -> float:
         """Clips per second of a call that handles a batch, after one for warm-up."""
@@ -85,8 +87,8 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
             calls += 1
         return calls * size / (time.perf_counter() - begun)
 
-    rates = {"reading": clock(reading(shards, inputs.shape.samples, plan, sampling))}
-    batches = endless(sampling)
+    rates = {"reading": clock(reading(shards, inputs.shape.samples, sampler, windows))}
+    batches = endless(windows)
     rates["clips"] = clock(partial(next, batches))
     batch = next(batches)
     batches.close()
@@ -101,7 +103,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         waited += time.perf_counter() - asked
         learner.step(batch, 0, 0.0)
 
-    batches = endless(sampling)
+    batches = endless(windows)
     begun = time.perf_counter()
     rates["training"] = clock(train)
     wait = waited / (time.perf_counter() - begun)
@@ -109,20 +111,14 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     batches.close()
     for encoder in encoders.values():
         encoder.eval()
-    batches = endless(partial(fixed_windows, shape=feed.shape))
+    batches = endless(partial(fixed_windows, shape=loader.shape))
 
-    @torch.no_grad()
-    def extract() -> None:
-        batch = next(batches)
-        for name, encoder in encoders.items():
-            encoder(inputs.of(modality_of(name), batch)).float().cpu()
-
-    rates["features"] = clock(extract)
+    rates["features"] = clock(lambda: encode(encoders, inputs, next(batches)))
     batches.close()
     iteration = {
         "features": len(shards) / rates["features"],
         "clustering": clustering_seconds(recipe, encoders, len(shards), device),
-        "training": steps_of(recipe.train, plan.steps) * size / rates["training"],
+        "training": steps_of(recipe.train, sampler.steps) * size / rates["training"],
     }
     verdict, advice = judge(recipe, shards, device, rates, wait, iteration)
     return {
@@ -136,18 +132,19 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
 
 
 def reading(
-    shards: ShardSet, samples: int, plan: EpochSampler, sampling: Sampling
+    shards: ShardSet, samples: int, sampler: EpochSampler, windows: WindowFunction
 ) -> Callable[[], None]:
     """A call that reads the bytes of one batch's windows, and the next batch's when called again.
 
     Files without an index of packets are read whole.
     """
-    steps = itertools.cycle(range(plan.steps))
+    steps = itertools.cycle(range(sampler.steps))
 
     def read() -> None:
-        places = [shards.row(int(index)) for index in plan.indices(next(steps))]
-        windows = sampling(np.array([row for _, row in places]))
-        for (name, row), frames, start in zip(places, windows.frames, windows.start, strict=True):
+        indices = sampler.indices(next(steps))
+        places = [shards.row(int(index)) for index in indices]
+        laid = windows(indices, np.array([row for _, row in places]))
+        for (name, row), frames, start in zip(places, laid.frames, laid.start, strict=True):
             if row["packet"] >= 0:
                 for packet in shards.packets(name, row, frames):
                     packet.tobytes()

@@ -13,13 +13,14 @@ import torch
 
 from xdc_fast import progress
 from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.loader import choose_device, open_loader
+from xdc_fast.clips.loader import Loader, choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.clusters.kmeans import Clustering, cluster, concat_features, update_centroids
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.features import calibrate, extract
+from xdc_fast.encoders.calibrate import calibrate
+from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.interrupt import Interrupt
@@ -59,14 +60,16 @@ def pretrain(recipe: Recipe) -> dict:
     On the CPU a resumed run ends with the weights of an uninterrupted one, bit for bit.
     Raises UserError for what the user can mend, Interrupted after SIGINT or SIGTERM.
     """
-    device = choose_device(recipe)
+    device = choose_device(recipe.device)
     shards = check(recipe, device)
     settings = recipe.train
     per_epoch = EpochSampler(shards.shard_sizes, settings.batch).steps
     steps = steps_of(settings, per_epoch)
     names = encoders_of(recipe.method)
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe, device, names)
-    feed = open_loader(recipe, shards, inputs.shape, device)
+    loader = open_loader(
+        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
+    )
     run = Run.start(recipe, shards.fingerprint)
     state = restore(run, encoders)
     fresh = state is None
@@ -90,14 +93,15 @@ def pretrain(recipe: Recipe) -> dict:
         Log(run, state.iteration, state.step, steps) as log,
     ):
         if fresh:
-            calibrate(encoders, feed, inputs, settings.batch, stop=interrupt.check)
+            calibrate(encoders, loader, inputs, settings.batch, stop=interrupt.check)
             save()
         while state.iteration < settings.iterations:
             name = f"iteration {state.iteration + 1}/{settings.iterations}"
             if state.clusters is None:
-                state.clusters = make_clusters(run, state.iteration, encoders, feed, inputs, bank,
+                state.clusters = make_clusters(run, state.iteration, encoders, loader, inputs, bank,
                                                interrupt.check, name)  # fmt: skip
                 save()
+            run.remove_features()
             labels = {
                 clustering: arrays["assignment"]
                 for clustering, arrays in run.clusters(state.iteration).items()
@@ -109,7 +113,7 @@ def pretrain(recipe: Recipe) -> dict:
                 total=steps, initial=state.step, desc=f"{name} training", unit="step"
             )
             tick = time.perf_counter()
-            for epoch, batch, wait in training_batches(recipe, feed, state, per_epoch):
+            for epoch, batch, wait in training_batches(recipe, loader, state, per_epoch):
                 figures = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
                 state.step += 1
                 now = time.perf_counter()
@@ -132,7 +136,7 @@ def pretrain(recipe: Recipe) -> dict:
                     save()
                 interrupt.check()
             bar.close()
-            state.records.append(log.iteration(state, feed))
+            state.records.append(log.iteration(state, loader))
             state.iteration, state.step = state.iteration + 1, 0
             state.clusters, state.learner, state.sums = None, None, {}
             state.seconds = time.perf_counter() - began
@@ -203,17 +207,31 @@ def restore(run: Run, encoders) -> State | None:
 
 
 def make_clusters(
-    run: Run, number: int, encoders, feed, inputs, bank: MemoryBank | None, stop, name: str
+    run: Run,
+    number: int,
+    encoders,
+    loader: Loader,
+    inputs,
+    bank: MemoryBank | None,
+    stop,
+    name: str,
 ) -> dict:
     """Clusters the set for one iteration, into the run's folder; returns the figures."""
-    recipe, shards, k = run.recipe, feed.shards, run.recipe.k
+    recipe, shards, k = run.recipe, loader.shards, run.recipe.k
     began = time.perf_counter()
     if bank is not None and number:
         features, seen = bank.features()
     else:
-        features, seen = extract(
-            encoders, feed, inputs, recipe.train.batch, stop=stop, title=f"{name} features"
+        found = compute_features(
+            encoders,
+            loader,
+            inputs,
+            recipe.train.batch,
+            folder=run.features(number),
+            stop=stop,
+            title=f"{name} features",
         )
+        features, seen = found.arrays, found.valid
     extracted = time.perf_counter()
     clusterings = {}
     previous = run.clusters(number - 1) if number else {}
@@ -231,7 +249,7 @@ def make_clusters(
             k,
             recipe.cluster,
             seed,
-            gpu=feed.device.type == "cuda",
+            gpu=loader.device.type == "cuda",
             previous=before and before["assignment"],
         )
     run.save_clusters(number, clusterings)
@@ -291,7 +309,9 @@ def keep_heads(recipe: Recipe) -> bool:
     return recipe.train.heads == "kept" and recipe.cluster.warm_start
 
 
-def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iterator[tuple]:
+def training_batches(
+    recipe: Recipe, loader: Loader, state: State, per_epoch: int
+) -> Iterator[tuple]:
     """(epoch, batch, seconds waited for it) for the rest of the iteration.
 
     per_epoch: the steps of a whole epoch; the iteration's last one may be cut short.
@@ -303,15 +323,17 @@ def training_batches(recipe: Recipe, feed, state: State, per_epoch: int) -> Iter
     first, end = (state.iteration * epochs + n for n in (done, epochs))
 
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
-        plan = EpochSampler(feed.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch)
-        sampling = partial(
+        sampler = EpochSampler(
+            loader.shards.shard_sizes, settings.batch, seed=recipe.seed, epoch=epoch
+        )
+        windows = partial(
             random_windows,
-            shape=feed.shape,
+            shape=loader.shape,
             seed=recipe.seed,
             epoch=epoch,
             flip=recipe.video.flip,
         )
-        return feed.batches(plan, sampling, start=start)
+        return loader.batches(sampler, windows, start=start)
 
     following = open_epoch(first, start) if first < end else None
     for epoch in range(first, end):

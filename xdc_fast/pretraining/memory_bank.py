@@ -29,7 +29,7 @@ class MemoryBank:
             self._fetch()
 
     def features(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Features and seen, as `extract` returns them."""
+        """Features and seen, as in Features."""
         self._fetch()
         return self._features, self._seen
 

@@ -7,6 +7,7 @@ RUN/encoders.pt               the trained encoders, written at the end
 RUN/heads.pt                  the heads of the last iteration that was finished
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
 RUN/probes/LABEL.json         what `xdc probe` found
+RUN/features/000/             while the pass before a clustering runs: finished shards
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
 RUN/tensorboard/              the same numbers for TensorBoard
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +115,13 @@ class Run:
 
     def iteration(self, number: int) -> Path:
         return self.root / "iterations" / f"{number:03d}"
+
+    def features(self, number: int) -> Path:
+        """Where the features of one iteration are kept until they are clustered."""
+        return self.root / "features" / f"{number:03d}"
+
+    def remove_features(self) -> None:
+        shutil.rmtree(self.root / "features", ignore_errors=True)
 
     def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
         folder = self.iteration(number)

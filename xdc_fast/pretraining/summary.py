@@ -52,7 +52,7 @@ class Log:
         losses = {k.removesuffix("_loss"): f"{v:.2f}" for k, v in line.items() if "_loss" in k}
         bar.set_postfix(losses, refresh=False)
 
-    def iteration(self, state, feed) -> dict:
+    def iteration(self, state, loader) -> dict:
         """The record of a finished iteration: kept, shown on TensorBoard and as one line."""
         recipe, sums, clusters = self.run.recipe, state.sums, state.clusters
         record: dict = {"iteration": state.iteration}
@@ -67,19 +67,19 @@ class Log:
         record["clips_per_second"] = sums["steps"] * recipe.train.batch / sums["seconds"]
         record["data_wait_share"] = sums["wait"] / sums["seconds"]
         record["clusters"] = clusters
-        record["unreadable"] = dict(feed.failures)
+        record["unreadable"] = dict(loader.failures)
         self.run.add_metrics(record)
         end = (state.iteration + 1) * self.steps
         for key, value in record.items():
             if isinstance(value, (int, float)) and key != "iteration":
                 self.board.add_scalar(f"iteration/{key}", value, end)
         log.info(line_of(record))
-        for reason, message in feed.examples.items():
+        for reason, message in loader.examples.items():
             log.warning(
-                "  %d clips replaced, %s; the first: %s", feed.failures[reason], reason, message
+                "  %d clips replaced, %s; the first: %s", loader.failures[reason], reason, message
             )
-        feed.failures.clear()
-        feed.examples.clear()
+        loader.failures.clear()
+        loader.examples.clear()
         return record
 
 

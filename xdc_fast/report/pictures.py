@@ -67,7 +67,7 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
         samples=round(stretch.seconds * shards.sample_rate),
         sample_rate=shards.sample_rate,
     )
-    window = fixed_windows(row[None], shape)
+    window = fixed_windows(np.array([index]), row[None], shape)
     frames = read_frames(shards, index, window.frames[0, 1::2])
     pcm = shards.waveform(name, row, int(window.start[0]), shape.samples)
     return Sample(

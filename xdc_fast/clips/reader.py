@@ -1,0 +1,116 @@
+"""One window of one sample, decoded on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import simplejpeg
+
+from xdc_fast.clips.windows import ClipShape, Windows
+from xdc_fast.errors import UserError
+from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.decode import decode_frames
+from xdc_fast.shards.format import SAMPLE, sample_key
+from xdc_fast.shards.sample import UNREADABLE, SampleError
+
+
+class SampleReader:
+    """Reads windows of a shard set's samples: JPEG packets and PCM by offset, the rest by PyAV.
+
+    modalities: the tracks that are read, those of the set that the shape has room for.
+    Raises UserError when there are none, when the set's audio rate is not the shape's, or when it
+    has fewer pictures per second. May be used by several threads.
+    """
+
+    def __init__(self, shards: ShardSet, shape: ClipShape):
+        self.shards, self.shape = shards, shape
+        self.modalities = tuple(m for m in shards.modalities if m in shape.modalities)
+        if not self.modalities:
+            raise UserError(
+                f"{shards.root}: holds {' and '.join(shards.modalities)} only, and a clip of "
+                f"{' and '.join(shape.modalities) or 'nothing'} is asked for; take another set"
+            )
+        if "audio" in self.modalities and shards.sample_rate != shape.sample_rate:
+            raise UserError(
+                f"{shards.root}: sound at {shards.sample_rate} Hz, the recipe asks for "
+                f"{shape.sample_rate}; set audio.sample_rate={shards.sample_rate} or pack with "
+                f"--audio-rate {shape.sample_rate}"
+            )
+        settings = shards.settings
+        if (
+            "video" in self.modalities
+            and settings["codec"] != "copy"  # has the sources' own rates
+            and settings["fps"] < shape.fps
+        ):
+            raise UserError(
+                f"{shards.root}: at most {settings['fps']:g} pictures a second, the recipe asks "
+                f"for {shape.fps:g}; set video.fps={settings['fps']:g} or pack with "
+                f"--fps {shape.fps:g}"
+            )
+
+    def locate(self, samples: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """The tar names and SAMPLE rows (B,) of samples int64 (B,).
+
+        Raises UserError for a picture smaller than the crop.
+        """
+        found = [self.shards.row(i) for i in samples.tolist()]
+        rows = np.array([row for _, row in found], SAMPLE)
+        sides = np.minimum(rows["height"], rows["width"])
+        small = int(sides.argmin())
+        if sides[small] < self.shape.crop and "video" in self.modalities:
+            raise UserError(
+                f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
+                f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "
+                f"{self.shape.crop}; set video.crop={sides[small]} or less, or pack with "
+                f"--short-side {self.shape.crop} or more"
+            )
+        return [name for name, _ in found], rows
+
+    def read_frames(
+        self,
+        name: str,
+        row: np.void,
+        windows: Windows,
+        slot: int,
+        buffer: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Decodes the frames of window number `slot` into `out`, uint8 (T, crop, crop, 3).
+
+        name, row: the sample, as of `locate`. buffer: room for a whole picture, `picture_buffer`.
+        Raises SampleError when they cannot be decoded; `out` may then hold some of them.
+        """
+        numbers, flip = windows.frames[slot], bool(windows.flip[slot])
+        top, left, crop = int(windows.top[slot]), int(windows.left[slot]), self.shape.crop
+        # to mirror, take the bytes of a BGR row from last to first: a fifth of NumPy's time to turn
+        # pixels around
+        way = -1 if flip else 1
+        pictures: Iterable[np.ndarray]
+        try:
+            if row["packet"] >= 0:
+                packets, order = self.shards.packets(name, row, numbers), "BGR" if flip else "RGB"
+                buffer = buffer[: 3 * int(row["height"]) * int(row["width"])]
+                pictures = (simplejpeg.decode_jpeg(p, order, buffer=buffer) for p in packets)
+            else:
+                file = self.shards.read(name, row["video"], row["video_bytes"]).tobytes()
+                pictures = decode_frames(file, numbers)[..., ::way]
+            for k, picture in enumerate(pictures):
+                out[k] = picture[top : top + crop, left : left + crop][:, ::way, ::way]
+        except UNREADABLE as error:
+            raise undecodable(error, name, row, "video") from error
+
+    def read_waveform(self, name: str, row: np.void, start: int) -> np.ndarray:
+        """The sound from sample `start` on, int16 (S,); zeros beyond either end of the track.
+
+        Raises SampleError when it cannot be decoded.
+        """
+        try:
+            return self.shards.waveform(name, row, int(start), self.shape.samples)
+        except UNREADABLE as error:
+            raise undecodable(error, name, row, "audio") from error
+
+
+def undecodable(error: Exception, name: str, row: np.void, stream: str) -> SampleError:
+    """The SampleError of a sample's stream that could not be decoded."""
+    return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))
