@@ -13,7 +13,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.evaluation import neighbours
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.neighbours import class_recall, instance_recall
-from xdc_fast.evaluation.retrieve import mean_features, retrieve
+from xdc_fast.evaluation.retrieve import retrieve
 from xdc_fast.models.load import load
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.recipe import load_recipe
@@ -90,8 +90,9 @@ def test_across_modalities_against_the_definition(model, toy_shards):
     result = retrieve(model, toy_shards, "class", clips=2)
     (kept,) = (model.run.root / "retrieve").glob(f"{toy_shards.root.name}-class-*.json")
     assert json.loads(kept.read_text()) == result
-    features, read = mean_features(Evaluator(model, toy_shards), 2)
-    assert read.all()
+    found = Evaluator(model, toy_shards).features("video", "audio", clips=2)
+    assert found.valid.all()
+    features = found.arrays
     coefficient = np.zeros((48, 48))  # video by audio
     for ours, other in (("video", "audio"), ("audio", "video")):
         f = torch.from_numpy(features[ours])
