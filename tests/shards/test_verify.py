@@ -99,7 +99,7 @@ def test_a_truncated_tar_is_found(copy):
     path.write_bytes(data[: len(data) // 2])
     whats = [d["what"] for d in damages(copy)["damaged"] if d["shard"] == path.name]
     assert any("bytes, the manifest says" in what for what in whats)
-    assert any("not a sound tar" in what for what in whats)
+    assert any("not a valid tar" in what for what in whats)
 
 
 @pytest.mark.parametrize("suffix", ["idx", "samples.npy", "packets.npy", "tar"])
@@ -264,4 +264,4 @@ def test_index_names_what_it_cannot_read(tmp_path):
     assert result.exit_code == 2 and "the key a appears more than once" in result.stderr
     (out / "x.tar").write_bytes(b"rubbish" * 999)
     result = cli("index", out)
-    assert result.exit_code == 2 and "not a sound tar" in result.stderr
+    assert result.exit_code == 2 and "not a valid tar" in result.stderr

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
+import av
 import numpy as np
 
 from xdc_fast.packing.copy import check_copyable, copy_video
 from xdc_fast.packing.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
-from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media, stream_facts
+from xdc_fast.packing.media import (
+    Refusal,
+    choose_audio,
+    choose_streams,
+    choose_video,
+    decoded,
+    open_media,
+    stream_facts,
+    time_base,
+)
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import (
     frame_count,
@@ -22,8 +34,9 @@ SILENCE = 0.001  # of full scale
 
 
 def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
-    """Decode a source and write its video track and wav file, or the one that is asked for.
+    """Decode a source; write its video track to `video` and its sound to `audio`, a wav file.
 
+    Writes only the track of settings.tracks where that names one.
     Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
     `audio` cannot be written.
     """
@@ -35,8 +48,8 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
         return _convert_video(path, settings, video)
     fps, rate = settings.frame_rate, settings.audio_rate
     with open_media(path) as pictures, open_media(path) as sound:
-        picture_stream, sound_stream = choose_streams(pictures)
-        sound_stream = sound.streams[sound_stream.index]
+        picture_stream, _ = choose_streams(pictures)
+        sound_stream = choose_audio(sound)
         original = _original(picture_stream, sound_stream)
         frames = decoded(pictures, picture_stream)
         blocks = decoded(sound, sound_stream)
@@ -52,7 +65,7 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
             raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
         if available == 0:
             raise Refusal("too short", f"{samples / rate:.2f} s")
-        tick = float(picture_stream.time_base)
+        tick = float(time_base(picture_stream))
         grid = resample_frames(chain([first], frames), start, fps, available, tick)
         count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
     check_length(count, fps, settings)
@@ -66,14 +79,13 @@ def _convert_video(path: Path, settings: PackSettings, video: Path) -> dict:
     fps = settings.frame_rate
     longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
     with open_media(path) as container:
-        stream, _ = choose_streams(container, settings.modalities)
+        stream = choose_video(container)
         original = _original(stream)
         frames = decoded(container, stream)
         first = next(frames)
         ahead = 2**62 if longest is None else longest + 1
-        grid = resample_frames(
-            chain([first], frames), first[0], fps, ahead, float(stream.time_base)
-        )
+        tick = float(time_base(stream))
+        grid = resample_frames(chain([first], frames), first[0], fps, ahead, tick)
         count, width, height, cut = write_video(video, grid, stream, settings, longest)
     check_length(count, fps, settings)
     size = {"frames": count, "width": width, "height": height}
@@ -85,7 +97,7 @@ def _convert_audio(path: Path, settings: PackSettings, audio: Path) -> dict:
     rate = settings.audio_rate
     longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
     with open_media(path) as container:
-        _, stream = choose_streams(container, settings.modalities)
+        stream = choose_audio(container)
         original = _original(stream)
         blocks = decoded(container, stream)
         begin = next(blocks)
@@ -99,14 +111,15 @@ def _convert_audio(path: Path, settings: PackSettings, audio: Path) -> dict:
 
 def _convert_copy(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
     """The video's packets as they are; the sound is cut or filled with silence to their span."""
-    start, fps, count = check_copyable(path, settings.modalities)
-    rate = settings.audio_rate
+    with_sound, rate = settings.tracks == "both", settings.audio_rate
+    start, fps, count = check_copyable(path, with_sound)
     length = sample_count(count, fps, rate)
-    with open_media(path) as sound:
-        picture_stream, sound_stream = choose_streams(sound, settings.modalities)
-        original = _original(picture_stream, sound_stream)
-        if settings.tracks == "both":
-            blocks = decoded(sound, sound_stream)
+    with open_media(path) as container:
+        original = _original(choose_video(container))
+        if with_sound:
+            sound_stream = choose_audio(container)
+            original |= _original(sound_stream)
+            blocks = decoded(container, sound_stream)
             begin = next(blocks)
             if begin[0] >= start + count / fps:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
@@ -115,19 +128,29 @@ def _convert_copy(path: Path, settings: PackSettings, video: Path, audio: Path) 
                 raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
     width, height = copy_video(path, video, fps, count)
     check_length(count, fps, settings)
-    if settings.tracks == "both":
+    if with_sound:
         finish_wav(audio, samples, length, rate)
     size = {"frames": count, "width": width, "height": height}
     return _facts(start, original, count / fps, False, fps=fps, **size)
 
 
-def _original(*streams) -> dict:
+def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
     """What the metadata says of the source's streams, by their kind."""
-    return {stream.type: stream_facts(stream) for stream in streams if stream is not None}
+    return {stream.type: stream_facts(stream) for stream in streams}
 
 
-def _facts(start, original, seconds, cut, *, fps=0, frames=0, width=0, height=0) -> dict:
-    """A sample's metadata; the picture's is zeros where there is none."""
+def _facts(
+    start: float,
+    original: dict,
+    seconds: Fraction | float,
+    cut: bool,
+    *,
+    fps: Fraction | float = 0,
+    frames: int = 0,
+    width: int = 0,
+    height: int = 0,
+) -> dict:
+    """A sample's metadata; without video, its fps, frames, width and height are 0."""
     return {
         "start": round(start, 6),
         "original": original,
@@ -140,18 +163,18 @@ def _facts(start, original, seconds, cut, *, fps=0, frames=0, width=0, height=0)
     }
 
 
-def write_pcm(path: Path, blocks) -> int:
+def write_pcm(path: Path, blocks: Iterable[np.ndarray]) -> int:
     """Write raw PCM behind room for a wav header; returns the number of samples."""
     samples = 0
     with path.open("wb") as file:
         file.write(bytes(WAV_HEADER))
         for block in blocks:
-            file.write(block.astype("<i2", copy=False))
+            file.write(block.astype("<i2", copy=False).data)
             samples += len(block)
     return samples
 
 
-def check_length(count: int, rate: float, settings: PackSettings) -> None:
+def check_length(count: int, rate: Fraction | float, settings: PackSettings) -> None:
     """Raises Refusal, too short, for `count` frames or samples at `rate` per second."""
     if count < settings.min_seconds * rate:
         raise Refusal("too short", f"{float(count / rate):.2f} s")
@@ -168,13 +191,20 @@ def finish_wav(path: Path, stored: int, samples: int, rate: int) -> None:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
 
 
-def write_video(path: Path, grid, stream, settings: PackSettings, longest: int | None):
+def write_video(
+    path: Path,
+    grid: Iterator[av.VideoFrame],
+    stream: av.VideoStream,
+    settings: PackSettings,
+    longest: int | None,
+) -> tuple[int, int, int, bool]:
     """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
-    first = next(grid)
-    width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
-    scale, last, picture = Scaler(width, height, settings.codec == "jpeg"), None, None
+    last = next(grid)
+    width, height = packed_size(last, stream.sample_aspect_ratio, settings.short_side)
+    scale = Scaler(width, height, settings.codec == "jpeg")
+    picture = scale(last)
     with VideoWriter(path, settings.codec, settings.frame_rate, width, height) as writer:
-        for frame in chain([first], grid):
+        for frame in chain([last], grid):
             if writer.frames == longest:
                 return longest, width, height, True
             if frame is not last:

@@ -9,21 +9,21 @@ import av
 import numpy as np
 
 from xdc_fast.packing.encode import open_mp4
-from xdc_fast.packing.media import Refusal, choose_streams, decoded, open_media
+from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
 from xdc_fast.packing.timeline import nearest_rate
 from xdc_fast.shards.decode import decode_frames, orientation
 
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 
 
-def check_copyable(path: Path, wanted: tuple[str, ...]) -> tuple[float, Fraction, int]:
+def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
     """Decode all of a video; returns its first frame's time, its rate and its number of frames.
 
-    Raises Refusal when it is rotated, of variable rate, or does not decode cleanly, or lacks a
-    stream that is wanted.
+    Raises Refusal when it is rotated, of variable rate, does not decode cleanly, or lacks the sound
+    that `with_sound` asks for.
     """
     with open_media(path) as container:
-        stream, _ = choose_streams(container, wanted)
+        stream = choose_streams(container)[0] if with_sound else choose_video(container)
         rates = {stream.average_rate, stream.guessed_rate}
         times = []
         for time, _, frame in decoded(container, stream):
@@ -53,16 +53,17 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
     read again.
     """
     with open_media(source) as container:
-        stream, _ = choose_streams(container, ("video",))
+        stream = choose_video(container)
         try:
             packets = [packet for packet in container.demux(stream) if packet.size]
         except av.FFmpegError as error:
             raise Refusal("unreadable", error.strerror or str(error)) from None
-        if any(packet.is_discard or packet.pts is None for packet in packets):
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        if len(times) < len(packets) or any(packet.is_discard for packet in packets):
             raise Refusal("cannot be copied", "an edit list hides frames, or packets have no time")
         if len(packets) != frames:
             raise Refusal("cannot be copied", f"{len(packets)} packets show {frames} frames")
-        order = sorted(range(frames), key=lambda i: packets[i].pts)
+        order = sorted(range(frames), key=times.__getitem__)
         rank = {packet: k for k, packet in enumerate(order)}
         delay = max(i - rank[i] for i in range(frames))
         try:

@@ -96,6 +96,7 @@ class VideoWriter:
         self._stream, self._tick, self.frames = stream, 1 / fps, 0
 
     def add(self, picture: av.VideoFrame) -> None:
+        """Encode the next frame; `picture` is 4:2:0 and of the writer's size."""
         picture.pts, picture.time_base = self.frames, self._tick
         picture.pict_type = 0
         self._container.mux(self._stream.encode(picture))
@@ -104,7 +105,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._container.mux(self._stream.encode(None))
@@ -127,4 +128,5 @@ def wav_header(samples: int, rate: int) -> bytes:
 
 
 def metadata(facts: dict) -> bytes:
+    """The JSON document of a sample; equal facts give equal bytes."""
     return json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,10 +1,12 @@
-"""What a packing run has finished: one line of JSON per shard, so that it can go on."""
+"""What a packing run has finished, one line of JSON per shard: a later run continues from it."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+
+from xdc_fast.files import write
 
 
 class Journal:
@@ -14,17 +16,13 @@ class Journal:
     """
 
     def __init__(self, path: Path, head: dict):
-        self.path, self.records = path, []
+        self.path = path
+        self.records: list[dict] = []
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         if lines:
             head, *self.records = map(json.loads, lines)
         self.head = head
-        self._write([head, *self.records])
-
-    def _write(self, records: list[dict]) -> None:
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in records))
-        os.replace(part, self.path)
+        write(path, "".join(json.dumps(record) + "\n" for record in [head, *self.records]))
 
     def append(self, record: dict) -> None:
         """Keep a record for good before returning."""
@@ -36,12 +34,15 @@ class Journal:
 
     @property
     def next_input(self) -> int:
+        """The first input that no finished shard has dealt with."""
         return self.records[-1]["next_input"] if self.records else 0
 
     @property
     def next_index(self) -> int:
+        """The index of the next sample."""
         return sum(len(record["rows"]) for record in self.records)
 
     @property
     def shards(self) -> int:
+        """How many shards are finished."""
         return sum(1 for record in self.records if record["shard"])

@@ -6,8 +6,10 @@ import errno
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import av
+from av.container import InputContainer
 from av.stream import Discard, Disposition
 
 REASONS = {
@@ -30,6 +32,9 @@ PLAYLISTS = {"hls", "concat", "dash", "imf"}
 MAX_JUMP = 60.0  # seconds; timestamps that leap further within a stream are no clock
 
 
+Track = TypeVar("Track", av.VideoStream, av.AudioStream)
+
+
 class Refusal(Exception):
     """This file is not packed; `reason` is a key of REASONS."""
 
@@ -38,7 +43,7 @@ class Refusal(Exception):
         self.reason, self.detail = reason, detail
 
 
-def open_media(path: Path) -> av.container.InputContainer:
+def open_media(path: Path) -> InputContainer:
     """Open a local file and nothing that it may point to; raises Refusal."""
     try:
         if not path.is_file():
@@ -57,37 +62,67 @@ def open_media(path: Path) -> av.container.InputContainer:
     return container
 
 
-def choose_streams(
-    container: av.container.InputContainer, wanted: tuple[str, ...] = ("video", "audio")
-):
-    """The video and the audio stream a player would take, each None unless wanted.
+def choose_streams(container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
+    """The streams that a player would take; raises Refusal where one is missing."""
+    video, audio = _find_video(container), _find_audio(container)
+    return _decodable(video), _decodable(audio)
 
-    Raises Refusal for one that is wanted and not there, or has no decoder.
-    """
-    pictures = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
-    videos = [s for s in container.streams.video if s not in pictures]
-    sounds = container.streams.audio
-    if "video" in wanted and not videos:
-        raise Refusal("cover art", "attached picture") if pictures else Refusal("no video")
-    if "audio" in wanted and not sounds:
+
+def choose_video(container: InputContainer) -> av.VideoStream:
+    """As `choose_streams`, the sound being ignored."""
+    return _decodable(_find_video(container))
+
+
+def choose_audio(container: InputContainer) -> av.AudioStream:
+    """As `choose_streams`, the pictures being ignored."""
+    return _decodable(_find_audio(container))
+
+
+def _videos(container: InputContainer) -> list[av.VideoStream]:
+    """The video streams that are no cover art, the best of them first."""
+    streams = container.streams
+    videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+    best = streams.best("video")
+    return sorted(videos, key=lambda stream: stream is not best)
+
+
+def _find_video(container: InputContainer) -> av.VideoStream:
+    if videos := _videos(container):
+        return videos[0]
+    if container.streams.video:
+        raise Refusal("cover art", "attached picture")
+    raise Refusal("no video")
+
+
+def _find_audio(container: InputContainer) -> av.AudioStream:
+    if not container.streams.audio:
         raise Refusal("no audio")
-    video = container.streams.best("video")
-    video = video if video in videos else next(iter(videos), None)
-    audio = container.streams.best("audio", related=video) or next(iter(sounds), None)
-    chosen = video if "video" in wanted else None, audio if "audio" in wanted else None
-    for stream in chosen:
-        if stream is not None and stream.codec_context is None:
-            raise Refusal("undecodable", f"no decoder for the {stream.type} stream")
-    return chosen
+    video = next(iter(_videos(container)), None)
+    best = container.streams.best("audio", related=video)
+    return best if isinstance(best, av.AudioStream) else container.streams.audio[0]
 
 
+def _decodable(stream: Track) -> Track:
+    if stream.codec_context is None:
+        raise Refusal("undecodable", f"no decoder for the {stream.type} stream")
+    return stream
+
+
+@overload
 def decoded(
-    container: av.container.InputContainer, stream
-) -> Iterator[tuple[float, float, object]]:
+    container: InputContainer, stream: av.VideoStream
+) -> Iterator[tuple[float, float, av.VideoFrame]]: ...
+@overload
+def decoded(
+    container: InputContainer, stream: av.AudioStream
+) -> Iterator[tuple[float, float, av.AudioFrame]]: ...
+def decoded(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream
+) -> Iterator[tuple[float, float, Any]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
-    Frames that an edit list discards do not appear: FFmpeg has dropped them. Errors before the
-    first frame are the joining of a broadcast in its middle; any later one raises Refusal.
+    FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
+    recorded broadcast begins in its middle. Any later one raises Refusal.
     """
     for other in container.streams:
         if other is not stream:
@@ -95,11 +130,13 @@ def decoded(
     context = stream.codec_context
     context.thread_count = 1
     context.options = {"err_detect": "explode"}  # an error instead of concealed damage
-    clock, end, error = Timestamps(stream), None, None
+    clock = Timestamps(stream)
+    end: float | None = None
+    error: av.FFmpegError | None = None
     try:
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                frames: list[Any] = packet.decode()
             except av.FFmpegError as failure:
                 if end is not None:
                     raise
@@ -108,11 +145,12 @@ def decoded(
                 start, end = clock.place(frame)
                 yield start, end, frame
     except av.FFmpegError as failure:
+        reason = failure.strerror or str(failure)
         if isinstance(failure, OSError) and failure.errno in (errno.EIO, errno.ESTALE):
-            raise Refusal("unreadable", failure.strerror) from None
+            raise Refusal("unreadable", reason) from None
         if end is None:
-            raise Refusal("undecodable", f"{stream.type}: {failure.strerror}") from None
-        raise Refusal("damaged", f"{stream.type} after {end:.2f} s: {failure.strerror}") from None
+            raise Refusal("undecodable", f"{stream.type}: {reason}") from None
+        raise Refusal("damaged", f"{stream.type} after {end:.2f} s: {reason}") from None
     if end is None:
         detail = error.strerror if error else "the stream is empty"
         raise Refusal("undecodable", f"{stream.type}: {detail}")
@@ -122,16 +160,16 @@ def decoded(
 class Timestamps:
     """When each decoded frame of a stream begins and ends, in seconds."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: av.VideoStream | av.AudioStream):
         self._kind = stream.type
-        self._base = stream.time_base.as_integer_ratio()  # Fractions are slow, frame by frame
+        self._base = time_base(stream).as_integer_ratio()  # Fractions are slow, frame by frame
         rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
         self._usual = float(1 / rate) if rate else 0.04
         self._end: float | None = None
         self._last = {"pts": -(2**63), "dts": -(2**63)}
         self._faults = {"pts": 0, "dts": 0}
 
-    def place(self, frame) -> tuple[float, float]:
+    def place(self, frame: av.VideoFrame | av.AudioFrame) -> tuple[float, float]:
         """Start and end of the next frame; raises Refusal for a corrupt frame or a wild jump."""
         ticks, end = self._choose(frame), self._end
         start = end or 0.0 if ticks is None else self._seconds(ticks)
@@ -140,7 +178,7 @@ class Timestamps:
         if end is not None and abs(start - end) > MAX_JUMP:
             leap = f"timestamps jump from {end:.2f} to {start:.2f} s"
             raise Refusal("damaged", f"{self._kind}: {leap}")
-        if self._kind == "audio":
+        if isinstance(frame, av.AudioFrame):
             self._end = start + frame.samples / frame.sample_rate
         else:
             duration = self._seconds(frame.duration) if frame.duration else self._usual
@@ -151,7 +189,7 @@ class Timestamps:
         numerator, denominator = self._base
         return ticks * numerator / denominator
 
-    def _choose(self, frame) -> int | None:
+    def _choose(self, frame: av.VideoFrame | av.AudioFrame) -> int | None:
         """pts, or dts where that has run backwards less often (FFmpeg's own rule): the pts of
         AVI and of broken muxers are out of order when there are B-frames."""
         for name in ("pts", "dts"):
@@ -164,18 +202,25 @@ class Timestamps:
         return frame.pts
 
 
-def _check_complete(container, stream, end: float) -> None:
+def time_base(stream: av.VideoStream | av.AudioStream) -> Fraction:
+    """Seconds per tick of a stream's timestamps; FFmpeg's own ticks where it has none."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def _check_complete(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, end: float
+) -> None:
     """An mp4 says how long each stream is: a file cut short ends before."""
     if "mp4" in container.format.name and stream.duration:
-        declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        declared = float(((stream.start_time or 0) + stream.duration) * time_base(stream))
         if end < declared - 0.5:
             raise Refusal("damaged", f"{stream.type} ends at {end:.2f} of {declared:.2f} s")
 
 
-def stream_facts(stream) -> dict:
+def stream_facts(stream: av.VideoStream | av.AudioStream) -> dict:
     """What a sample's metadata tells of a source stream."""
     context = stream.codec_context
-    if stream.type == "audio":
+    if isinstance(context, av.AudioCodecContext):
         return {"codec": context.name, "rate": context.sample_rate, "channels": context.channels}
     rate = stream.average_rate or Fraction(0)
     size = {"width": context.width, "height": context.height}

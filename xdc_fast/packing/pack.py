@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -140,7 +141,7 @@ def _refuse_other(out: Path, old: dict, new: dict) -> None:
 
 
 @contextmanager
-def _claim(out: Path):
+def _claim(out: Path) -> Iterator[None]:
     """Hold OUT for this run; UserError when it holds other things or another run holds it."""
     if not (out / WORK).exists():
         if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {REFUSED}):
@@ -218,8 +219,10 @@ class OpenShard:
         self.refused: list[list[str]] = []
         self.cut = 0
 
-    def add(self, source: Source, facts: dict, columns: list[str], video: Path, audio: Path):
-        """Append one converted source."""
+    def add(
+        self, source: Source, facts: dict, columns: list[str], video: Path, audio: Path
+    ) -> None:
+        """Append a source whose tracks were written to `video` and `audio`."""
         index = self.first + len(self.rows)
         labels = {name: source.labels.get(name, "") for name in columns}
         facts = {**facts, "index": index, "source": source.name, "labels": labels}

@@ -62,14 +62,15 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs
     columns: list[str] = []
     notes: list[str] = []
     for argument in arguments:
+        named: list[str] = []
         if argument.is_dir():
-            found, named = _walk(argument, out, labels, notes), []
+            found = _walk(argument, out, labels, notes)
             if labels is None and (table := argument / "labels.csv").is_file():
                 notes.append(f"{table} is there; add --labels {table} to use it")
         elif argument.suffix.lower() == ".csv":
             found, named = _read_list(argument)
         elif argument.exists():
-            found, named = [Source(argument, argument.name)], []
+            found = [Source(argument, argument.name)]
         else:
             raise UserError(f"{argument}: no such file or folder; give videos, folders or a CSV")
         if len(arguments) > 1 and argument.is_dir():

@@ -1,4 +1,4 @@
-"""Both tracks on one clock: which frame is shown when, and which sound is heard then."""
+"""Both tracks on one clock: frames and sound resampled to constant rates from a common start."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def resample_frames(
 ) -> Iterator[av.VideoFrame]:
     """The frame on screen at start + k / fps for k = 0, 1, ... up to `limit` or the video's end.
 
-    frames: (start, end, frame), seconds. tick: the time base, seconds: timestamps that were rounded
-    to it may lie half a tick late. A frame whose time lies before one already seen is passed over.
-    Raises Refusal when that is no frame at all.
+    frames: (start, end, frame), seconds. tick: the time base, seconds; rounding to it can make a
+    timestamp half a tick late. A frame that is earlier than one before it is left out.
+    Raises Refusal when no frame remains.
     """
     period, slack = float(1 / fps), min(tick / 2, 0.001) + 1e-6
-    last, last_time, last_end, k, seen = None, 0.0, 0.0, 0, 0
+    last: av.VideoFrame | None = None
+    last_time, last_end, k, seen = 0.0, 0.0, 0, 0
     for time, end, frame in frames:
         seen += 1
         if last is not None and time <= last_time:
@@ -65,8 +66,9 @@ def resample_frames(
         if last_end > start:
             raise Refusal("too short", f"{last_end - start:.2f} s")
         raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
-    for _ in range(k, min(limit, whole)):
-        yield last
+    if last is not None:
+        for _ in range(k, min(limit, whole)):
+            yield last
 
 
 def resample_audio(
@@ -77,9 +79,10 @@ def resample_audio(
     Holes in the timestamps become silence; where frames overlap, the earlier is kept. Raises
     Refusal when most of the sound would be lost that way.
     """
-    position, drop, expected, source_rate = 0, 0, None, None
-    overlap, total = 0.0, 0.0
-    resample, batch, waiting = None, [], 0
+    position = drop = waiting = source_rate = 0
+    expected = overlap = total = 0.0
+    resample: Resample | None = None
+    batch: list[av.AudioFrame] = []
 
     def place(block: np.ndarray) -> np.ndarray:
         nonlocal position, drop
@@ -90,7 +93,7 @@ def resample_audio(
         return block
 
     for time, end, frame in frames:
-        jump = expected is not None and abs(time - expected) > MAX_DRIFT
+        jump = resample is not None and abs(time - expected) > MAX_DRIFT
         if resample is None or jump or frame.sample_rate != source_rate:
             if resample is not None:
                 yield place(resample(batch, last=True))

@@ -32,7 +32,6 @@ linear probes of the class from 40 and 42 % to 87 and 86 % (video), 38 and 33 % 
 """
 
 import colorsys
-import csv
 import math
 import multiprocessing
 import os
@@ -45,6 +44,7 @@ import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.shards.tables import write_csv
 
 DISTRACTORS = {
     "background_hue": 8,
@@ -107,10 +107,7 @@ def make_toy(
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         made = pool.map(make, range(videos), chunksize=8)
         rows = list(progress.bar(made, total=videos, unit="video", desc="toy", leave=True))
-    with open(out / "labels.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, ["file", "class", *DISTRACTORS], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(out / "labels.csv", ("file", "class", *DISTRACTORS), [list(r.values()) for r in rows])
 
 
 def make_video(out: Path, number: int, classes: int, seed: int) -> dict:
@@ -182,7 +179,7 @@ def draw_waveform(factors: dict, rng: np.random.Generator) -> np.ndarray:
         partials = (0, 0.16, 0.32) if kind == 3 else (0,)
         hertz = [_hertz(pitch + slide + above) for above in partials]
         cycles = [np.cumsum(f) / SAMPLE_RATE + rng.uniform() for f in hertz]
-        event = SINE * sum(np.sin(2 * math.pi * c) for c in cycles)
+        event = SINE * np.sum([np.sin(2 * math.pi * c) for c in cycles], axis=0)
     loudness = (factors["loudness"] - 1.5) / 3
     envelope = np.exp((EVENT + loudness - DECAY * since) / 2)
     level = (factors["noise_level"] - 1.5) / 3 + 0.15 * rng.standard_normal()

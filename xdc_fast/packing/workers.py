@@ -1,4 +1,4 @@
-"""Worker processes that a hang or a crash may cost one file, never the run."""
+"""Worker processes: a hang or a crash costs one file, never the run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +22,7 @@ from xdc_fast.packing.convert import convert
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
 
-# what FFmpeg may report of the files we write; errors of the source are refusals by then
+# what FFmpeg reports of the files we write; errors of the source have become refusals before
 OUR_FAULT = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.EIO, errno.EACCES, errno.ENOENT),
@@ -44,13 +44,16 @@ class FatalError(Exception):
     """What stops the whole run: the disk is full, a worker cannot start."""
 
 
-def work(pipe, settings: PackSettings, scratch: Path, task: Convert) -> None:
-    """A worker's life: convert each file that comes, answer with its metadata or its refusal."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
+    """What a worker process does: convert each file that comes and answer what became of it.
+
+    An answer is the metadata, a refusal's (reason, detail), or the message of a fatal error.
+    """
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     pipe.send(None)
     while True:
         number, path = pipe.recv()
+        answer: dict | tuple[str, str] | str
         try:
             answer = task(path, settings, *scratch_files(scratch, number))
         except Refusal as refusal:
@@ -62,13 +65,22 @@ def work(pipe, settings: PackSettings, scratch: Path, task: Convert) -> None:
         pipe.send(answer)
 
 
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 class Worker:
     """One process and the file it is busy with."""
 
-    def __init__(self, *arguments):
+    def __init__(self, settings: PackSettings, scratch: Path, task: Convert):
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
-        self.process = context.Process(target=work, args=(child, *arguments), daemon=True)
+        self.process = context.Process(
+            target=work, args=(child, settings, scratch, task), daemon=True
+        )
         resource_tracker.ensure_running()  # starting it later would unblock SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         # a new process runs the caller's main module again; ours need not wait for its imports
@@ -79,7 +91,8 @@ class Worker:
             sys.modules["__main__"] = main
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.close()
-        self.started, self.job, self.deadline = False, None, float("inf")
+        self.started, self.deadline = False, float("inf")
+        self.job: Job | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -102,11 +115,12 @@ def run_jobs(
     workers: int,
     time_limit: float,
     task: Convert = convert,
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome]]:
     """Convert files in `workers` processes and yield the outcomes in the order of `jobs`.
 
     A file that takes longer than `time_limit` seconds, or whose process dies, is refused, and a
-    new process takes the place of the old. Raises FatalError.
+    new process takes the place of the old. Closing the generator ends the processes.
+    Raises FatalError.
     """
     arguments = (settings, scratch, task)
     crew: list[Worker] = []
@@ -119,7 +133,7 @@ def run_jobs(
         while answered < len(jobs):
             for i, worker in enumerate(crew):
                 outcome = _poll(worker, time_limit)
-                if outcome is not None:
+                if outcome is not None and worker.job is not None:
                     outcomes[place[worker.job[0]]] = outcome
                     worker.job, worker.deadline, idle_deaths = None, float("inf"), 0
                 if worker.is_idle and not worker.process.is_alive():
@@ -164,7 +178,7 @@ def _poll(worker: Worker, time_limit: float) -> Outcome | None:
     except (EOFError, ConnectionResetError):
         worker.process.join()
     if not worker.process.is_alive():
-        code = worker.process.exitcode
+        code = worker.process.exitcode or 0
         if not worker.started:
             raise FatalError(f"a worker process could not start (exit status {code})")
         if worker.job is None:

@@ -19,7 +19,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.shards.decode import decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, SAMPLES
 from xdc_fast.shards.sample import Sample
-from xdc_fast.shards.tables import modalities_of, read_manifest
+from xdc_fast.shards.tables import modalities_of, read_csv, read_manifest
 
 # Slices of np.memmap itself cost ten times those of the plain arrays made of it here.
 
@@ -72,7 +72,7 @@ class ShardSet:
         self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
         self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
         self._first = [0, *accumulate(self.shard_sizes.tolist())]
-        # by the tar's name; a map outlives its eviction as long as somebody reads it
+        # by the tar's name; a map lives as long as an array refers to it, evicted or not
         keep = lru_cache(maxsize=512)
         self._map = keep(partial(_map, self.root))
         self._samples = keep(partial(_table, self.root, ".samples.npy", SAMPLE))
@@ -163,8 +163,7 @@ class ShardSet:
 
     def table(self) -> list[dict[str, str]]:
         """The rows of samples.csv."""
-        with (self.root / SAMPLES).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read_csv(self.root / SAMPLES)
 
     def _column(self, name: str) -> list[str]:
         path = self.root / SAMPLES
@@ -183,7 +182,7 @@ class ShardSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for the very bytes of the shards: 16 hexadecimal digits."""
+        """A hash of the shards' checksums: 16 hexadecimal digits, equal where the bytes are."""
         sums = "".join(shard["sha256"] for shard in self.manifest["shards"])
         return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
@@ -194,7 +193,7 @@ class ShardSet:
 
     @cached_property
     def sources(self) -> list[str]:
-        """What each sample was made of, by samples.csv."""
+        """The source file of each sample, by samples.csv."""
         return self._column("source")
 
     def labels_of(self, index: int) -> dict[str, str]:
@@ -232,7 +231,7 @@ class ShardSet:
         return self._labels[column]
 
     def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Every label of every sample; where several are joined by ";", a sample has several.
+        """Every label of every sample: a cell that joins several by ";" gives several.
 
         Returns samples int64 (M,) in rising order, codes int64 (M,), and the sorted class names.
         Raises UserError as label() does.
@@ -247,10 +246,11 @@ class ShardSet:
         samples = np.flatnonzero(codes >= 0)
         codes = codes[samples]
         parts = [sorted({part for part in name.split(LABEL_SEPARATOR) if part}) for name in joined]
-        classes = sorted({part for own in parts for part in own})
+        flat = [part for several in parts for part in several]
+        classes = sorted(set(flat))
         code = {name: i for i, name in enumerate(classes)}
-        every = np.array([code[part] for own in parts for part in own], dtype=np.int64)
-        counts = np.array([len(own) for own in parts], dtype=np.int64)
+        every = np.array([code[part] for part in flat], dtype=np.int64)
+        counts = np.array([len(several) for several in parts], dtype=np.int64)
         first, counts = (np.cumsum(counts) - counts)[codes], counts[codes]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(samples, counts), every[np.repeat(first, counts) + within], classes

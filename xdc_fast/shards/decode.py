@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from itertools import groupby
+from typing import cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
@@ -17,9 +19,10 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     From the frame's display matrix, which maps a stored point (x, y) to (ax + cy, bx + dy);
     other angles than quarter turns are taken as the nearest.
     """
-    if SideData.DISPLAYMATRIX not in frame.side_data:
+    side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub has another type
+    if SideData.DISPLAYMATRIX not in side_data:
         return False, False, False
-    matrix = np.frombuffer(bytes(frame.side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
+    matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
     (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, bool(a < 0), bool(d < 0)

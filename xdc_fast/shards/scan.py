@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 
-from xdc_fast.files import replacing
+from xdc_fast.files import replacing, write
 from xdc_fast.shards.format import PACKET, SAMPLE, TRACKS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
@@ -20,48 +21,78 @@ AUDIO = ("wav", "flac", "ogg", "mp3", "m4a")
 
 @dataclass
 class Scan:
-    """One shard's tables; sound counts at `rate` Hz."""
+    """One shard's tables.
+
+    samples: SAMPLE rows. packets: PACKET rows. idx: DALI's index file. keys and metadata: of each
+    sample. rate: of the sound, Hz.
+    """
 
     samples: np.ndarray
     packets: np.ndarray
     idx: str
     keys: list[str]
-    facts: list[dict]
+    metadata: list[dict]
     rate: int
+
+    @property
+    def label_names(self) -> set[str]:
+        return {name for metadata in self.metadata for name in _labels(metadata)}
+
+    def rows(self, shard: str, label_names: list[str]) -> list[list]:
+        """The rows of samples.csv; shard: the tar's file name."""
+        return [
+            [*self._facts(number, shard), *(labels.get(name, "") for name in label_names)]
+            for number, labels in enumerate(map(_labels, self.metadata))
+        ]
+
+    def _facts(self, number: int, shard: str) -> list:
+        """The SAMPLE_COLUMNS of one sample."""
+        row, key, metadata = self.samples[number], self.keys[number], self.metadata[number]
+        frames, seconds = int(row["frames"]), metadata.get("seconds")
+        if not isinstance(seconds, int | float):
+            seconds = frames / (float(row["fps"]) or np.inf)
+            if row["video"] < 0:
+                seconds = int(row["samples"]) / self.rate
+        source = str(metadata.get("source") or key)
+        return [int(row["index"]), key, shard, source, seconds, frames]
 
     def write(self, stem: Path) -> None:
         """Write the sidecars STEM.idx, .samples.npy and .packets.npy."""
-        with replacing(Path(f"{stem}.idx"), encoding="utf-8") as file:
-            file.write(self.idx)
+        write(Path(f"{stem}.idx"), self.idx)
         for name, table in (("samples", self.samples), ("packets", self.packets)):
             with replacing(Path(f"{stem}.{name}.npy"), "wb") as file:
                 np.save(file, table)
 
 
+def _labels(metadata: dict) -> dict[str, str]:
+    labels = metadata.get("labels")
+    return {k: str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+
+
 class ScanError(Exception):
-    """A sample whose files cannot be understood."""
+    """A shard that cannot be read. key: the sample at fault; "" where it is the tar itself."""
 
     def __init__(self, key: str, what: str):
-        super().__init__(f"{key}: {what}")
+        super().__init__(f"sample {key}: {what}" if key else what)
         self.key, self.what = key, what
 
 
 def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan:
-    """Read a shard whose first sample has index `first`; sound counts at `rate` Hz.
+    """Read a shard.
 
-    modalities: the tracks that every sample has, video, audio or both.
-    Raises ScanError, tarfile.TarError or EOFError.
+    first: index of its first sample. rate: of the sound, Hz. modalities: the tracks that every
+    sample has: video, audio or both. Raises ScanError.
     """
-    found = list(entries(path))
+    found = _entries(path)
     samples = np.zeros(len(found), SAMPLE)
-    packets, facts, count = [np.zeros(0, PACKET)], [], 0
+    packets, metadata, count = [np.zeros(0, PACKET)], [], 0
     for number, entry in enumerate(found):
         row = samples[number]
         row["index"] = first + number
         row["video"] = row["audio"] = row["pcm"] = -1
-        facts.append(_meta(path, entry, row))
+        metadata.append(_meta(path, entry, row))
         if len(modalities) == 1:
-            _refuse_others(path, entry, modalities)
+            _check_modality(path, entry, modalities[0])
         video = _video(path, entry, row) if "video" in modalities else packets[0]
         if "audio" in modalities:
             _audio(path, entry, row, rate)
@@ -69,20 +100,24 @@ def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan
         packets.append(video)
         count += len(video)
     keys = [entry.key for entry in found]
-    return Scan(samples, np.concatenate(packets), dali_index(found), keys, facts, rate)
+    return Scan(samples, np.concatenate(packets), dali_index(found), keys, metadata, rate)
 
 
 def probe(path: Path) -> tuple[tuple[str, ...], int]:
-    """What the first sample holds (video, audio or both), and its sound's rate in Hz, or 0."""
-    entry = next(entries(path), None)
-    if entry is None:
+    """What a shard's first sample holds: video, audio or both, and its sound's rate in Hz, or 0.
+
+    Raises ScanError.
+    """
+    found = _entries(path)
+    if not found:
         raise ScanError("", "the shard is empty")
+    entry = found[0]
     modalities = _modalities(path, entry)
     if not modalities:
         raise ScanError(entry.key, "neither video nor sound")
     if "audio" not in modalities:
         return modalities, 0
-    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
+    member = _find_sound(entry)
     try:
         with _open(path, member) as container:
             return modalities, container.streams.audio[0].codec_context.sample_rate
@@ -90,9 +125,18 @@ def probe(path: Path) -> tuple[tuple[str, ...], int]:
         raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
 
 
+def _entries(path: Path) -> list[Entry]:
+    try:
+        return list(entries(path))
+    except (tarfile.TarError, EOFError) as error:
+        raise ScanError("", f"not a valid tar ({error})") from None
+
+
 def _modalities(path: Path, entry: Entry) -> tuple[str, ...]:
     """The tracks of a sample by its files' names and, of a video file, by what is in it."""
-    member, found = _pick(entry, VIDEO), {"audio"} if _pick(entry, AUDIO) else set()
+    member, found = _pick(entry, VIDEO), set()
+    if _pick(entry, AUDIO):
+        found.add("audio")
     if member is not None:
         try:
             with _open(path, member) as container:
@@ -102,11 +146,11 @@ def _modalities(path: Path, entry: Entry) -> tuple[str, ...]:
     return tuple(m for m in TRACKS["both"] if m in found)
 
 
-def _refuse_others(path: Path, entry: Entry, modalities: tuple[str, ...]) -> None:
-    """ScanError where a sample has a track besides the one that its set has."""
-    others = [m for m in _modalities(path, entry) if m not in modalities]
+def _check_modality(path: Path, entry: Entry, modality: str) -> None:
+    """Raises ScanError where a sample has another track than its set's only one."""
+    others = [m for m in _modalities(path, entry) if m != modality]
     if others:
-        raise ScanError(entry.key, f"has {others[0]}, the set has {modalities[0]} only")
+        raise ScanError(entry.key, f"has {others[0]}, the set has {modality} only")
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
@@ -124,20 +168,28 @@ def _pick(entry: Entry, extensions: tuple[str, ...]) -> Member | None:
     return next((entry.members[e] for e in extensions if e in entry.members), None)
 
 
+def _find_sound(entry: Entry) -> Member:
+    """The file that holds the sound: one of its own, or the video's."""
+    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
+    if member is None:
+        raise ScanError(entry.key, f"no sound file ({', '.join(AUDIO)})")
+    return member
+
+
 def _meta(path: Path, entry: Entry, row: np.void) -> dict:
     """The sample's metadata; without any, a .cls or .txt file is its label."""
     if "json" in entry.members:
         member = entry.members["json"]
         row["meta"], row["meta_bytes"] = member.offset, member.size
         try:
-            facts = json.loads(_read(path, member.offset, member.size))
+            content = json.loads(_read(path, member.offset, member.size))
         except ValueError as error:
             raise ScanError(entry.key, f"json: {error}") from None
-        return facts if isinstance(facts, dict) else {}
-    member = _pick(entry, ("cls", "txt"))
-    if member is None:
+        return content if isinstance(content, dict) else {}
+    label = _pick(entry, ("cls", "txt"))
+    if label is None:
         return {}
-    value = _read(path, member.offset, member.size).decode("utf-8", "replace").strip()
+    value = _read(path, label.offset, label.size).decode("utf-8", "replace").strip()
     return {"labels": {"class" if "cls" in entry.members else "text": value}}
 
 
@@ -159,22 +211,19 @@ def _video(path: Path, entry: Entry, row: np.void) -> np.ndarray:
         raise ScanError(entry.key, f"{member.extension}: {error}") from None
     if not packets:
         raise ScanError(entry.key, f"{member.extension}: the video track is empty")
-    located = jpeg and all(packet.pos is not None for packet in packets)
-    if located and all(_is_located(path, packet, row) for packet in (packets[0], packets[-1])):
-        return np.array([(packet.pos + member.offset, packet.size) for packet in packets], PACKET)
-    return np.zeros(0, PACKET)
-
-
-def _is_located(path: Path, packet: av.Packet, row: np.void) -> bool:
-    """Whether the packet's position is that of its bytes: some containers give another."""
-    return bytes(packet) == _read(path, int(row["video"]) + packet.pos, packet.size)
+    places = [(packet.pos, packet.size) for packet in packets if packet.pos is not None]
+    if not jpeg or len(places) < len(packets):
+        return np.zeros(0, PACKET)
+    located = [(member.offset + position, size) for position, size in places]
+    for packet, place in ((packets[0], located[0]), (packets[-1], located[-1])):
+        if bytes(packet) != _read(path, *place):  # some containers give other positions
+            return np.zeros(0, PACKET)
+    return np.array(located, PACKET)
 
 
 def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:
-    """Fill in the audio's columns: its own file, or the video file where it holds the sound."""
-    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
-    if member is None:
-        raise ScanError(entry.key, f"no sound file ({', '.join(AUDIO)})")
+    """Fill in the audio's columns."""
+    member = _find_sound(entry)
     row["audio"], row["audio_bytes"] = member.offset, member.size
     if _plain_pcm(path, member, row, rate):
         return

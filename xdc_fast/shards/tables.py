@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing
+from xdc_fast.files import replacing, write_json
 from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLE_COLUMNS, TRACKS
 
 KEYS = {
@@ -20,12 +20,19 @@ SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[list]) -> None:
+    """A table with a header line; text is UTF-8, lines end in "\n"."""
     with replacing(path, newline="", encoding="utf-8") as file:
-        # told "\r\n", the writer also quotes a lone "\r"; before Python 3.13 it would not
+        # before Python 3.13, only a writer with lineterminator "\r\n" quotes a lone "\r"
         lines = SimpleNamespace(write=lambda line: file.write(line[:-2] + "\n"))
         writer = csv.writer(lines, lineterminator="\r\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that `write_csv` wrote; raises OSError, ValueError or csv.Error."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def check_labels(names: list[str]) -> None:
@@ -43,9 +50,10 @@ def complete(
     reasons: list[str],
     shards: list[dict],
 ) -> dict:
-    """The manifest of a set: how it was made, then what its tables come to.
+    """The manifest of a set: `head`, then the sums over its tables.
 
-    head: format, settings, inputs, packer. rows: of samples.csv. reasons: of refused.csv.
+    head: format, settings, inputs, packer. rows: of samples.csv. cut: how many samples were cut to
+    the longest allowed. reasons: of refused.csv.
     """
     frames, seconds = SAMPLE_COLUMNS.index("frames"), SAMPLE_COLUMNS.index("seconds")
     return {
@@ -62,13 +70,12 @@ def complete(
 
 
 def write_manifest(out: Path, manifest: dict) -> None:
-    """Atomically: a manifest is whole or not there."""
-    with replacing(out / MANIFEST, encoding="utf-8") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
+    """The last file of a set: where it lies, the set is complete."""
+    write_json(out / MANIFEST, manifest, indent=1)
 
 
 def read_manifest(out: Path) -> dict:
-    """The manifest of a set, all its keys there; raises UserError."""
+    """The manifest of a set; raises UserError where there is none or it lacks something."""
     path = out / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -87,19 +94,19 @@ def read_manifest(out: Path) -> dict:
 
 
 def modalities_of(manifest: dict) -> tuple[str, ...]:
-    """The tracks of a set's samples: video, audio or, where its settings do not tell, both."""
+    """The tracks of a set's samples; both where its settings name none."""
     return TRACKS[manifest["settings"].get("tracks", "both")]
 
 
 def _fault(manifest: object) -> str:
-    """Why it is no manifest that this version reads; empty if it is one."""
+    """Why this version cannot read it as a manifest; empty if it can."""
     if not isinstance(manifest, dict) or "format" not in manifest:
         return "not the manifest of a shard set"
     if manifest["format"] != FORMAT:
         return f"format {manifest['format']}, this version reads {FORMAT}"
     if missing := sorted(KEYS - manifest.keys()):
         return f"damaged, it has no {missing[0]}"
-    sound = (
+    valid = (
         isinstance(manifest["settings"], dict)
         and isinstance(manifest["settings"].get("audio_rate"), int)
         and manifest["settings"].get("tracks", "both") in tuple(TRACKS)
@@ -107,4 +114,4 @@ def _fault(manifest: object) -> str:
         and all(isinstance(manifest[key], dict) for key in ("inputs", "packer", "refused"))
         and all(isinstance(s, dict) and s.keys() >= SHARD_KEYS for s in manifest["shards"])
     )
-    return "" if sound else "damaged, its settings, labels or shards are not as they must be"
+    return "" if valid else "damaged, its settings, labels or shards are malformed"

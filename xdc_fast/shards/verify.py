@@ -1,9 +1,9 @@
-"""Does a packed set still hold what its manifest says, and does it decode."""
+"""Whether a packed set still holds what its manifest says, and whether it decodes."""
 
 from __future__ import annotations
 
 import csv
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -14,7 +14,6 @@ from xdc_fast import progress
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import SAMPLE_COLUMNS, SAMPLES
-from xdc_fast.shards.index import table_rows
 from xdc_fast.shards.scan import Scan, ScanError, scan
 from xdc_fast.shards.tar import checksum
 
@@ -32,18 +31,13 @@ def verify(out: Path, decode: bool = False) -> dict:
     damaged: list[Damage] = []
     seen: set[str] = set()
     rows = _rows(shards, damaged)
-    first = 0
     for record in progress.bar(shards.manifest["shards"], unit="shard", desc="verifying"):
-        wanted = rows[first : first + record["samples"]]
-        damaged += [
-            {"shard": record["name"], "sample": sample, "what": what}
-            for sample, what in _check_shard(out, record, first, shards, wanted, seen, decode)
-        ]
-        first += record["samples"]
+        for sample, what in _check_shard(shards, record, rows, seen, decode):
+            damaged.append({"shard": record["name"], "sample": sample, "what": what})
     return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
 
 
-def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict]:
+def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict[str, str]]:
     """The rows of samples.csv; none of them where their number or their columns are wrong."""
     columns = [*SAMPLE_COLUMNS, *shards.label_names]
     try:
@@ -62,9 +56,14 @@ def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict]:
     return []
 
 
-def _check_shard(out, record, first, shards, wanted, seen, decode):
-    """Yield (sample key, what is wrong) for one shard."""
-    path = out / record["name"]
+def _check_shard(
+    shards: ShardSet, record: dict, rows: list[dict[str, str]], seen: set[str], decode: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield (sample key, what is wrong) for one shard.
+
+    record: of the manifest. rows: of samples.csv, all or none. seen: keys of earlier shards.
+    """
+    path, first = shards.root / record["name"], record["first"]
     if not path.is_file():
         yield "", "missing"
         return
@@ -78,32 +77,30 @@ def _check_shard(out, record, first, shards, wanted, seen, decode):
     except ScanError as error:
         yield error.key, error.what
         return
-    except (tarfile.TarError, EOFError) as error:
-        yield "", f"not a sound tar: {error}"
-        return
     if len(found.keys) != record["samples"]:
         yield "", f"{len(found.keys)} samples, the manifest says {record['samples']}"
     for key in found.keys:
         if key in seen:
             yield key, "its files are not adjacent, or the key is used twice"
         seen.add(key)
-    told = table_rows(path, found, shards.label_names)
-    for row, key, values in zip(wanted, found.keys, told, strict=False):
+    expected = found.rows(path.name, shards.label_names)
+    written = rows[first : first + record["samples"]]
+    for row, key, values in zip(written, found.keys, expected, strict=False):
         for name, value in zip(row, values, strict=False):
             if str(value) != row[name]:
                 yield key, f"its {name} is {value}, {SAMPLES} says {row[name]}"
-    yield from _check_sidecars(out / path.stem, found)
+    yield from _check_sidecars(path.with_suffix(""), found)
     if decode:
-        for row, key in zip(found.samples, found.keys, strict=True):
-            for what in _check_decoding(path, row, found.packets, shards.sample_rate):
+        for sample, key in zip(found.samples, found.keys, strict=True):
+            for what in _check_decoding(path, sample, found.packets, shards.sample_rate):
                 yield key, what
 
 
-def _check_sidecars(stem: Path, found: Scan):
-    for suffix, wanted in ((".samples.npy", found.samples), (".packets.npy", found.packets)):
+def _check_sidecars(stem: Path, found: Scan) -> Iterator[tuple[str, str]]:
+    for suffix, expected in ((".samples.npy", found.samples), (".packets.npy", found.packets)):
         path = Path(f"{stem}{suffix}")
         try:
-            if not np.array_equal(np.load(path), wanted):
+            if not np.array_equal(np.load(path), expected):
                 yield "", f"{path.name} does not match the tar"
         except FileNotFoundError:
             yield "", f"{path.name} is missing"
@@ -116,7 +113,7 @@ def _check_sidecars(stem: Path, found: Scan):
         yield "", f"{path.name} does not match the tar"
 
 
-def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int):
+def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int) -> Iterator[str]:
     """Yield what does not decode of one sample."""
     data = np.memmap(path, mode="r", dtype=np.uint8)
     video = data[row["video"] : row["video"] + row["video_bytes"]]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from xdc_fast.errors import UserError
 from xdc_fast.packing.sources import NO_MEDIA, files_under
@@ -97,7 +98,7 @@ class Holding:
         for where, fields in records:
             yield where, dict(zip(header, fields, strict=True))
 
-    def _open(self, name: str):
+    def _open(self, name: str) -> TextIO:
         return self._path(name).open(encoding="utf-8-sig", newline="")
 
     def _path(self, name: str) -> Path:
@@ -120,7 +121,7 @@ def malformed(where: str, reason: str) -> UserError:
     return UserError(f"{where}: {reason}; take the list as its official site has it")
 
 
-def _decoded(file) -> Iterator[str]:
+def _decoded(file: TextIO) -> Iterator[str]:
     """The lines of a text file; raises UserError where they are no text."""
     try:
         yield from file

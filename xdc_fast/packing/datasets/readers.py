@@ -72,7 +72,9 @@ def hmdb51(holding: Holding) -> Iterator[Row]:
 
 def kinetics400(holding: Holding) -> Iterator[Row]:
     """class, split (train, val, test) and youtube_id; a test list may come without classes."""
-    lists = sorted(name for name in holding.lists if KINETICS_LIST.fullmatch(name))
+    lists = {
+        name: match[1] for name in sorted(holding.lists) if (match := KINETICS_LIST.fullmatch(name))
+    }
     if not lists:
         raise holding.absent("train.csv", "validate.csv", "val.csv", "test.csv")
     rows: dict[str, Row] = {}
@@ -80,7 +82,7 @@ def kinetics400(holding: Holding) -> Iterator[Row]:
         for where, line in holding.rows(listed, "youtube_id", "time_start", "time_end"):
             video = _youtube(line["youtube_id"], where)
             start, end = (int(_number(line[f"time_{edge}"], where)) for edge in ("start", "end"))
-            split = line.get("split") or KINETICS_LIST.fullmatch(listed)[1]
+            split = line.get("split") or lists[listed]
             if split not in KINETICS_SPLITS:
                 raise malformed(where, f"a split '{split}'")
             stem = f"{video}_{start:06d}_{end:06d}"
@@ -173,7 +175,7 @@ def thumos14(holding: Holding) -> Iterator[Row]:
                     raise malformed(where, f"'{line}' is not a video with a start and an end")
                 listed[match[1]] = name
     for stem in sorted(listed):
-        split = THUMOS.fullmatch(stem)[1]
+        _, split, _ = stem.split("_")
         yield Row(f"{stem}.mp4", listed[stem], {"split": split}, holding.find(stem))
 
 
