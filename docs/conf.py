@@ -72,7 +72,15 @@ def leave_out(app: Sphinx, context: Context, lines: list[str]) -> None:
     lines.clear()
 
 
+def keep_colons(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """Napoleon would take what stands before a colon for a type; ours stand in annotations."""
+    for i, line in enumerate(lines):
+        if (i == 0 and what in ("property", "attribute")) or lines[i - 1].strip() == "Returns:":
+            lines[i] = line.replace(": ", " – ", 1)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     app.add_directive("recipe-keys", RecipeKeys)
     for part in ("epilog", "arguments"):
         app.connect(f"sphinx-click-process-{part}", leave_out)

@@ -1,4 +1,4 @@
-"""Commands as documents show them: what bash makes of a block, and whether a command would take it."""
+"""Commands as documents show them: what bash makes of a block, and what would be refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import click
@@ -48,9 +49,8 @@ def calls(script: str, folder: Path) -> list[list[str]]:
         (work / file).mkdir(parents=True, exist_ok=True)
     (work / ".venv/bin/activate").touch()
     environment = {"PATH": f"{stubs}:/usr/bin:/bin", "CALLS": str(record), "HOME": str(folder)}
-    done = subprocess.run(
-        ["bash"], input=script, cwd=work, env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    done = run(["bash"], input=script, cwd=work, env=environment)
     faults = [line for line in done.stderr.splitlines() if re.search(r"not found|syntax", line)]
     if faults:
         raise WrongCommand("; ".join(faults))
@@ -95,7 +95,7 @@ def options() -> set[str]:
     found = {"--quick", "--json", "--help"}
     for group in GROUPS.values():
         context = click.Context(group)
-        for command in (group, *map(lambda n: group.get_command(context, n), group.commands)):
+        for command in (group, *(group.get_command(context, name) for name in group.commands)):
             for parameter in command.params:
                 found.update(o for o in parameter.opts if o.startswith("--"))
     return found
