@@ -68,4 +68,4 @@ def test_readme(folder, toy_videos):
 def test_first_run(folder):
     printed = [run(block, folder) for block in blocks(START, "sh", "python")]
     assert (folder / "toy/run/report.html").is_file()
-    assert printed[-1] == "{'video': (128,), 'audio': (128,)}\n"
+    assert printed[-1] == "{'video': (48,), 'audio': (48,)}\n"
