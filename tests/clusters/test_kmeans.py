@@ -1,14 +1,16 @@
-"""k-means: against scikit-learn, and what it must refuse."""
+"""k-means against scikit-learn, and the arguments that it refuses."""
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn import cluster as sklearn_cluster
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
+from sklearn.preprocessing import normalize
 
-from xdc_fast.clusters.kmeans import cluster, plusplus, prepare
+from xdc_fast.clusters.kmeans import cluster, kmeans_plusplus, prepare, unit_length
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 
@@ -21,19 +23,19 @@ def blobs(n=600, d=16, k=6, spread=0.3):
     return (centres[truth] + spread * rng.standard_normal((n, d))).astype(np.float32), truth
 
 
-def seen(points):
+def valid(points):
     return np.ones(len(points), dtype=bool)
 
 
 def test_finds_separate_blobs():
     points, truth = blobs()
-    result = cluster([points], seen(points), 6, Cluster(n_init=5), seed=1)
+    result = cluster([points], valid(points), 6, Cluster(n_init=5), seed=1)
     assert adjusted_rand_score(truth, result.assignment) == 1.0
 
 
 def test_assignment_centroids_and_distances_fit_together():
     points, _ = blobs(spread=2.0)
-    result = cluster([points], seen(points), 10, Cluster(), seed=1)
+    result = cluster([points], valid(points), 10, Cluster(), seed=1)
     squared = ((points[:, None] - result.centroids[None]) ** 2).sum(2)
     assert np.array_equal(squared.argmin(1), result.assignment)
     np.testing.assert_allclose(squared.min(1), result.distance, rtol=1e-3, atol=1e-3)
@@ -42,7 +44,7 @@ def test_assignment_centroids_and_distances_fit_together():
 
 def test_inertia_is_as_low_as_scikit_learns():
     points = rng.standard_normal((3000, 24)).astype(np.float32)
-    ours = cluster([points], seen(points), 20, Cluster(n_init=3), seed=0).mean_squared_distance
+    ours = cluster([points], valid(points), 20, Cluster(n_init=3), seed=0).mean_squared_distance
     theirs = KMeans(20, n_init=3, init="random", random_state=0).fit(points).inertia_ / 3000
     assert ours < 1.01 * theirs
 
@@ -51,21 +53,21 @@ def test_every_point_counts_above_faiss_default_of_256_per_cluster():
     # from a draw of 256 x k points, a centroid would miss the mean by 1/16 standard deviation
     points = np.concatenate([rng.standard_normal((2000, 4)), 20 + rng.standard_normal((2000, 4))])
     points = points.astype(np.float32)
-    result = cluster([points], seen(points), 2, Cluster(), seed=0)
+    result = cluster([points], valid(points), 2, Cluster(), seed=0)
     means = np.sort([points[:2000].mean(0), points[2000:].mean(0)], axis=0)
     np.testing.assert_allclose(np.sort(result.centroids, axis=0), means, atol=1e-3)
 
 
 def test_the_seed_decides():
     points = rng.standard_normal((500, 8)).astype(np.float32)
-    a, b, c = (cluster([points], seen(points), 12, Cluster(), seed=s) for s in (3, 3, 4))
+    a, b, c = (cluster([points], valid(points), 12, Cluster(), seed=s) for s in (3, 3, 4))
     assert np.array_equal(a.assignment, b.assignment)
     assert not np.array_equal(a.assignment, c.assignment)
 
 
 def test_samples_without_features_get_no_cluster():
     points, _ = blobs(n=100)
-    here = seen(points)
+    here = valid(points)
     here[[3, 50]] = False
     points[3] = np.nan  # never looked at
     result = cluster([points], here, 5, Cluster(), seed=0)
@@ -76,8 +78,8 @@ def test_samples_without_features_get_no_cluster():
 def test_joined_features_count_alike_whatever_their_scale():
     a, _ = blobs(n=300)
     b, _ = blobs(n=300, k=4)
-    small = cluster([a, b], seen(a), 8, Cluster(), seed=0)
-    large = cluster([a * 1000, b], seen(a), 8, Cluster(), seed=0)
+    small = cluster([a, b], valid(a), 8, Cluster(), seed=0)
+    large = cluster([a * 1000, b], valid(a), 8, Cluster(), seed=0)
     assert adjusted_rand_score(small.assignment, large.assignment) > 0.99
 
 
@@ -99,22 +101,24 @@ def test_normalisation():
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     np.testing.assert_allclose(centred, unit, atol=1e-5)
     assert np.array_equal(prepare(points, Cluster()), points)
+    points[7] = 0
+    np.testing.assert_allclose(unit_length(points), normalize(points), atol=1e-6)
 
 
 def test_refusals_name_the_cause():
     points, _ = blobs(n=30)
     with pytest.raises(UserError, match="k=31 clusters of 30 samples"):
-        cluster([points], seen(points), 31, Cluster(), seed=0)
+        cluster([points], valid(points), 31, Cluster(), seed=0)
     copies = np.repeat(points[:3], 10, axis=0)
     with pytest.raises(UserError, match="only 3 distinct feature vectors"):
-        cluster([copies], seen(copies), 5, Cluster(), seed=0)
+        cluster([copies], valid(copies), 5, Cluster(), seed=0)
     points[17, 2] = np.inf
     with pytest.raises(UserError, match="features of sample 17 "):
-        cluster([points], seen(points), 5, Cluster(), seed=0)
+        cluster([points], valid(points), 5, Cluster(), seed=0)
     dead = blobs(n=30)[0]
     dead[:, 0] = 1
     with pytest.raises(UserError, match=r"keeps components without variance"):
-        cluster([dead], seen(dead), 5, Cluster(pca=dead.shape[1]), seed=0)
+        cluster([dead], valid(dead), 5, Cluster(pca=dead.shape[1]), seed=0)
     with pytest.raises(UserError, match=r"cluster.pca=99"):
         cluster([blobs(n=30)[0]], np.ones(30, bool), 5, Cluster(pca=99), seed=0)
 
@@ -132,8 +136,8 @@ def overlapping(n=4000, d=16, k=20, groups=30):
 
 def test_from_the_last_clusters_the_inertia_is_as_low_as_from_scratch_in_fewer_rounds():
     points, moved = overlapping()
-    last = cluster([points], seen(points), 20, Cluster(), seed=0)
-    warm = cluster([moved], seen(moved), 20, Cluster(), seed=1, previous=last.assignment)
+    last = cluster([points], valid(points), 20, Cluster(), seed=0)
+    warm = cluster([moved], valid(moved), 20, Cluster(), seed=1, previous=last.assignment)
     theirs = KMeans(20, n_init=1, max_iter=20, tol=0, random_state=0).fit(moved).inertia_ / 4000
     assert warm.mean_squared_distance < 1.005 * theirs
     assert 0 < warm.rounds <= 10
@@ -141,9 +145,9 @@ def test_from_the_last_clusters_the_inertia_is_as_low_as_from_scratch_in_fewer_r
 
 def test_clusters_keep_their_numbers_from_iteration_to_iteration():
     points, moved = overlapping()
-    last = cluster([points], seen(points), 20, Cluster(), seed=0).assignment
-    warm = cluster([moved], seen(moved), 20, Cluster(), seed=1, previous=last).assignment
-    fresh = cluster([moved], seen(moved), 20, Cluster(), seed=1).assignment
+    last = cluster([points], valid(points), 20, Cluster(), seed=0).assignment
+    warm = cluster([moved], valid(moved), 20, Cluster(), seed=1, previous=last).assignment
+    fresh = cluster([moved], valid(moved), 20, Cluster(), seed=1).assignment
     shared = contingency_matrix(last, warm)
     assert np.array_equal(linear_sum_assignment(-shared)[1], np.arange(20))
     assert (last == warm).mean() > 0.7 > 0.2 > (last == fresh).mean()
@@ -153,8 +157,8 @@ def test_the_last_clusters_matter_through_their_members_only():
     # another rotation of the features, as a refitted PCA gives, does not disturb the start
     points, _ = overlapping(d=8)
     turned = points @ np.linalg.qr(rng.standard_normal((8, 8)))[0].astype(np.float32)
-    last = cluster([points], seen(points), 20, Cluster(), seed=0)
-    again = cluster([turned], seen(turned), 20, Cluster(), seed=1, previous=last.assignment)
+    last = cluster([points], valid(points), 20, Cluster(), seed=0)
+    again = cluster([turned], valid(turned), 20, Cluster(), seed=1, previous=last.assignment)
     assert (again.assignment == last.assignment).mean() > 0.9
     assert again.mean_squared_distance <= last.mean_squared_distance * (1 + 1e-5)
 
@@ -162,8 +166,8 @@ def test_the_last_clusters_matter_through_their_members_only():
 def test_clusters_that_the_last_iteration_left_empty_are_filled():
     points, _ = overlapping()
     last = np.arange(len(points), dtype=np.int32) % 5  # 5 to 19 hold nothing
-    result = cluster([points], seen(points), 20, Cluster(), seed=0, previous=last)
-    fresh = cluster([points], seen(points), 20, Cluster(), seed=0)
+    result = cluster([points], valid(points), 20, Cluster(), seed=0, previous=last)
+    fresh = cluster([points], valid(points), 20, Cluster(), seed=0)
     assert np.bincount(result.assignment, minlength=20).min() > 0
     assert result.reassigned >= 14
     assert result.mean_squared_distance < 1.05 * fresh.mean_squared_distance
@@ -173,14 +177,14 @@ def test_a_crowd_of_copies_is_not_what_fills_an_empty_cluster():
     points, _ = overlapping(n=400)
     points[:300] = points[0]  # silent sound tracks
     last = np.where(np.arange(400) < 300, 0, 1).astype(np.int32)
-    result = cluster([points], seen(points), 12, Cluster(), seed=0, previous=last)
+    result = cluster([points], valid(points), 12, Cluster(), seed=0, previous=last)
     assert np.bincount(result.assignment, minlength=12).min() > 0
     assert len(np.unique(result.assignment[:300])) == 1
 
 
 def test_samples_that_come_or_go_between_iterations():
     points, moved = overlapping(n=1000)
-    before, now = seen(points), seen(moved)
+    before, now = valid(points), valid(moved)
     before[:50], now[950:] = False, False
     last = cluster([points], before, 10, Cluster(), seed=0)
     result = cluster([moved], now, 10, Cluster(), seed=1, previous=last.assignment)
@@ -194,25 +198,25 @@ def test_samples_that_come_or_go_between_iterations():
 
 def test_the_last_clusters_and_the_seed_of_a_draw_decide():
     points, moved = overlapping()
-    last = cluster([points], seen(points), 20, Cluster(), seed=0).assignment
+    last = cluster([points], valid(points), 20, Cluster(), seed=0).assignment
     arguments = {"settings": Cluster(max_samples=1500), "previous": last}
-    a, b = (cluster([moved], seen(moved), 20, seed=3, **arguments) for _ in range(2))
+    a, b = (cluster([moved], valid(moved), 20, seed=3, **arguments) for _ in range(2))
     assert np.array_equal(a.assignment, b.assignment)
     assert np.array_equal(a.centroids, b.centroids)
     squared = ((moved[:, None] - a.centroids[None]) ** 2).sum(2)
     assert np.array_equal(squared.argmin(1), a.assignment)
-    every = cluster([moved], seen(moved), 20, Cluster(), seed=3, previous=last)
+    every = cluster([moved], valid(moved), 20, Cluster(), seed=3, previous=last)
     assert a.mean_squared_distance < 1.05 * every.mean_squared_distance
 
 
 def test_more_rounds_than_needed_change_little():
     points, _ = overlapping()
-    stopped = cluster([points], seen(points), 20, Cluster(max_iter=200), seed=0)
+    stopped = cluster([points], valid(points), 20, Cluster(max_iter=200), seed=0)
     assert stopped.rounds < 30
     start = stopped.centroids
     theirs = KMeans(20, init=start, n_init=1, max_iter=20, tol=0).fit(points).inertia_ / 4000
     assert stopped.mean_squared_distance < 1.005 * theirs
-    assert cluster([points], seen(points), 20, Cluster(max_iter=1), seed=0).rounds == 1
+    assert cluster([points], valid(points), 20, Cluster(max_iter=1), seed=0).rounds == 1
 
 
 def test_plusplus_is_as_good_a_start_as_scikit_learns():
@@ -221,6 +225,8 @@ def test_plusplus_is_as_good_a_start_as_scikit_learns():
     def cost(rows):
         return ((points[:, None] - points[rows]) ** 2).sum(2).min(1).mean()
 
-    ours = [cost(plusplus(points, 30, np.random.default_rng(s))) for s in range(5)]
-    theirs = [cost(kmeans_plusplus(points, 30, random_state=s)[1]) for s in range(5)]
+    ours = [cost(kmeans_plusplus(points, 30, np.random.default_rng(s))) for s in range(5)]
+    theirs = [
+        cost(sklearn_cluster.kmeans_plusplus(points, 30, random_state=s)[1]) for s in range(5)
+    ]
     assert np.mean(ours) < 1.1 * np.mean(theirs)

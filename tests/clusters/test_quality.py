@@ -214,7 +214,7 @@ def test_clusters_are_compared_with_classes_not_with_names(monkeypatch):
     found = against_labels(clusters, 2, Labeled())
     assert list(found) == ["class", "pair", "several", "single"]
     assert found["class"] == {"nmi": pytest.approx(1), "purity": 1}
-    monkeypatch.setattr(quality, "MOST", 5)  # a table of more would not pay
+    monkeypatch.setattr(quality, "MAX_CLASSES", 5)
     assert class_columns(Labeled()) == ["class", "several", "single"]
 
 

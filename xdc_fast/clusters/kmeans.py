@@ -1,9 +1,10 @@
-"""k-means over features: Lloyd's rounds with faiss as the search."""
+"""k-means over features: Lloyd's algorithm; faiss finds the nearest centroids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import faiss
 import numpy as np
@@ -13,9 +14,9 @@ from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 
 DISTINCT = 100_000  # rows that are searched for copies; a collapsed encoder shows in fewer
-DRAW = 20  # samples per cluster that a start from scratch is made of
-# Rounds end when one lowers the inertia by less than this share of it; all twenty would lower it
-# by another 0.1 to 0.6 % mostly, 1.5 % at worst, as measured on toy and drawn features.
+DRAW = 20  # samples per cluster from which a random start is chosen
+# Rounds end when one lowers the mean squared distance by less than this share. Measured on toy and
+# random features, twenty rounds would lower it by another 0.1 to 0.6 %, at worst by 1.5 %.
 TOLERANCE = 1e-3
 
 Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -23,49 +24,47 @@ Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Clustering:
-    """One k-means.
-
-    assignment: int32 (N,), the cluster of each sample; -1 where it has no features.
-    centroids: float32 (k, D), in the space that was clustered.
-    distance: float32 (N,), squared distance to the own centroid; inf where there is none.
-    mean_squared_distance: mean of the distances. reassigned: how often an empty cluster was
-    refilled by splitting another.
-    rounds: how often the centroids were moved to their means.
-    """
+    """The result of one k-means."""
 
     assignment: np.ndarray
+    """int32 (N,): the cluster of each sample, 0 to k-1; -1 where it has no features."""
     centroids: np.ndarray
+    """float32 (k, D): the mean of each cluster, of the features as they were normalised."""
     distance: np.ndarray
+    """float32 (N,): squared distance to the centroid of the sample's cluster; inf without one."""
     mean_squared_distance: float
+    """Mean of `distance` over the samples with a cluster; scikit-learn's inertia_ is its sum."""
     reassigned: int
+    """How often an empty cluster was refilled by splitting another."""
     rounds: int = 0
+    """How often the centroids were moved to the means of their clusters."""
 
 
 def cluster(
     features: list[np.ndarray],
-    seen: np.ndarray,
+    valid: np.ndarray,
     k: int,
     settings: Cluster,
     seed: int,
     gpu: bool = False,
     previous: np.ndarray | None = None,
 ) -> Clustering:
-    """k-means of the samples by the features of one modality, or of several side by side.
+    """k-means of the samples by the features of one modality, or of several concatenated.
 
-    features: float32 (N, D) each; several are made unit length before they are joined, so that
-    each counts alike. seen: bool (N,), which rows hold features. gpu: use one where faiss sees it.
-    previous: int32 (N,), the assignment that the last iteration ended with, -1 for none. The
-    clusters then start as its means over these features: they keep their numbers and need few
-    rounds. Without it they start from scratch, as often as settings.n_init says.
-    On a CPU the result depends on nothing but the arguments (and, in the last digits, on the
-    number of threads).
+    features: float32 (N, D) each; several are scaled to unit length first, so that each has the
+    same weight. valid: bool (N,), which rows hold features. gpu: use the GPUs that faiss sees.
+    previous: int32 (N,), an earlier assignment, -1 for none. The clusters then start from its means
+    over these features: they keep their numbers and need few rounds. Without it they start from
+    the best of settings.n_init random starts.
+    On a CPU the result depends only on the arguments (and, in the last digits, on the number of
+    threads).
     Raises UserError for k above the number of samples, features that are not finite, and
     fewer distinct feature vectors than clusters.
     """
-    rows = np.flatnonzero(seen)
+    rows = np.flatnonzero(valid)
     if k > len(rows):
         raise UserError(f"k={k} clusters of {len(rows)} samples; set k to {len(rows)} or less")
-    parts = features if seen.all() else [part[rows] for part in features]
+    parts = features if valid.all() else [part[rows] for part in features]
     for part in parts:
         bad = np.flatnonzero(~np.isfinite(part.sum(axis=1)))
         if len(bad):
@@ -90,7 +89,7 @@ def cluster(
         start, sizes = update_centroids(points, np.where(known, last, k), k + 1)
         start, sizes = start[:k], sizes[:k]
         if not sizes.all():
-            start[sizes == 0] = points.mean(axis=0)  # for what no other cluster explains
+            start[sizes == 0] = points.mean(axis=0)  # near the points far from every centroid
     else:
         draw = points[order[: min(DRAW * k, len(train))]]
         start = init_centroids(draw, k, settings, seed, search)
@@ -99,16 +98,16 @@ def cluster(
     )
     if train is not points:
         nearest, distance = search(points, centroids)
-    assignment = np.full(len(seen), -1, dtype=np.int32)
+    assignment = np.full(len(valid), -1, dtype=np.int32)
     assignment[rows] = nearest
-    distances = np.full(len(seen), np.inf, dtype=np.float32)
+    distances = np.full(len(valid), np.inf, dtype=np.float32)
     distances[rows] = distance
     return Clustering(assignment, centroids, distances, float(distance.mean()), reassigned, rounds)
 
 
 def open_search(dim: int, gpu: bool) -> Search:
     """(points, centroids) -> the nearest centroid of each point and the squared distance to it."""
-    index = faiss.IndexFlatL2(dim)
+    index: faiss.Index = faiss.IndexFlatL2(dim)
     if gpu and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
 
@@ -131,11 +130,11 @@ def lloyd(
     before, reassigned, refilled = np.inf, 0, 0
     for done in range(rounds + 1):
         nearest, distance = search(points, centroids)
-        inertia = distance.mean(dtype=np.float64)
-        # a cluster that was just split has not found its place
-        if done == rounds or (inertia >= (1 - TOLERANCE) * before and not refilled):
+        mean = distance.mean(dtype=np.float64)
+        # clusters that were just split need another round
+        if done == rounds or (mean >= (1 - TOLERANCE) * before and not refilled):
             break
-        before = inertia
+        before = mean
         centroids, sizes = update_centroids(points, nearest, len(centroids))
         refilled = split_largest(points, centroids, sizes, nearest, distance)
         reassigned += refilled
@@ -152,11 +151,17 @@ def update_centroids(
     return member.T @ points / np.maximum(sizes, 1, dtype=np.float32)[:, None], sizes
 
 
-def split_largest(points, centroids, sizes, nearest, distance) -> int:
-    """Gives empty clusters a part of the widest, in place; returns how many there were.
+def split_largest(
+    points: np.ndarray,
+    centroids: np.ndarray,
+    sizes: np.ndarray,
+    nearest: np.ndarray,
+    distance: np.ndarray,
+) -> int:
+    """Refill each empty cluster by splitting the largest, in place; returns how many were empty.
 
-    The widest has the largest sum of distances, so that a crowd of copies is never split. It and
-    the new one part along the line to its farthest sample.
+    The largest has the largest sum of distances: a cluster of copies has none and is never split.
+    Both halves start on the line from its centroid to its farthest sample.
     """
     empty = np.flatnonzero(sizes == 0)
     if len(empty):
@@ -177,23 +182,24 @@ def split_largest(points, centroids, sizes, nearest, distance) -> int:
 def init_centroids(
     draw: np.ndarray, k: int, settings: Cluster, seed: int, search: Search
 ) -> np.ndarray:
-    """Centroids to start from: the best k-means of a draw among those from settings.n_init."""
-    best, least = None, np.inf
-    for restart in range(settings.n_init):
-        chosen = kmeans_plusplus(draw, k, np.random.default_rng((seed, restart)))
+    """The centroids of the best of settings.n_init k-means over the rows of `draw`."""
+
+    def run(start: int) -> tuple[float, np.ndarray]:
+        chosen = kmeans_plusplus(draw, k, np.random.default_rng((seed, start)))
         centroids, _, distance, _, _ = lloyd(draw, draw[chosen], settings.max_iter, search)
-        if (inertia := distance.mean(dtype=np.float64)) < least:
-            best, least = centroids, inertia
-    return best
+        return float(distance.mean(dtype=np.float64)), centroids
+
+    return min(map(run, range(settings.n_init)), key=itemgetter(0))[1]
 
 
 def kmeans_plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): k rows of points, int (k,).
 
-    Each is the best of 2 + ln k that were drawn with the squared distance to the nearest row so
-    far as weight. In float32: scikit-learn's, in float64, takes longer than the rounds.
+    Each row is the best of 2 + ln k candidates, drawn with weights: the squared distance to the
+    nearest row chosen before. It computes in float32: scikit-learn's, in float64, takes longer than
+    the rounds.
     """
-    points = points - points.mean(axis=0)  # far from the origin, digits would cancel
+    points = points - points.mean(axis=0)  # the expanded squares lose digits far from the origin
     square = np.einsum("ij,ij->i", points, points)
     chosen = [int(rng.integers(len(points)))]
     nearest = np.maximum(square + square[chosen] - 2 * (points @ points[chosen[0]]), 0)
@@ -210,14 +216,14 @@ def kmeans_plusplus(points: np.ndarray, k: int, rng: np.random.Generator) -> np.
 
 
 def concat_features(parts: list[np.ndarray], settings: Cluster) -> np.ndarray:
-    """What is clustered, float32 (N, D'), of features (N, D) each: see cluster()."""
+    """The points that `cluster` clusters, float32 (N, D'), from features (N, D) each."""
     if len(parts) > 1:
-        parts = [np.concatenate([_unit(part) for part in parts], axis=1)]
+        parts = [np.concatenate([unit_length(part) for part in parts], axis=1)]
     return prepare(parts[0], settings)
 
 
 def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:
-    """PCA with whitening and length normalisation, as asked: float32 (N, D) -> (N, D')."""
+    """PCA with whitening and length normalisation, by the settings: float32 (N, D) -> (N, D')."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     if settings.pca:
         if settings.pca > min(points.shape):
@@ -236,16 +242,17 @@ def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:
     if settings.normalize == "centered-l2":
         points = points - points.mean(axis=0)
     if settings.normalize != "none":
-        points = _unit(points)
+        points = unit_length(points)
     return points
 
 
-def _unit(points: np.ndarray) -> np.ndarray:
+def unit_length(points: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean length, float (N, D); rows of zeros stay."""
     length = np.linalg.norm(points, axis=1, keepdims=True)
     return points / np.maximum(length, np.finfo(np.float32).tiny)
 
 
 def _distinct(points: np.ndarray, k: int) -> int:
-    """Distinct rows, or any number from k up. Few rows nearly always tell that there are k."""
-    some = len(np.unique(points[: 4 * k], axis=0))
-    return some if some >= k else len(np.unique(points[: max(DISTINCT, 4 * k)], axis=0))
+    """The number of distinct rows, or some number from k up: a few rows nearly always have k."""
+    few = len(np.unique(points[: 4 * k], axis=0))
+    return few if few >= k else len(np.unique(points[: max(DISTINCT, 4 * k)], axis=0))
