@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -33,6 +35,84 @@ from xdc_fast.packing.timeline import (
 SILENCE = 0.001  # of full scale
 
 
+class Sink(Protocol):
+    """Where the tracks of a sample go, in the order of the methods."""
+
+    def write_pcm(self, blocks: Iterable[np.ndarray]) -> int:
+        """Takes the sound, int16 blocks; returns the number of samples."""
+        ...
+
+    def write_video(
+        self,
+        grid: Iterator[av.VideoFrame],
+        stream: av.VideoStream,
+        settings: PackSettings,
+        longest: int | None,
+    ) -> tuple[int, int, int, bool]:
+        """Takes the frames, at most `longest`; returns their number, width, height and whether
+        there were more."""
+        ...
+
+    def copy_video(self, source: Path, fps: Fraction, frames: int) -> tuple[int, int]:
+        """Takes the video stream of a file as it is; returns width and height."""
+        ...
+
+    def finish_wav(self, stored: int, samples: int, rate: int) -> None:
+        """Makes the sound `samples` long; raises Refusal: silent."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """The sink of a packing run: a video file and a wav file."""
+
+    video: Path
+    audio: Path
+
+    def write_pcm(self, blocks: Iterable[np.ndarray]) -> int:
+        """Writes raw PCM behind room for a wav header."""
+        samples = 0
+        with self.audio.open("wb") as file:
+            file.write(bytes(WAV_HEADER))
+            for block in blocks:
+                file.write(block.astype("<i2", copy=False).data)
+                samples += len(block)
+        return samples
+
+    def write_video(
+        self,
+        grid: Iterator[av.VideoFrame],
+        stream: av.VideoStream,
+        settings: PackSettings,
+        longest: int | None,
+    ) -> tuple[int, int, int, bool]:
+        """Encodes the frames."""
+        last = next(grid)
+        width, height = packed_size(last, stream.sample_aspect_ratio, settings.short_side)
+        scale, rate = Scaler(width, height, settings.codec == "jpeg"), settings.frame_rate
+        picture = scale(last)
+        with VideoWriter(self.video, settings.codec, rate, width, height) as writer:
+            for frame in chain([last], grid):
+                if writer.frames == longest:
+                    return longest, width, height, True
+                if frame is not last:
+                    last, picture = frame, scale(frame)
+                writer.add(picture)
+        return writer.frames, width, height, False
+
+    def copy_video(self, source: Path, fps: Fraction, frames: int) -> tuple[int, int]:
+        return copy_video(source, self.video, fps, frames)
+
+    def finish_wav(self, stored: int, samples: int, rate: int) -> None:
+        """Cuts the PCM or fills it up with silence, and writes the header."""
+        with self.audio.open("r+b") as file:
+            file.truncate(WAV_HEADER + 2 * samples)
+            file.write(wav_header(samples, rate))
+        count = min(samples, stored)
+        pcm = np.memmap(self.audio, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(count,))
+        check_audible(pcm)
+
+
 def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
     """Decode a source; write its video track to `video` and its sound to `audio`, a wav file.
 
@@ -40,12 +120,17 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
     Returns the metadata that the file itself gives. Raises Refusal, or OSError when `video` or
     `audio` cannot be written.
     """
+    return convert_into(Files(video, audio), path, settings)
+
+
+def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
+    """Decode a source into a sink; returns the metadata that it gives, and raises Refusal."""
     if settings.tracks == "audio":
-        return _convert_audio(path, settings, audio)
+        return _convert_audio(sink, path, settings)
     if settings.codec == "copy":
-        return _convert_copy(path, settings, video, audio)
+        return _convert_copy(sink, path, settings)
     if settings.tracks == "video":
-        return _convert_video(path, settings, video)
+        return _convert_video(sink, path, settings)
     fps, rate = settings.frame_rate, settings.audio_rate
     with open_media(path) as pictures, open_media(path) as sound:
         picture_stream, _ = choose_streams(pictures)
@@ -59,7 +144,7 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
         limit = None if longest is None else sample_count(longest, fps, rate)
         # one frame more than wanted: whether there is more tells a cut video from a whole one
         ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
-        samples = write_pcm(audio, resample_audio(chain([begin], blocks), start, rate, ahead))
+        samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, ahead))
         available = frame_count(samples / rate, fps)
         if samples == 0:
             raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
@@ -67,14 +152,14 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
             raise Refusal("too short", f"{samples / rate:.2f} s")
         tick = float(time_base(picture_stream))
         grid = resample_frames(chain([first], frames), start, fps, available, tick)
-        count, width, height, cut = write_video(video, grid, picture_stream, settings, longest)
+        count, width, height, cut = sink.write_video(grid, picture_stream, settings, longest)
     check_length(count, fps, settings)
-    finish_wav(audio, samples, sample_count(count, fps, rate), rate)
+    sink.finish_wav(samples, sample_count(count, fps, rate), rate)
     size = {"frames": count, "width": width, "height": height}
     return _facts(start, original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_video(path: Path, settings: PackSettings, video: Path) -> dict:
+def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """The pictures alone, from the first of them on."""
     fps = settings.frame_rate
     longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
@@ -86,13 +171,13 @@ def _convert_video(path: Path, settings: PackSettings, video: Path) -> dict:
         ahead = 2**62 if longest is None else longest + 1
         tick = float(time_base(stream))
         grid = resample_frames(chain([first], frames), first[0], fps, ahead, tick)
-        count, width, height, cut = write_video(video, grid, stream, settings, longest)
+        count, width, height, cut = sink.write_video(grid, stream, settings, longest)
     check_length(count, fps, settings)
     size = {"frames": count, "width": width, "height": height}
     return _facts(first[0], original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_audio(path: Path, settings: PackSettings, audio: Path) -> dict:
+def _convert_audio(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """The sound alone, from its beginning on."""
     rate = settings.audio_rate
     longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
@@ -102,14 +187,14 @@ def _convert_audio(path: Path, settings: PackSettings, audio: Path) -> dict:
         blocks = decoded(container, stream)
         begin = next(blocks)
         ahead = 2**62 if longest is None else longest + 1
-        stored = write_pcm(audio, resample_audio(chain([begin], blocks), begin[0], rate, ahead))
+        stored = sink.write_pcm(resample_audio(chain([begin], blocks), begin[0], rate, ahead))
     samples = stored if longest is None else min(stored, longest)
     check_length(samples, rate, settings)
-    finish_wav(audio, stored, samples, rate)
+    sink.finish_wav(stored, samples, rate)
     return _facts(begin[0], original, samples / rate, stored > samples)
 
 
-def _convert_copy(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
+def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """The video's packets as they are; the sound is cut or filled with silence to their span."""
     with_sound, rate = settings.tracks == "both", settings.audio_rate
     start, fps, count = check_copyable(path, with_sound)
@@ -123,13 +208,13 @@ def _convert_copy(path: Path, settings: PackSettings, video: Path, audio: Path) 
             begin = next(blocks)
             if begin[0] >= start + count / fps:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
-            samples = write_pcm(audio, resample_audio(chain([begin], blocks), start, rate, length))
+            samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, length))
             if samples == 0:
                 raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
-    width, height = copy_video(path, video, fps, count)
+    width, height = sink.copy_video(path, fps, count)
     check_length(count, fps, settings)
     if with_sound:
-        finish_wav(audio, samples, length, rate)
+        sink.finish_wav(samples, length, rate)
     size = {"frames": count, "width": width, "height": height}
     return _facts(start, original, count / fps, False, fps=fps, **size)
 
@@ -163,51 +248,14 @@ def _facts(
     }
 
 
-def write_pcm(path: Path, blocks: Iterable[np.ndarray]) -> int:
-    """Write raw PCM behind room for a wav header; returns the number of samples."""
-    samples = 0
-    with path.open("wb") as file:
-        file.write(bytes(WAV_HEADER))
-        for block in blocks:
-            file.write(block.astype("<i2", copy=False).data)
-            samples += len(block)
-    return samples
-
-
 def check_length(count: int, rate: Fraction | float, settings: PackSettings) -> None:
     """Raises Refusal, too short, for `count` frames or samples at `rate` per second."""
     if count < settings.min_seconds * rate:
         raise Refusal("too short", f"{float(count / rate):.2f} s")
 
 
-def finish_wav(path: Path, stored: int, samples: int, rate: int) -> None:
-    """Make the sound `samples` long, with a wav header; raises Refusal: silent."""
-    with path.open("r+b") as file:
-        file.truncate(WAV_HEADER + 2 * samples)
-        file.write(wav_header(samples, rate))
-    pcm = np.memmap(path, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(min(samples, stored),))
+def check_audible(pcm: np.ndarray) -> None:
+    """Raises Refusal, silent, for int16 sound that stays below SILENCE."""
     loudest = max(int(pcm.max()), -int(pcm.min()))
     if loudest < SILENCE * 32768:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")
-
-
-def write_video(
-    path: Path,
-    grid: Iterator[av.VideoFrame],
-    stream: av.VideoStream,
-    settings: PackSettings,
-    longest: int | None,
-) -> tuple[int, int, int, bool]:
-    """Encode the frames of the grid; returns their number, width, height and whether it was cut."""
-    last = next(grid)
-    width, height = packed_size(last, stream.sample_aspect_ratio, settings.short_side)
-    scale = Scaler(width, height, settings.codec == "jpeg")
-    picture = scale(last)
-    with VideoWriter(path, settings.codec, settings.frame_rate, width, height) as writer:
-        for frame in chain([last], grid):
-            if writer.frames == longest:
-                return longest, width, height, True
-            if frame is not last:
-                last, picture = frame, scale(frame)
-            writer.add(picture)
-    return writer.frames, width, height, False
