@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xdc_fast.api import pack as pack
     from xdc_fast.api import pretrain as pretrain
     from xdc_fast.clips.batch import Batch as Batch
+    from xdc_fast.clips.clip_loader import ClipLoader as ClipLoader
     from xdc_fast.clips.windows import ClipShape as ClipShape
     from xdc_fast.errors import UserError as UserError
     from xdc_fast.kernels.mel import MelSpec as MelSpec
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Batch": "xdc_fast.clips.batch",
+    "ClipLoader": "xdc_fast.clips.clip_loader",
     "ClipShape": "xdc_fast.clips.windows",
     "MelSpec": "xdc_fast.kernels.mel",
     "ShardSet": "xdc_fast.shards.dataset",

@@ -54,6 +54,7 @@ class ClipTransform:
         return torch.from_numpy(draws).to(batch.device, torch.float32)
 
     def _pictures(self, batch: Batch, epoch: int | None) -> torch.Tensor:
+        assert batch.frames is not None, "a batch without pictures"
         x = batch.frames.permute(0, 4, 1, 2, 3)  # channels_last_3d without a copy
         # of three channels, a CPU reads either order as fast, and takes its own from the weights
         order = torch.preserve_format if x.is_cuda else torch.contiguous_format
@@ -71,6 +72,7 @@ class ClipTransform:
         return torch.addcmul(offset[full], x, scale[full])
 
     def _sound(self, batch: Batch, epoch: int | None) -> torch.Tensor:
+        assert batch.waveform is not None, "a batch without sound"
         x = spectrogram(batch.waveform, self.spec)
         x.sub_(self.audio.mean)
         if epoch is not None and self.audio.jitter:
