@@ -1,7 +1,7 @@
-"""Work shared among threads of Python's: the kernels let go of the interpreter lock.
+"""Work shared among Python threads: the kernels release the interpreter lock.
 
-Numba's own pool would set the number of threads of every other user of OpenMP in the process, and
-wait spinning.
+Numba's own pool changes the thread count of every other user of OpenMP in the process, and its idle
+threads spin.
 """
 
 import os
@@ -22,7 +22,7 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive 
 
 
 def share(call: Callable[[int], Result], parts: int) -> list[Result]:
-    """[call(0), ..., call(parts - 1)], at the same time; the last one on the calling thread."""
+    """[call(0), ..., call(parts - 1)], computed in parallel, the last on the calling thread."""
     if parts == 1:
         return [call(0)]
     others = [_pool(parts - 1).submit(call, part) for part in range(parts - 1)]

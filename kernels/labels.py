@@ -1,18 +1,18 @@
-"""Pseudo-labels on the CPU: counting them, comparing them, gathering them.
+"""Pseudo-labels on the CPU: count, compare and gather them.
 
 An assignment is an int32 or int64 array by sample index; -1 marks a sample without a cluster,
-which every count leaves out. Figures of quality are computed from counts, so they work on the
-counts of any device.
+which every count leaves out. Metrics are computed from counts, which any device can make.
 """
 
 import numpy as np
 
+from ._arrays import Shaped
 from ._jit import njit
 from ._threads import share
 
 
 @njit(nogil=True)
-def _count(assignment, counts):
+def _count(assignment: np.ndarray, counts: np.ndarray) -> int:
     """Add to counts; the position of the first value out of range, or -1."""
     for i in range(assignment.size):
         c = assignment[i]
@@ -24,7 +24,8 @@ def _count(assignment, counts):
 
 
 @njit(nogil=True)
-def _count_pairs(a, b, begin, end, table):
+def _count_pairs(a: np.ndarray, b: np.ndarray, begin: int, end: int, table: np.ndarray) -> int:
+    """Add samples begin to end to table; the position of the first out of range, or -1."""
     for i in range(begin, end):
         row, column = a[i], b[i]
         if row < -1 or row >= table.shape[0] or column < -1 or column >= table.shape[1]:
@@ -35,7 +36,8 @@ def _count_pairs(a, b, begin, end, table):
 
 
 @njit(nogil=True)
-def _gather(assignment, index, out):
+def _gather(assignment: np.ndarray, index: np.ndarray, out: np.ndarray) -> int:
+    """Fill out; the position of the first index out of range, or -1."""
     for i in range(index.size):
         if index[i] < 0 or index[i] >= assignment.size:
             return i
@@ -43,7 +45,7 @@ def _gather(assignment, index, out):
     return -1
 
 
-def check_integers(name: str, array) -> None:
+def check_integers(name: str, array: Shaped) -> None:
     """Raise ValueError unless the array is int32 or int64 of one dimension."""
     if array.dtype not in (np.int32, np.int64) or len(array.shape) != 1:
         raise ValueError(
@@ -52,7 +54,7 @@ def check_integers(name: str, array) -> None:
         )
 
 
-def check_pair(a, b) -> None:
+def check_pair(a: Shaped, b: Shaped) -> None:
     """Raise ValueError unless two assignments are of the same samples."""
     check_integers("a", a)
     check_integers("b", b)
@@ -91,11 +93,10 @@ def contingency(a: np.ndarray, b: np.ndarray, ka: int, kb: int, *, threads: int 
     """Samples in cluster i of `a` and j of `b`, int64 (ka, kb).
 
     Samples without a cluster on either side are left out. threads: how many share the samples.
-    Raises ValueError for assignments of
-    different length or values out of range.
+    Raises ValueError for assignments of different length or values out of range.
     """
     check_pair(a, b)
-    # a table of its own per thread, where there are samples enough to pay for adding it up
+    # each thread fills its own table: that pays where there are more samples than cells
     parts = max(1, min(threads, 1 + a.size // max(1, ka * kb)))
     tables = np.zeros((parts, ka, kb), np.int64)
 

@@ -4,15 +4,18 @@ Results are added up by atomics. Every function waits for the stream, to report 
 range.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import cuda
 
+from ._arrays import CudaArray, Shaped
 from ._cuda import THREADS, as_device, as_stream
 from .labels import check_integers, check_pair, index_error, pair_error, range_error
 
 
 @cuda.jit
-def count_kernel(assignment, counts, bad):
+def count_kernel(assignment: np.ndarray, counts: np.ndarray, bad: np.ndarray) -> None:
     i = cuda.grid(1)
     if i < assignment.size:
         c = assignment[i]
@@ -23,7 +26,7 @@ def count_kernel(assignment, counts, bad):
 
 
 @cuda.jit
-def count_pairs_kernel(a, b, table, bad):
+def count_pairs_kernel(a: np.ndarray, b: np.ndarray, table: np.ndarray, bad: np.ndarray) -> None:
     i = cuda.grid(1)
     if i < a.size:
         row, column = a[i], b[i]
@@ -34,7 +37,9 @@ def count_pairs_kernel(a, b, table, bad):
 
 
 @cuda.jit
-def gather_kernel(assignment, index, out, bad):
+def gather_kernel(
+    assignment: np.ndarray, index: np.ndarray, out: np.ndarray, bad: np.ndarray
+) -> None:
     i = cuda.grid(1)
     if i < index.size:
         at = index[i]
@@ -44,7 +49,7 @@ def gather_kernel(assignment, index, out, bad):
             out[i] = assignment[at]
 
 
-def _launch(kernel, size, arrays, stream):
+def _launch(kernel: Any, size: int, arrays: tuple[CudaArray, ...], stream: Any) -> int | None:
     """Run one thread per element; the first bad position, or None."""
     stream = as_stream(stream)
     bad = cuda.to_device(np.array([size], np.int64), stream=stream)
@@ -56,7 +61,7 @@ def _launch(kernel, size, arrays, stream):
     return int(first[0]) if first[0] < size else None
 
 
-def cluster_sizes_cuda(assignment, out, stream=0):
+def cluster_sizes_cuda(assignment: CudaArray, out: CudaArray, stream: Any = 0) -> CudaArray:
     """Add the samples of each cluster to out, int64 (k,), zeros to begin with. Returns out."""
     source, counts = as_device(assignment), as_device(out)
     check_integers("assignment", source)
@@ -67,7 +72,7 @@ def cluster_sizes_cuda(assignment, out, stream=0):
     return out
 
 
-def contingency_cuda(a, b, out, stream=0):
+def contingency_cuda(a: CudaArray, b: CudaArray, out: CudaArray, stream: Any = 0) -> CudaArray:
     """Add the samples of each pair of clusters to out, int64 (ka, kb), zeros to begin with."""
     first, second, table = as_device(a), as_device(b), as_device(out)
     check_pair(first, second)
@@ -78,7 +83,9 @@ def contingency_cuda(a, b, out, stream=0):
     return out
 
 
-def gather_labels_cuda(assignment, index, out, stream=0):
+def gather_labels_cuda(
+    assignment: CudaArray, index: CudaArray, out: CudaArray, stream: Any = 0
+) -> CudaArray:
     """Labels of the samples of a batch, -1 included, into out. Returns out."""
     source, positions, labels = as_device(assignment), as_device(index), as_device(out)
     check_integers("assignment", source)
@@ -92,7 +99,7 @@ def gather_labels_cuda(assignment, index, out, stream=0):
     return out
 
 
-def _check_counts(counts, dimensions):
+def _check_counts(counts: Shaped, dimensions: int) -> None:
     if counts.dtype != np.int64 or len(counts.shape) != dimensions:
         raise ValueError(
             f"out must be int64 of {dimensions} dimensions, "

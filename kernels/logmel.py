@@ -1,7 +1,7 @@
 """Log-mel spectrograms on the CPU.
 
-Sixteen frames pass through every step together, one per SIMD lane: the buffer has one row of
-sixteen numbers per sample, so that bit-reversed order and sparse filters cost nothing. The real
+Sixteen frames are computed together, one per SIMD lane: the buffer has one row of sixteen numbers
+per sample, so that bit-reversed order and sparse filters cost nothing. The real
 transform is a complex one of half the size (even samples real, odd ones imaginary), radix 4,
 decimation in frequency, in place; the power spectrum replaces it in place as well.
 
@@ -11,9 +11,10 @@ rows from LLVM's vectoriser.
 
 import numpy as np
 
+from ._arrays import Shaped
 from ._jit import njit
 from ._threads import share
-from .mel import MelSpec, tables
+from .mel import MelSpec, Tables, tables
 
 LANES = 16
 PAIR = 2 * LANES  # floats of one complex row
@@ -23,7 +24,7 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @njit(fastmath=FAST, forceinline=True)
-def _radix4(z, n, h, twiddles):
+def _radix4(z: np.ndarray, n: int, h: int, twiddles: np.ndarray) -> None:
     """One stage over n complex rows: butterflies of rows h apart."""
     im, b, c, d = U(LANES), U(h * PAIR), U(2 * h * PAIR), U(3 * h * PAIR)
     for j in range(h):
@@ -52,7 +53,7 @@ def _radix4(z, n, h, twiddles):
 
 
 @njit(fastmath=FAST, forceinline=True)
-def _radix2(z, n):
+def _radix2(z: np.ndarray, n: int) -> None:
     """The last stage where log2(n) is odd."""
     b, lanes = U(PAIR), z.size // n & -PAIR  # PAIR, but not a constant: see _filter
     for row in range(0, n, 2):
@@ -63,7 +64,7 @@ def _radix2(z, n):
 
 
 @njit(fastmath=FAST)
-def _transform(z, n, twiddles):
+def _transform(z: np.ndarray, n: int, twiddles: np.ndarray) -> None:
     """Complex transform of n rows, in place, bins left at `tables(spec).rows`."""
     h, start = n // 4, 0
     while h >= 1:
@@ -97,7 +98,7 @@ def _transform(z, n, twiddles):
 
 
 @njit(fastmath=FAST)
-def _power(z, rows, unpack):
+def _power(z: np.ndarray, rows: np.ndarray, unpack: np.ndarray) -> None:
     """Four times the power spectrum of the real signal, each bin in its own row.
 
     With a = Z[k], b = conj Z[n - k] and w = exp(-2 pi i k / 2n), the real signal has the bins
@@ -123,7 +124,14 @@ def _power(z, rows, unpack):
 
 
 @njit(fastmath=FAST)
-def _filter(z, offsets, taps, weights, floor, y):
+def _filter(
+    z: np.ndarray,
+    offsets: np.ndarray,
+    taps: np.ndarray,
+    weights: np.ndarray,
+    floor: np.float32,
+    y: np.ndarray,
+) -> None:
     """Mel power plus floor: y[mel * LANES + lane]."""
     # LANES, but not a constant: a short constant loop is unrolled before it is vectorised.
     lanes = y.size // (offsets.size - 1) & -LANES
@@ -141,7 +149,7 @@ def _filter(z, offsets, taps, weights, floor, y):
 
 
 @njit(fastmath={"contract"}, error_model="numpy")
-def _log(y):
+def _log(y: np.ndarray) -> None:
     """Natural logarithm of positive normal float32, in place; NaN where not finite.
 
     x = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh(s) with s = (m - 1) / (m + 1),
@@ -162,7 +170,18 @@ def _log(y):
 
 
 @njit(fastmath=FAST)
-def _load(flat, length, first, last, frames, window, hop, skip, x, z):
+def _load(
+    flat: np.ndarray,
+    length: int,
+    first: int,
+    last: int,
+    frames: int,
+    window: np.ndarray,
+    hop: int,
+    skip: int,
+    x: np.ndarray,
+    z: np.ndarray,
+) -> None:
     """Windowed samples of LANES frames from `first`, transposed: z[sample * LANES + lane].
 
     Frames are counted over all clips; the ones after `last` repeat it. Every fourth lane is
@@ -200,14 +219,23 @@ def _load(flat, length, first, last, frames, window, hop, skip, x, z):
 
 
 @njit(forceinline=True)
-def _find(frame, last, frames, length, hop, skip):
+def _find(frame: int, last: int, frames: int, length: int, hop: int, skip: int) -> np.uintp:
     """Where a frame begins in the samples of all clips."""
     clip, frame = divmod(min(frame, last), frames)
     return U(clip * length + frame * hop + skip)
 
 
 @njit(fastmath=FAST, nogil=True, error_model="numpy")
-def _blocks(waveform, begin, end, hop, pad, floor, table, out):
+def _blocks(
+    waveform: np.ndarray,
+    begin: int,
+    end: int,
+    hop: int,
+    pad: int,
+    floor: np.float32,
+    table: Tables,
+    out: np.ndarray,
+) -> None:
     """Blocks begin to end (of LANES frames each) of a batch."""
     window, twiddles, unpack, rows, offsets, taps, weights = table
     clips, mels, frames = out.shape
@@ -238,7 +266,7 @@ def _blocks(waveform, begin, end, hop, pad, floor, table, out):
             first += count
 
 
-def check_log_mel(waveform, spec: MelSpec, out) -> None:
+def check_log_mel(waveform: Shaped, spec: MelSpec, out: Shaped | None) -> None:
     """Raise ValueError where arrays do not fit each other or the specification."""
     if waveform.dtype not in (np.int16, np.float32) or len(waveform.shape) != 2:
         raise ValueError(

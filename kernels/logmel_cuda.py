@@ -6,11 +6,13 @@ butterfly of all frames, without bank conflicts and with one twiddle for all.
 
 from functools import lru_cache
 from math import log
+from typing import Any
 
 import numba
 import numpy as np
 from numba import cuda
 
+from ._arrays import CudaArray
 from ._cuda import THREADS, as_device, as_stream
 from .logmel import check_log_mel
 from .mel import MelSpec, tables
@@ -20,8 +22,20 @@ SHARED_BYTES = 48 * 1024  # what every device grants without asking
 
 @cuda.jit
 def log_mel_kernel(
-    waveform, shift, hop, pad, floor, window, twiddles, unpack, rows, offsets, taps, weights, out
-):
+    waveform: np.ndarray,
+    shift: int,
+    hop: int,
+    pad: int,
+    floor: np.float32,
+    window: np.ndarray,
+    twiddles: np.ndarray,
+    unpack: np.ndarray,
+    rows: np.ndarray,
+    offsets: np.ndarray,
+    taps: np.ndarray,
+    weights: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Grid: blocks of 2^shift frames, counted over all clips. Arrays as in `mel.Tables`."""
     z = cuda.shared.array(0, numba.float32)
     lanes = 1 << shift
@@ -110,7 +124,7 @@ def log_mel_kernel(
 
 
 @lru_cache
-def _device_tables(spec: MelSpec, integer: bool, device):
+def _device_tables(spec: MelSpec, integer: bool, device: Any) -> tuple[CudaArray, ...]:
     """The tables on a device, with the window scaled for the waveform's type."""
     table = tables(spec)
     if integer:
@@ -118,7 +132,7 @@ def _device_tables(spec: MelSpec, integer: bool, device):
     return tuple(cuda.to_device(array) for array in table)
 
 
-def log_mel_cuda(waveform, spec: MelSpec, out, stream=0):
+def log_mel_cuda(waveform: CudaArray, spec: MelSpec, out: CudaArray, stream: Any = 0) -> CudaArray:
     """Log-mel spectrograms of a batch of clips on a device; see `logmel.log_mel`.
 
     waveform: int16 or float32 (clips, samples); out: float32 (clips, mels, frames), both

@@ -38,7 +38,7 @@ class MelSpec:
     floor: float = 1e-6
     """Added to the mel power before the logarithm."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.n_fft < 16 or self.n_fft & (self.n_fft - 1):
             raise ValueError(f"n_fft must be a power of two and at least 16, got {self.n_fft}")
         if not 1 <= self.win_length <= self.n_fft:
@@ -118,7 +118,9 @@ def tables(spec: MelSpec) -> Tables:
     angle = 2 * np.pi * np.arange(half // 2 + 1) / spec.n_fft
     position = _positions(half)
     rows = np.append(2 * position, 1)
-    offsets, taps, weights = [0], [], []
+    offsets = [0]
+    taps: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     for line in filter_bank(spec):
         used = np.flatnonzero(line)
         spare = -len(used) % 4  # the CPU kernel takes four bins at a time
