@@ -9,14 +9,14 @@ from dataclasses import Field, dataclass, field
 from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
 from xdc_fast.errors import UserError
 
 
-def setting(default, text: str, **limits):
+def setting(default: Any, text: str, **limits: Any) -> Any:
     """A field of a recipe: its default, its meaning, and what it may be.
 
     limits: least and most (the ends of its range), above (a value that it must exceed), even,
@@ -159,6 +159,7 @@ class Recipe:
     train: Train = field(default_factory=Train)
 
 
+Settings = TypeVar("Settings", Recipe, Video, Audio, Cluster, Train)
 GROUPS = {"video": Video, "audio": Audio, "cluster": Cluster, "train": Train}
 RENAMED = {
     "video.rate": "video.fps",
@@ -195,9 +196,10 @@ def read_recipe(values: dict, source: str, overrides: Overrides = ()) -> Recipe:
 def override(recipe: Recipe, overrides: Overrides) -> Recipe:
     """The recipe with settings changed, checked; arguments and errors as of load_recipe."""
     for key, value in _pairs(overrides):
-        nested: object = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
+        *groups, name = key.split(".")
+        nested: dict = {name: value}
+        for group in reversed(groups):
+            nested = {group: nested}
         recipe = _fill(Recipe, nested, f"{key}={value}", "", recipe)
     _check(recipe)
     return recipe
@@ -289,18 +291,20 @@ def fault(value: object, limits: Mapping) -> str:
         return f"{limits['least']} or more"
     if "most" in limits and any(item > limits["most"] for item in items):
         return f"{limits['most']} or less"
-    if limits.get("even") and value % 2:
+    if limits.get("even") and any(item % 2 for item in items):
         return "even"
     if "above" in limits and any(item <= limits["above"] for item in items):
         return f"above {limits['above']}"
     return ""
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _fill(cls, values: dict, source: str, prefix: str, base=None):
+def _fill(
+    cls: type[Settings], values: dict, source: str, prefix: str, base: Settings | None = None
+) -> Settings:
     """An instance of a settings class with some fields replaced."""
     hints = get_type_hints(cls)
     changes = {}
@@ -321,7 +325,8 @@ def _fill(cls, values: dict, source: str, prefix: str, base=None):
     return dataclasses.replace(base, **changes) if base else cls(**changes)
 
 
-def _cast(kind, value, name: str):
+def _cast(kind: Any, value: object, name: str) -> object:
+    """A value as the type of its setting; UserError, which begins with `name`, for another."""
     if isinstance(value, Text):
         if kind is str:
             return str(value)

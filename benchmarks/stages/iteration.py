@@ -32,8 +32,9 @@ from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.kmeans import prepare
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
 from xdc_fast.encoders.transform import ClipTransform
-from xdc_fast.pretraining.learner import Learner, learning_rate
+from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.schedule import learning_rate
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -170,7 +171,7 @@ def bare_iteration(recipe, samples: int):
     batch = draw_batch(recipe, inputs, torch.device("cpu"))
     ready = {m: inputs.of(m, batch) for m in MODALITIES}
     labels = dict.fromkeys(MODALITIES, np.zeros(len(batch), np.int32))
-    models = Learner(recipe, encoders, inputs, labels, iteration=0).models
+    learner = Learner(encoders, inputs, labels, recipe.method, recipe.k, recipe.train, seed=0)
     steps = math.ceil(samples / recipe.train.batch)
 
     def run() -> None:
@@ -179,7 +180,7 @@ def bare_iteration(recipe, samples: int):
                 for modality, x in ready.items():
                     encoders[modality](x)
         for _ in range(recipe.train.epochs * steps):
-            models.zero_grad()
+            learner.models.zero_grad()
             sum(encoders[modality](x).mean() for modality, x in ready.items()).backward()
 
     return run

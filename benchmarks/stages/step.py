@@ -77,7 +77,10 @@ def contest(recipe: Recipe, device: torch.device) -> Case:
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe, device)
     batch = draw_batch(recipe, inputs, device)
     labels = np.random.default_rng(0).integers(recipe.k, size=len(batch)).astype(np.int32)
-    learner = Learner(recipe, encoders, inputs, dict.fromkeys(MODALITIES, labels), iteration=0)
+    learner = Learner(
+        encoders, inputs, dict.fromkeys(MODALITIES, labels), recipe.method, recipe.k, recipe.train,
+        seed=0,
+    )  # fmt: skip
     video, train = recipe.video, recipe.train
     form = f"{video.frames} x {video.crop} x {video.crop}, batches of {train.batch}"
     how = f"{train.precision}{', compiled' if train.compile else ''}"

@@ -7,11 +7,11 @@ import numpy as np
 
 from tests.common.media import make_media
 from xdc_fast.clusters.kmeans import Clustering
-from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, heads_of
+from xdc_fast.pretraining.records import cluster_record, iteration_record, run_record
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -56,32 +56,24 @@ def make_run(shards, root, iterations=3, method="xdc", seed=0):
             assignment[3], distance[3] = -1, np.inf  # one that could not be read
             found[name] = Clustering(assignment, np.zeros((K, 2), np.float32), distance, 0.5, 0)
         run.save_clusters(number, found)
-        figures = {"unread": 1, "extract_seconds": 1.0, "cluster_seconds": 1.0}
-        for name, c in found.items():
-            figures[name] = {
-                "mean_squared_distance": c.mean_squared_distance,
-                "reassigned": 0,
-                "sizes": sizes(c.assignment, K),
-                "nmi_previous": agreement(before[name], c.assignment, K) if number else None,
-                "labels": against_labels(c.assignment, K, shards),
-            }
-            before[name] = c.assignment
-        both = [before[m] for m in ("video", "audio") if m in before]
-        figures["nmi_audio_video"] = agreement(*both, K) if len(both) == 2 else None
+        clusters = cluster_record(
+            found, before, K, shards, n_unreadable=1, extract_seconds=1.0, cluster_seconds=1.0
+        )
+        before = {name: c.assignment for name, c in found.items()}
+        heads = [head.name for head in heads_of(method)]
         for step in range(1, 5):
-            line = {f"{head.name}_loss": 1.6 - step / 10 for head in heads_of(method)}
-            run.add_metrics({"iteration": number, "step": step, **line})
-        record = {"iteration": number}
-        for m in ("video", "audio"):
-            record |= {f"{m}_loss": 1.5 - number / 10, f"{m}_accuracy": 0.2 + number / 10}
-            record[f"nmi_previous_{m}"] = figures.get(m, figures.get("joint"))["nmi_previous"]
-        record["nmi_audio_video"] = figures["nmi_audio_video"]
-        record |= {"clips_per_second": 90.0 + number, "data_wait_share": 0.04}
-        record |= {"clusters": figures, "unreadable": {"undecodable": 2} if number else {}}
+            losses = {f"{name}_loss": 1.6 - step / 10 for name in heads}
+            run.add_metrics({"iteration": number, "step": step, **losses})
+        sums = {f"{name}_loss": 4 * (1.5 - number / 10) for name in heads}
+        sums |= {f"{name}_accuracy": 4 * (0.2 + number / 10) for name in heads}
+        sums |= {"steps": 4, "seconds": 4 * K / (90 + number)}
+        sums["wait"] = 0.04 * sums["seconds"]
+        record = iteration_record(
+            number, method, K, sums, clusters, {"undecodable": 2} if number else {}
+        )
         run.add_metrics(record)
         records.append(record)
-    head = {"method": method, "k": K, "samples": len(shards)}
-    run.save_summary({**head, "iterations": records, "seconds": 754.4, "data": shards.fingerprint})
+    run.save_summary(run_record(method, K, shards, records, 754.4))
     return run
 
 

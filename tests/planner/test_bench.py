@@ -8,7 +8,8 @@ import torch
 
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.r2plus1d import R2Plus1D
-from xdc_fast.planner.bench import PARTS, judge, measure_speed
+from xdc_fast.planner.advice import advise
+from xdc_fast.planner.bench import PARTS, measure_speed
 from xdc_fast.recipe import load_recipe
 
 SETTINGS = (
@@ -63,12 +64,12 @@ def test_the_advice_fits_the_set(toy_shards, toy_h264):
     iteration = {"features": 1.0, "clustering": 1.0, "training": 9.0}
 
     def advice(shards, *more):
-        return " ".join(judge(recipe(shards, *more), shards, cpu, rates, 0.9, iteration)[1])
+        return " ".join(advise(recipe(shards, *more), shards, cpu, rates, 0.9, iteration)[1])
 
     assert "--codec jpeg" in advice(toy_h264) and "--codec" not in advice(toy_shards)
     assert "--short-side 18" in advice(toy_shards, "video.crop=16")
     assert "--short-side" not in advice(toy_shards)
-    slow = judge(recipe(toy_shards), toy_shards, cpu, rates, 0.0, iteration | {"clustering": 99.0})
+    slow = advise(recipe(toy_shards), toy_shards, cpu, rates, 0.0, iteration | {"clustering": 99.0})
     assert slow[0].startswith("k-means") and "cluster.max_samples=" in slow[1][0]
 
 

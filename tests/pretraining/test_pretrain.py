@@ -72,6 +72,13 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def make_learner(chosen, labels):
+    return Learner(
+        build_encoders(chosen), ClipTransform(chosen), labels, chosen.method, chosen.k,
+        chosen.train, seed=0,
+    )  # fmt: skip
+
+
 def test_the_summary_keeps_its_contract(finished, toy_shards):
     run, summary = finished
     assert json.loads((run.root / "summary.json").read_text()) == summary
@@ -119,9 +126,7 @@ def test_training_fits_the_labels(toy_shards):
     sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
     batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
     labels = np.arange(48, dtype=np.int32) % 6
-    learner = Learner(
-        chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, iteration=0
-    )
+    learner = make_learner(chosen, {"video": labels, "audio": labels})
     losses = [learner.step(batch, 0, 0.05) for _ in range(40)]
     for name in ("video_from_audio_loss", "audio_from_video_loss"):
         assert losses[0][name].item() == pytest.approx(np.log(6), abs=0.1)
@@ -240,7 +245,7 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
     run = Run.open(tmp_path / "run")
     for name, read in (
         ("encoders.pt", run.encoder_weights),
-        ("checkpoint.pt", run.checkpoint),
+        ("checkpoint.pt", lambda: run.read_state({})),
         ("iterations/001/video.npz", lambda: run.clusters(1)),
         ("summary.json", run.summary),
     ):
@@ -301,7 +306,8 @@ def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path
     kept = set(Run.open(tmp_path / method).clusters(0))
     assert {"joint" if "+" in name else name for name in names} == kept
     encoders = {head.encoder for head in METHODS[method]}
-    assert set(Run.open(tmp_path / method).checkpoint()["encoders"]) == encoders
+    saved = torch.load(tmp_path / method / "checkpoint.pt")
+    assert set(saved["encoders"]) == encoders
     assert set(load(tmp_path / method).heads) == {head.name for head in METHODS[method]}
 
 
@@ -381,18 +387,18 @@ def test_of_several_labels_each_iteration_draws_one(toy_shards, tmp_path):
     assert (drawn[0, :, 0] != drawn[1, :, 0]).any()
 
 
-def test_figures_are_of_the_clips_that_have_a_label(toy_shards):
+def test_metrics_are_of_the_clips_that_have_a_label(toy_shards):
     chosen = recipe(toy_shards, "")
     labels = np.where(np.arange(48) % 3 == 0, 2, -1).astype(np.int32)
     inputs = ClipTransform(chosen)
-    learner = Learner(chosen, build_encoders(chosen), inputs, {"video": labels, "audio": labels}, 0)
+    learner = make_learner(chosen, {"video": labels, "audio": labels})
     for head in learner.heads.values():
         head.bias.data[2] = 1000  # whatever the clip: class 2
     sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
     loader = HostLoader(toy_shards, inputs.shape)
     batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
-    figures = learner.step(batch, 0, 0.0)
-    assert {float(value) for key, value in figures.items() if "accuracy" in key} == {1.0}
+    metrics = learner.step(batch, 0, 0.0)
+    assert {float(value) for key, value in metrics.items() if "accuracy" in key} == {1.0}
 
 
 def test_in_the_control_no_encoder_learns_from_itself_or_the_other_modality():
@@ -429,11 +435,12 @@ def test_a_memory_bank_holds_the_features_of_the_newest_step():
     bank = MemoryBank(5, {"video": 2})
     for value, index in ((1.0, [0, 1]), (2.0, [1, 3])):
         bank.add(torch.tensor(index), {"video": torch.full((2, 2), value)})
-    features, seen = bank.features()
-    assert features["video"][:, 0].tolist() == [1, 2, 0, 2, 0]
-    assert seen.tolist() == [True, True, False, True, False]
-    again, _ = MemoryBank(5, {"video": 2}, bank.state_dict()).features()
-    assert np.array_equal(again["video"], features["video"])
+    found = bank.features()
+    assert found.arrays["video"][:, 0].tolist() == [1, 2, 0, 2, 0]
+    assert found.valid.tolist() == [True, True, False, True, False]
+    again = MemoryBank(5, {"video": 2}, bank.state_dict()).features()
+    assert np.array_equal(again.arrays["video"], found.arrays["video"])
+    assert np.array_equal(again.valid, found.valid)
 
 
 def test_balanced_losses_are_those_of_sampling_uniformly_over_clusters():
@@ -452,8 +459,7 @@ def test_only_sdc_balances_by_itself(toy_shards):
         ("sdc", "never", False),
     ):  # fmt: skip
         chosen = recipe(toy_shards, "", f"method={method}", f"train.balance={asked}")
-        names = {"video": labels, "audio": labels}
-        learner = Learner(chosen, build_encoders(chosen), ClipTransform(chosen), names, iteration=0)
+        learner = make_learner(chosen, {"video": labels, "audio": labels})
         assert all((w is not None) == balanced for w in learner.weights.values())
 
 
@@ -513,8 +519,7 @@ def assert_sound(root, shards):
     """The weights of a run's checkpoint give finite features."""
     chosen = Run.open(root).recipe
     encoders, inputs = build_encoders(chosen), ClipTransform(chosen)
-    for name, weights in Run.open(root).checkpoint()["encoders"].items():
-        encoders[name].load_state_dict(weights)
+    Run.open(root).read_state(encoders)
     found = compute_features(encoders, HostLoader(shards, inputs.shape), inputs, 12)
     assert all(np.isfinite(values).all() for values in found.arrays.values())
 
@@ -522,8 +527,12 @@ def assert_sound(root, shards):
 def test_checkpoints_that_do_not_fit_are_one_line(finished, toy_shards, tmp_path):
     run, _ = finished
     for change, match in (
-        (lambda saved: saved.pop("state"), "not a checkpoint of this version"),
-        (lambda saved: saved["state"].update(more=1), "not a checkpoint of this version"),
+        (lambda saved: saved.pop("format"), "checkpoint of format None, and this .* reads 1; "),
+        (lambda saved: saved.update(format=2), "checkpoint of format 2, and this .* reads 1; "),
+        (lambda saved: saved.pop("sums"), "not a checkpoint of this format: no 'sums'; remove it"),
+        (lambda saved: saved.update(more=1), "not a checkpoint of this format: unknown 'more'"),
+        (lambda saved: saved.update(step="1"), "not a checkpoint .*: 'step' is of type str"),
+        (lambda saved: saved.update(encoders={}), "holds other things than weights"),
         (lambda saved: saved["encoders"]["audio"].pop("stem.0.weight"),
          "weights of another architecture than audio_tiny: no stem.0.weight"),
     ):  # fmt: skip

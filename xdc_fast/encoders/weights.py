@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from xdc_fast.encoders.build import modality_of
 from xdc_fast.errors import UserError
+from xdc_fast.recipe import Recipe
 
 COUNTER = "num_batches_tracked"  # of training alone, and not in every file
 
@@ -57,16 +60,33 @@ def compare(encoder: nn.Module, weights: dict[str, torch.Tensor]) -> Keys:
     )
 
 
+def load_encoder_weights(
+    encoders: Mapping[str, nn.Module], weights: Mapping[str, object], recipe: Recipe, file: Path
+) -> None:
+    """Loads the weights of a recipe's encoders, {encoder: state dict}, as `file` holds them.
+
+    Raises UserError when they are of other encoders than the recipe's.
+    """
+    for name, encoder in encoders.items():
+        modality = modality_of(name)
+        hint = f"set {modality}.encoder in its recipe to what it was trained with"
+        load_weights(encoder, weights.get(name), file, getattr(recipe, modality).encoder, hint)
+
+
 def load_weights(
     encoder: nn.Module,
-    weights: dict[str, torch.Tensor],
+    weights: object,
     file: Path,
     name: str,
     hint: str,
     spare: tuple[str, ...] = (),
 ) -> Keys:
-    """Load weights into the encoder called `name`; UserError, which ends with `hint`, unless they
-    are all there, of its shapes, with no others than those that begin with `spare`."""
+    """Loads a state dict into the encoder called `name`.
+
+    spare: prefixes of weights that the encoder may lack; these are left out.
+    Raises UserError, which ends with `hint`, when weights are missing, of another shape, or of an
+    unknown name.
+    """
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise UserError(f"{file}: holds other things than weights; {hint}")
     keys = compare(encoder, weights)
@@ -77,9 +97,9 @@ def load_weights(
 
 
 def read_checkpoint(file: Path, hint: str) -> dict:
-    """The dict that a PyTorch file holds, on the CPU, without running what it may hold of code.
+    """The dict that a PyTorch file holds, its tensors on the CPU; code in the file is not run.
 
-    Raises UserError, which ends with `hint`.
+    Raises UserError, which ends with `hint`, when the file cannot be read or holds no dict.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)

@@ -17,10 +17,11 @@ from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
+from xdc_fast.encoders.weights import load_encoder_weights
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.splits import check_label_leakage, check_readable, classes_of, splits_of
 from xdc_fast.kernels.labels import nmi
-from xdc_fast.pretraining.run import Run, load_encoder_weights
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 

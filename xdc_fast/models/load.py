@@ -20,7 +20,7 @@ from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
-from xdc_fast.encoders.weights import Keys, read_checkpoint
+from xdc_fast.encoders.weights import Keys, load_encoder_weights
 from xdc_fast.errors import UserError
 from xdc_fast.models import official
 from xdc_fast.models.export import CONFIG, read_export
@@ -28,7 +28,8 @@ from xdc_fast.packing.media import REASONS
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import PackInputs, Source
-from xdc_fast.pretraining.run import Run, load_encoder_weights
+from xdc_fast.pretraining.checkpoint import read_encoder_weights
+from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import Recipe, override
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import REFUSED
@@ -184,19 +185,9 @@ def _official(path: Path, recipe: Recipe) -> Model:
 def _of_run(path: Path, settings: tuple[str, ...]) -> Model:
     root = path if path.is_dir() else path.parent
     run = Run.open(root)
-    if path == root:
-        files = [root / name for name in ("encoders.pt", "checkpoint.pt")]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
-            raise UserError(f"{root}: no checkpoint yet; let `xdc pretrain` run longer")
-    hint = "run `xdc pretrain` again"
-    content = read_checkpoint(path, hint)
-    weights = content.get("encoders", content)
-    if not set(MODALITIES) <= set(weights):
-        raise UserError(f"{path}: no weights of a run; give encoders.pt or checkpoint.pt")
-    weights = {modality: weights[modality] for modality in MODALITIES}
-    heads = read_checkpoint(file, hint) if (file := root / "heads.pt").is_file() else {}
-    model = _filled(path, run.recipe, override(run.recipe, settings), weights, heads)
+    file = run.weights_file() if path == root else path
+    weights, asked = read_encoder_weights(file), override(run.recipe, settings)
+    model = _filled(file, run.recipe, asked, weights, run.heads())
     model.run, model.finished = run, run.finished
     return model
 

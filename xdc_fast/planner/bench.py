@@ -1,31 +1,32 @@
-"""How fast each part of a run is alone, what an iteration's time goes to, and what to change."""
+"""`xdc bench`: each part of a run measured alone, the time of an iteration, and advice."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.profiler import ProfilerActivity, profile
 
-from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.windows import WindowFunction, fixed_windows, random_windows
-from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.features import encode
+from xdc_fast.encoders.features import encode, widths_of
 from xdc_fast.encoders.transform import ClipTransform
-from xdc_fast.pretraining.learner import Learner, steps_of
-from xdc_fast.pretraining.loop import check
-from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of, encoders_of
+from xdc_fast.planner.advice import advise
+from xdc_fast.planner.rates import (
+    calls_per_second,
+    clustering_seconds,
+    endless_batches,
+    profile_steps,
+    reading,
+)
+from xdc_fast.pretraining.check import check_recipe
+from xdc_fast.pretraining.learner import Learner
+from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
+from xdc_fast.pretraining.schedule import steps_per_iteration
 from xdc_fast.recipe import Recipe
-from xdc_fast.shards.dataset import ShardSet
 
 PARTS = {
     "reading": "bytes of random windows, undecoded (once read, files stay in memory)",
@@ -35,65 +36,32 @@ PARTS = {
     "training": "both together, as in a run",
     "features": "the loader and the encoders in the pass before clustering",
 }
-TRACED, TOP = 10, 8  # training steps in a trace; operations that are named
-POINTS = 20_000  # samples that k-means is timed on
-WAIT = 0.05  # share of waiting above which the loader is too slow
 
 
 def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = None) -> dict:
     """Runs each part of a recipe for `seconds` on its shards; nothing is written but `trace`.
 
-    trace: a file for PyTorch's profile of TRACED training steps (gzipped with the suffix .gz), to
-    be opened in Perfetto or chrome://tracing.
-    Returns device, rates (clips per second of each part), wait (share of training that waits
-    for data), iteration (seconds that an iteration over the whole set spends on each of its three
-    parts, from these rates), verdict and advice (lines of text), and with a trace, operations:
-    the dearest as (name, share of the time in operations).
+    trace: a file for PyTorch's profile of rates.TRACED training steps (gzipped with the suffix
+    .gz), to be opened in Perfetto or chrome://tracing.
+    Returns device, rates (clips per second of each of PARTS), wait (share of training that waits
+    for data), iteration (seconds that an iteration over the whole set spends on features,
+    clustering and training, by these rates), verdict and advice (lines of text), and with a trace,
+    operations: the dearest as (name, share of the time in operations).
     """
     device = choose_device(recipe.device)
-    shards = check(recipe, device)
-    inputs, encoders = (
-        ClipTransform(recipe),
-        build_encoders(recipe, device, encoders_of(recipe.method)),
-    )
+    shards = check_recipe(recipe, device)
+    inputs = ClipTransform(recipe)
+    encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
     )
-    size = recipe.train.batch
-    sampler = EpochSampler(shards.shard_sizes, size, seed=recipe.seed)
-    labels = {
-        clustering_name(clustering): np.random.default_rng(recipe.seed)
-        .integers(recipe.k, size=len(shards))
-        .astype(np.int32)
-        for clustering in clusterings_of(recipe.method)
-    }
-    learner = Learner(recipe, encoders, inputs, labels, iteration=0)
-    windows = partial(
-        random_windows, shape=loader.shape, seed=recipe.seed, epoch=0, flip=recipe.video.flip
-    )
-
-    def endless(windows: WindowFunction) -> Iterator[Batch]:
-        while True:
-            yield from loader.batches(sampler, windows)
-
-    def clock(call: Callable[[], object]) -> float:
-        """Clips per second of a call that handles a batch, after one for warm-up."""
-        call()
-        wait_for(device)
-        begun, calls = time.perf_counter(), 0
-        while calls < 2 or time.perf_counter() - begun < seconds:
-            call()
-            wait_for(device)
-            calls += 1
-        return calls * size / (time.perf_counter() - begun)
-
-    rates = {"reading": clock(reading(shards, inputs.shape.samples, sampler, windows))}
-    batches = endless(windows)
-    rates["clips"] = clock(partial(next, batches))
-    batch = next(batches)
-    batches.close()
-    rates["inputs"] = clock(lambda: [inputs.of(m, batch, 0) for m in MODALITIES])
-    rates["step"] = clock(lambda: learner.step(batch, 0, 0.0))
+    size, seed = recipe.train.batch, recipe.seed
+    sampler = EpochSampler(shards.shard_sizes, size, seed=seed)
+    draw = np.random.default_rng(seed).integers(recipe.k, size=len(shards)).astype(np.int32)
+    labels = {clustering_name(names): draw for names in clusterings_of(recipe.method)}
+    learner = Learner(encoders, inputs, labels, recipe.method, recipe.k, recipe.train, seed)
+    drawn = partial(random_windows, shape=loader.shape, seed=seed, epoch=0, flip=recipe.video.flip)
+    fixed = partial(fixed_windows, shape=loader.shape)
     waited = 0.0
 
     def train() -> None:
@@ -103,159 +71,35 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         waited += time.perf_counter() - asked
         learner.step(batch, 0, 0.0)
 
-    batches = endless(windows)
-    begun = time.perf_counter()
-    rates["training"] = clock(train)
-    wait = waited / (time.perf_counter() - begun)
-    operations = profile_steps(train, device, trace) if trace is not None else None
+    clock = partial(calls_per_second, seconds=seconds, device=device)
+    rates = {"reading": size * clock(reading(shards, inputs.shape.samples, sampler, drawn))}
+    batches = endless_batches(loader, sampler, drawn)
+    rates["clips"] = size * clock(partial(next, batches))
+    batch = next(batches)
+    batches.close()
+    rates["inputs"] = size * clock(lambda: [inputs.of(m, batch, 0) for m in MODALITIES])
+    rates["step"] = size * clock(lambda: learner.step(batch, 0, 0.0))
+    batches = endless_batches(loader, sampler, drawn)
+    began = time.perf_counter()
+    rates["training"] = size * clock(train)
+    wait = waited / (time.perf_counter() - began)
+    operations = [] if trace is None else profile_steps(train, device, trace)
     batches.close()
     for encoder in encoders.values():
         encoder.eval()
-    batches = endless(partial(fixed_windows, shape=loader.shape))
-
-    rates["features"] = clock(lambda: encode(encoders, inputs, next(batches)))
+    batches = endless_batches(loader, sampler, fixed)
+    rates["features"] = size * clock(lambda: encode(encoders, inputs, next(batches)))
     batches.close()
+
     iteration = {
         "features": len(shards) / rates["features"],
-        "clustering": clustering_seconds(recipe, encoders, len(shards), device),
-        "training": steps_of(recipe.train, sampler.steps) * size / rates["training"],
-    }
-    verdict, advice = judge(recipe, shards, device, rates, wait, iteration)
-    return {
-        "device": device.type,
-        "rates": rates,
-        "wait": wait,
-        "iteration": iteration,
-        "verdict": verdict,
-        "advice": advice,
-    } | ({"operations": operations} if operations else {})
-
-
-def reading(
-    shards: ShardSet, samples: int, sampler: EpochSampler, windows: WindowFunction
-) -> Callable[[], None]:
-    """A call that reads the bytes of one batch's windows, and the next batch's when called again.
-
-    Files without an index of packets are read whole.
-    """
-    steps = itertools.cycle(range(sampler.steps))
-
-    def read() -> None:
-        indices = sampler.indices(next(steps))
-        places = [shards.row(int(index)) for index in indices]
-        laid = windows(indices, np.array([row for _, row in places]))
-        for (name, row), frames, start in zip(places, laid.frames, laid.start, strict=True):
-            if row["packet"] >= 0:
-                for packet in shards.packets(name, row, frames):
-                    packet.tobytes()
-                shards.waveform(name, row, int(start), samples)
-            else:
-                shards.read(name, row["video"], row["video_bytes"]).tobytes()
-                shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
-
-    return read
-
-
-def profile_steps(
-    step: Callable[[], None], device: torch.device, trace: Path
-) -> list[tuple[str, float]]:
-    """The dearest operations of some training steps and their shares; the trace of it all."""
-    kinds = [ProfilerActivity.CPU]
-    kinds += [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    with profile(activities=kinds, acc_events=True) as profiler:
-        for _ in range(TRACED):
-            step()
-        wait_for(device)
-    profiler.export_chrome_trace(str(trace))
-    times = {
-        event.key: event.self_device_time_total
-        if device.type == "cuda"
-        else event.self_cpu_time_total
-        for event in profiler.key_averages()
-    }
-    total = sum(times.values())
-    dearest = sorted(times, key=times.get, reverse=True)[:TOP]
-    return [(name, times[name] / total) for name in dearest]
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def clustering_seconds(recipe: Recipe, encoders, samples: int, device: torch.device) -> float:
-    """k-means of random points as wide as the features; beyond POINTS, in proportion."""
-    count = min(samples, max(POINTS, recipe.k))
-    seen = np.ones(count, dtype=bool)
-    rng = np.random.default_rng(recipe.seed)
-    spent = 0.0
-    for clustering in clusterings_of(recipe.method):
-        if clustering == LABEL:
-            continue
-        parts = [rng.standard_normal((count, encoders[m].features), np.float32) for m in clustering]
-        begun = time.perf_counter()
-        cluster(parts, seen, recipe.k, recipe.cluster, recipe.seed, gpu=device.type == "cuda")
-        spent += time.perf_counter() - begun
-    return spent * samples / count
-
-
-def judge(
-    recipe: Recipe, shards, device: torch.device, rates: dict, wait: float, iteration: dict
-) -> tuple[str, list[str]]:
-    """The bottleneck in one sentence, and what to change."""
-    total = sum(iteration.values())
-    largest = max(iteration, key=iteration.get)
-    share = iteration[largest] / total
-    if largest == "clustering":
-        return (
-            f"k-means takes {share:.0%} of an iteration",
-            [
-                f"cluster.max_samples={max(100_000, 256 * recipe.k)} lets it see "
-                "a random part of the set"
-            ],
-        )
-    if wait > WAIT or rates["clips"] < rates["step"]:
-        return (
-            f"the loader: alone it delivers {rates['clips']:.0f} clips/s, the training step alone "
-            f"takes {rates['step']:.0f}; training waits {wait:.0%} of its time",
-            loader_advice(recipe, shards, device),
-        )
-    advice = []
-    if device.type == "cpu":
-        smaller = "r2plus1d_small" if recipe.video.encoder == "r2plus1d_18" else "r2plus1d_tiny"
-        if recipe.video.encoder != smaller:
-            advice.append(f"a smaller encoder: video.encoder={smaller}")
-        advice.append("smaller clips: video.crop, video.frames, audio.frames")
-        advice.append("a GPU")
-    else:
-        if recipe.train.precision != "bfloat16":
-            advice.append("train.precision=bfloat16")
-        if not recipe.train.compile:
-            advice.append("train.compile=true")
-        advice.append("a larger train.batch, as far as memory allows")
-    spare = rates["clips"] / rates["step"]
-    return (
-        f"the encoders: a training step alone takes {rates['step']:.0f} clips/s, the loader alone "
-        f"delivers {spare:.1f} times that; training waits {wait:.0%} of its time",
-        advice,
-    )
-
-
-def loader_advice(recipe: Recipe, shards, device: torch.device) -> list[str]:
-    advice = []
-    cores, codec = len(os.sched_getaffinity(0)), shards.settings["codec"]
-    if recipe.threads < cores:
-        advice.append(f"threads={cores}, as many as there are cores")
-    if device.type == "cuda" and recipe.loader == "host":
-        advice.append("loader=dali, which decodes on the GPU")
-    if codec != "jpeg" and (device.type == "cpu" or recipe.loader == "host"):
-        advice.append("pack the videos with --codec jpeg: its windows decode far faster on a CPU")
-    row = shards.row(0)[1]
-    side, fits = min(int(row["height"]), int(row["width"])), round(recipe.video.crop * 8 / 7)
-    if side > 1.25 * fits:
-        advice.append(
-            f"pack with --short-side {fits}: pictures of {side} are decoded for crops of "
-            f"{recipe.video.crop}"
-        )
-    advice.append("shards on a local disk, where they come over a network or from a slow one")
-    return advice
+        "clustering": clustering_seconds(
+            recipe.method, recipe.k, recipe.cluster, widths_of(encoders), len(shards), seed,
+            gpu=device.type == "cuda",
+        ),
+        "training": steps_per_iteration(recipe.train, sampler.steps) * size / rates["training"],
+    }  # fmt: skip
+    verdict, advice = advise(recipe, shards, device, rates, wait, iteration)
+    result = {"device": device.type, "rates": rates, "wait": wait, "iteration": iteration,
+              "verdict": verdict, "advice": advice}  # fmt: skip
+    return result | ({"operations": operations} if operations else {})

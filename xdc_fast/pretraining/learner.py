@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,69 +11,71 @@ from torch.nn.functional import cross_entropy
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
+from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import clustering_name, heads_of
-from xdc_fast.recipe import Recipe, Train
+from xdc_fast.recipe import Train
 
 
 class Learner:
-    """One iteration's supervised problem: predict the clusters.
+    """The supervised problem of one iteration: each head predicts the clusters of its clustering.
 
-    labels: {clustering: int32 (N,)}, the assignment of every sample, -1 for none. iteration:
-    which one; the heads are drawn from the recipe's seed and it. heads: state dicts of those to
-    begin with instead. bank: keeps the features that training computes, if given.
+    labels: {clustering: int32 (N,)}, the assignment of every sample, of k clusters, -1 for none.
+    seed: of the heads' weights. heads: {head: state dict} to begin with instead. memory_bank: it
+    gathers the features that training computes.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        encoders: dict[str, nn.Module],
+        encoders: Mapping[str, Encoder],
         inputs: ClipTransform,
-        labels: dict[str, np.ndarray],
-        iteration: int,
-        heads: dict[str, dict] | None = None,
-        bank: MemoryBank | None = None,
+        labels: Mapping[str, np.ndarray],
+        method: str,
+        k: int,
+        settings: Train,
+        seed: int,
+        heads: Mapping[str, dict] | None = None,
+        memory_bank: MemoryBank | None = None,
     ):
-        self.recipe, self.encoders, self.inputs, self.labels = recipe, encoders, inputs, labels
-        self.bank = bank
-        self.table = heads_of(recipe.method)
+        self.encoders, self.inputs, self.labels = encoders, inputs, labels
+        self.settings, self.memory_bank = settings, memory_bank
+        self.table = heads_of(method)
         device = next(encoders["video"].parameters()).device
-        self.heads = {}
+        self.heads: dict[str, nn.Linear] = {}
         for number, head in enumerate(self.table):
-            seed = (recipe.seed * 1000 + iteration) * len(self.table) + number
             width = encoders[head.encoder].features
-            self.heads[head.name] = new_head(width, recipe.k, seed).to(device)
+            new = new_head(width, k, seed * len(self.table) + number)
             if heads is not None:
-                self.heads[head.name].load_state_dict(heads[head.name])
-        balance = {"always": True, "never": False, "auto": recipe.method == "sdc"}
-        self.weights = {
-            name: torch.from_numpy(balanced_weights(assignment, recipe.k)).to(device)
-            if balance[recipe.train.balance]
-            else None
+                new.load_state_dict(heads[head.name])
+            self.heads[head.name] = new.to(device)
+        balanced = {"always": True, "never": False, "auto": method == "sdc"}[settings.balance]
+        self.weights: dict[str, torch.Tensor | None] = {
+            name: torch.from_numpy(balanced_weights(assignment, k)).to(device) if balanced else None
             for name, assignment in labels.items()
         }
         self.models = nn.ModuleDict({**encoders, **self.heads}).train()
         self.optimizer = torch.optim.SGD(
             self.models.parameters(),
-            lr=recipe.train.lr,
-            momentum=recipe.train.momentum,
-            weight_decay=recipe.train.weight_decay,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
             fused=device.type == "cuda",
         )
         self.call = {
-            m: torch.compile(encoder) if recipe.train.compile else encoder
-            for m, encoder in encoders.items()
+            name: torch.compile(encoder) if settings.compile else encoder
+            for name, encoder in encoders.items()
         }
 
     def step(self, batch: Batch, epoch: int, rate: float) -> dict[str, torch.Tensor]:
-        """One update at learning rate `rate`; loss and accuracy of each head, 0-d tensors.
+        """One update at learning rate `rate`.
 
-        Both are means over the clips that have a label.
+        Returns HEAD_loss and HEAD_accuracy of each head, 0-d tensors on the batch's device, means
+        over the clips that have a label.
         """
         device = batch.device
-        half = self.recipe.train.precision == "bfloat16"
+        half = self.settings.precision == "bfloat16"
         modalities = dict.fromkeys(map(modality_of, self.call))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             inputs = {m: self.inputs.of(m, batch, epoch) for m in modalities}
@@ -81,9 +83,9 @@ class Learner:
                 name: encoder(inputs[modality_of(name)]).float()
                 for name, encoder in self.call.items()
             }
-        if self.bank is not None:
-            self.bank.add(batch.index, features)
-        figures, losses = {}, []
+        if self.memory_bank is not None:
+            self.memory_bank.add(batch.index, features)
+        metrics, losses = {}, []
         for head in self.table:
             clustering = clustering_name(head.clustering)
             labels, weight = self.labels[clustering], self.weights[clustering]
@@ -92,18 +94,18 @@ class Learner:
             total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
             labeled = (target >= 0).sum().clamp(min=1)
             losses.append(total / labeled)
-            figures[f"{head.name}_loss"] = losses[-1].detach()
+            metrics[f"{head.name}_loss"] = losses[-1].detach()
             right = (logits.detach().argmax(1) == target).sum()
-            figures[f"{head.name}_accuracy"] = right / labeled
+            metrics[f"{head.name}_accuracy"] = right / labeled
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses).backward()
+        sum(losses[1:], losses[0]).backward()
         self.optimizer.step()
-        return figures
+        return metrics
 
     @torch.no_grad()
-    def sound(self, batch: Batch) -> bool:
+    def outputs_are_finite(self, batch: Batch) -> bool:
         """Whether the weights as they are now, in eval mode, give finite outputs for a batch."""
         self.models.eval()
         logits = [
@@ -115,13 +117,16 @@ class Learner:
         self.models.train()
         return all(bool(torch.isfinite(part).all()) for part in logits)
 
+    def head_weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """{head: state dict}."""
+        return {name: head.state_dict() for name, head in self.heads.items()}
+
     def state_dict(self) -> dict:
-        return {
-            "heads": {name: head.state_dict() for name, head in self.heads.items()},
-            "optimizer": self.optimizer.state_dict(),
-        }
+        """heads and optimizer, as they are now."""
+        return {"heads": self.head_weights(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Goes on from what state_dict returned."""
         for name, head in self.heads.items():
             head.load_state_dict(state["heads"][name])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -130,22 +135,9 @@ class Learner:
 def balanced_weights(assignment: np.ndarray, k: int) -> np.ndarray:
     """The weight of each cluster's samples, float32 (k,), so that all clusters count alike.
 
-    Their mean over the samples is 1. In expectation it is DeepCluster's sampling uniform over
-    clusters, without another order of reading.
+    The mean of the weights over the samples is 1. The expected loss is that of DeepCluster's
+    sampling, uniform over clusters, and the order of reading stays as it is.
     """
     sizes = cluster_sizes(assignment, k)
     filled = np.count_nonzero(sizes)
     return (sizes.sum() / (max(filled, 1) * np.maximum(sizes, 1))).astype(np.float32)
-
-
-def steps_of(settings: Train, epoch: int) -> int:
-    """The steps of one iteration over a set of `epoch` steps."""
-    return settings.steps or settings.epochs * epoch
-
-
-def learning_rate(settings: Train, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero, over the steps of one iteration."""
-    warmup = min(settings.warmup, steps - 1)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

@@ -1,13 +1,13 @@
 """A run is a folder: recipe, checkpoint, clusterings, metrics, summary.
 
 RUN/recipe.yaml               the recipe as resolved
-RUN/shards.json               the fingerprint of the shards it is trained on
-RUN/checkpoint.pt             the newest state; everything a resumed run needs
-RUN/encoders.pt               the trained encoders, written at the end
-RUN/heads.pt                  the heads of the last iteration that was finished
+RUN/shards.json               the fingerprint of the shards that it is trained on
+RUN/checkpoint.pt             where it stands: all that a resumed run needs, see checkpoint.py
+RUN/encoders.pt               the trained encoders, written at the end: {modality: state dict}
+RUN/heads.pt                  the heads of the last finished iteration: {head: state dict}
+RUN/features/000/             finished shards of the pass before a clustering, while it goes on
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
 RUN/probes/LABEL.json         what `xdc probe` found
-RUN/features/000/             while the pass before a clustering runs: finished shards
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
 RUN/tensorboard/              the same numbers for TensorBoard
@@ -19,7 +19,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,20 +27,22 @@ import numpy as np
 import torch
 
 from xdc_fast.clusters.kmeans import Clustering
-from xdc_fast.encoders.build import MODALITIES, modality_of
-from xdc_fast.encoders.weights import load_weights, read_checkpoint
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.weights import read_checkpoint
 from xdc_fast.errors import UserError
 from xdc_fast.files import locked, read_json, write, write_json
+from xdc_fast.pretraining.checkpoint import (
+    HINT,
+    State,
+    read_encoder_weights,
+    read_state,
+    write_state,
+    write_tensors,
+)
 from xdc_fast.recipe import Recipe, dump_recipe, flatten, load_recipe
 
 LOCK = ".lock"
-MAY_CHANGE_ON_RESUME = (
-    "out",
-    "data",
-    "device",
-    "loader",
-    "threads",
-)  # may differ when a run is resumed
+MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads")
 
 
 class Run:
@@ -99,9 +101,9 @@ class Run:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keeps other processes from working in the folder, and writes there what it is about.
+        """Keeps other processes from working in the folder; writes recipe.yaml and shards.json.
 
-        Raises Busy when one does already.
+        Raises Busy when another process works there.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         busy = (
@@ -113,17 +115,25 @@ class Run:
             write_json(self.root / "shards.json", {"fingerprint": self.trained_on})
             yield
 
-    def iteration(self, number: int) -> Path:
-        return self.root / "iterations" / f"{number:03d}"
+    @property
+    def finished(self) -> bool:
+        """Whether its training has ended, so that its encoders are the final ones."""
+        return (self.root / "encoders.pt").is_file()
 
-    def features(self, number: int) -> Path:
-        """Where the features of one iteration are kept until they are clustered."""
-        return self.root / "features" / f"{number:03d}"
+    def features(self, iteration: int) -> Path:
+        """Where the pass before a clustering keeps the shards that it has finished."""
+        return self.root / "features" / f"{iteration:03d}"
 
     def remove_features(self) -> None:
+        """Removes what `features` holds, of every iteration."""
         shutil.rmtree(self.root / "features", ignore_errors=True)
 
-    def save_clusters(self, number: int, clusterings: dict[str, Clustering]) -> None:
+    def iteration(self, number: int) -> Path:
+        """Where the clusterings of an iteration lie."""
+        return self.root / "iterations" / f"{number:03d}"
+
+    def save_clusters(self, number: int, clusterings: Mapping[str, Clustering]) -> None:
+        """Keeps the clusterings of an iteration, {name: Clustering}."""
         folder = self.iteration(number)
         folder.mkdir(parents=True, exist_ok=True)
         for name, c in clusterings.items():
@@ -132,54 +142,57 @@ class Run:
             write(folder / f"{name}.npz", content.getbuffer())
 
     def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
-        """{clustering: {assignment, centroids, distance}} of one iteration."""
-        out = {}
+        """{clustering: {assignment, centroids, distance}} of an iteration."""
+        return self._clusterings(number, ("assignment", "centroids", "distance"))
+
+    def assignments(self, number: int) -> dict[str, np.ndarray]:
+        """{clustering: int32 (N,)}, the assignments of an iteration."""
+        found = self._clusterings(number, ("assignment",))
+        return {name: arrays["assignment"] for name, arrays in found.items()}
+
+    def _clusterings(self, number: int, keys: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
+        found = {}
         for path in sorted(self.iteration(number).glob("*.npz")):
             try:
-                with path.open("rb") as file:
-                    out[path.stem] = dict(np.load(file))
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                with path.open("rb") as file, np.load(file) as content:
+                    found[path.stem] = {key: content[key] for key in keys}
+            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
-        return out
+        return found
 
-    def save_checkpoint(self, state: dict) -> None:
-        self._save("checkpoint.pt", state)
+    def write_state(self, state: State, encoders: Mapping[str, torch.nn.Module]) -> None:
+        """Writes the checkpoint."""
+        write_state(self.root / "checkpoint.pt", state, encoders)
 
-    def checkpoint(self) -> dict | None:
-        return self._load("checkpoint.pt")
+    def read_state(self, encoders: Mapping[str, torch.nn.Module]) -> State | None:
+        """The state of the checkpoint, its weights loaded into the encoders; None without one."""
+        file = self.root / "checkpoint.pt"
+        return read_state(file, encoders, self.recipe) if file.is_file() else None
 
-    @property
-    def finished(self) -> bool:
-        """Whether its training has ended, so that its encoders are the final ones."""
-        return (self.root / "encoders.pt").is_file()
+    def save_encoders(self, encoders: Mapping[str, torch.nn.Module]) -> None:
+        """Keeps the trained encoders; the run has finished."""
+        weights = {modality: encoders[modality].state_dict() for modality in MODALITIES}
+        write_tensors(self.root / "encoders.pt", weights)
 
-    def save_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
-        self._save("encoders.pt", {m: encoders[m].state_dict() for m in MODALITIES})
-
-    def save_heads(self, heads: dict[str, dict[str, torch.Tensor]]) -> None:
-        """Keeps the state dict of each head."""
-        self._save("heads.pt", heads)
-
-    def _save(self, name: str, state: dict) -> None:
-        content = io.BytesIO()
-        torch.save(state, content)
-        write(self.root / name, content.getbuffer())
-
-    def _load(self, name: str) -> dict | None:
-        path = self.root / name
-        if not path.is_file():
-            return None
-        return read_checkpoint(path, "remove it and run `xdc pretrain` again")
+    def weights_file(self) -> Path:
+        """The file of the trained encoders; the checkpoint while the run goes on."""
+        for name in ("encoders.pt", "checkpoint.pt"):
+            if (self.root / name).is_file():
+                return self.root / name
+        raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
 
     def encoder_weights(self) -> dict[str, dict[str, torch.Tensor]]:
-        """State dicts of the trained encoders; of the newest checkpoint while the run goes on."""
-        weights = self._load("encoders.pt")
-        if weights is None:
-            state = self.checkpoint()
-            if state is None:
-                raise UserError(f"{self.root}: no checkpoint yet; let `xdc pretrain` run longer")
-            weights = state["encoders"]
-        return {modality: weights[modality] for modality in MODALITIES}
+        """{modality: state dict}, as weights_file() holds them."""
+        return read_encoder_weights(self.weights_file())
+
+    def save_heads(self, heads: Mapping[str, dict[str, torch.Tensor]]) -> None:
+        """Keeps the heads of a finished iteration, {head: state dict}."""
+        write_tensors(self.root / "heads.pt", dict(heads))
+
+    def heads(self) -> dict[str, dict[str, torch.Tensor]]:
+        """{head: state dict} of the last finished iteration; empty before there is one."""
+        file = self.root / "heads.pt"
+        return read_checkpoint(file, HINT) if file.is_file() else {}
 
     def keep_metrics(self, iteration: int, step: int) -> None:
         """Drops the lines that a resumed run will write again."""
@@ -191,10 +204,12 @@ class Run:
         write(self.root / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def add_metrics(self, line: dict) -> None:
+        """Adds a line to metrics.jsonl."""
         with (self.root / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl."""
         path = self.root / "metrics.jsonl"
         if not path.is_file():
             return []
@@ -202,6 +217,7 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
 
     def save_summary(self, summary: dict) -> None:
+        """Writes summary.json."""
         write_json(self.root / "summary.json", summary)
 
     def save_probe(self, result: dict) -> None:
@@ -212,19 +228,10 @@ class Run:
         write_json(folder / name, result)
 
     def summary(self) -> dict:
+        """What summary.json holds; UserError when no iteration has finished."""
         path = self.root / "summary.json"
         if not path.is_file():
             raise UserError(
                 f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
             )
         return read_json(path, "run `xdc pretrain` again")
-
-
-def load_encoder_weights(
-    encoders: dict[str, torch.nn.Module], weights: dict[str, dict], recipe: Recipe, file: Path
-) -> None:
-    """Loads the weights that a file holds; UserError when they are not of the recipe's encoders."""
-    for name, encoder in encoders.items():
-        modality = modality_of(name)
-        hint = f"set {modality}.encoder in its recipe to what it was trained with"
-        load_weights(encoder, weights.get(name), file, getattr(recipe, modality).encoder, hint)

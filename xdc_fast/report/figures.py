@@ -71,7 +71,7 @@ def make_tiles(records: list, probes: list, chance: float | None) -> list[dict]:
 
 def unread_note(records: list[dict]) -> str:
     """What could not be read, in words; empty when all went well."""
-    unread, replaced = records[-1]["clusters"]["unread"], records[-1]["unreadable"]
+    unread, replaced = records[-1]["clusters"]["n_unreadable"], records[-1]["unreadable"]
     parts = []
     if unread:
         parts.append(f"{unread} samples could not be read and have no cluster")

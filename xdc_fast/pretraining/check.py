@@ -1,0 +1,57 @@
+"""What is refused before a run begins."""
+
+from __future__ import annotations
+
+import torch
+
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.errors import UserError
+from xdc_fast.pretraining.methods import heads_of
+from xdc_fast.pretraining.pseudo_labels import training_labels
+from xdc_fast.recipe import Recipe
+from xdc_fast.shards.dataset import ShardSet
+
+
+def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
+    """The shards of a recipe that can be trained with; UserError for one that cannot.
+
+    Nothing is written.
+    """
+    heads_of(recipe.method)
+    if not recipe.data:
+        raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
+    shards = ShardSet(recipe.data)
+    if shards.modalities != MODALITIES:
+        raise UserError(
+            f"{shards.root}: holds {shards.modalities[0]} only, pretraining needs both tracks; "
+            "pack with --tracks both"
+        )
+    if recipe.method == "supervised":
+        _check_labels(shards, recipe.label, recipe.split, recipe.k)
+    if recipe.k > len(shards):
+        raise UserError(
+            f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
+        )
+    if recipe.train.precision == "bfloat16" and device.type == "cpu":
+        # torch 2.11 on a CPU: repeated backward passes of one batch differ, and some hold NaN
+        raise UserError(
+            "train.precision=bfloat16: PyTorch's 3D convolutions are not reliable in it on a CPU; "
+            "set train.precision=float32"
+        )
+    return shards
+
+
+def _check_labels(shards: ShardSet, label: str, split: str, k: int) -> None:
+    """UserError for a label that method=supervised cannot learn."""
+    if not label:
+        raise UserError(
+            f"method=supervised: give label=COLUMN; {shards.root} has "
+            f"{', '.join(shards.label_names) or 'none'}"
+        )
+    if (classes := len(shards.memberships(label)[2])) != k:
+        raise UserError(f"k={k}, but label '{label}' has {classes} classes; set k={classes}")
+    if not len(training_labels(shards, label, split)[0]):
+        raise UserError(
+            f"{shards.root}: no sample with a label '{label}' is `train` in column '{split}'; "
+            "name a column of train and test"
+        )

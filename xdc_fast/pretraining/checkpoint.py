@@ -1,0 +1,118 @@
+"""The checkpoint: where a run stands, and the weights of its encoders.
+
+checkpoint.pt is a PyTorch file that holds a dict of the keys
+
+format      FORMAT, an int; a file of another number is refused
+encoders    {encoder: state dict}
+...         the fields of State, each under its own name
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import get_type_hints
+
+import torch
+from torch import nn
+
+from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.weights import load_encoder_weights, read_checkpoint
+from xdc_fast.errors import UserError
+from xdc_fast.files import write
+from xdc_fast.recipe import Recipe
+
+FORMAT = 1
+HINT = "remove it and run `xdc pretrain` again"
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    iteration: the number of finished ones. step: the number of finished ones of this iteration.
+    seconds: how long the run has taken. clusters: metrics of this iteration's clusterings, as of
+    records.cluster_record; None: they are not made yet. learner: state of the heads and the
+    optimizer; None: this iteration has not trained yet. heads: {head: state dict} to begin this
+    iteration with; None: they are drawn. memory_bank: its state; None: the run has none.
+    sums: this iteration's metrics, summed over its steps. records: those of finished iterations.
+    """
+
+    iteration: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    clusters: dict | None = None
+    learner: dict | None = None
+    heads: dict | None = None
+    memory_bank: dict | None = None
+    sums: dict = field(default_factory=dict)
+    records: list = field(default_factory=list)
+
+    def add(self, metrics: Mapping[str, float | torch.Tensor]) -> None:
+        """Adds a step's metrics to the sums."""
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in metrics.items()}
+
+    def next_iteration(self, record: dict, heads: dict | None) -> None:
+        """Closes an iteration with its record; the next one begins with these heads."""
+        self.records.append(record)
+        self.iteration, self.step = self.iteration + 1, 0
+        self.clusters, self.learner, self.heads, self.sums = None, None, heads, {}
+
+
+def write_state(file: Path, state: State, encoders: Mapping[str, nn.Module]) -> None:
+    """Writes a checkpoint; the one before it stays until the new one is whole."""
+    weights = {name: encoder.state_dict() for name, encoder in encoders.items()}
+    write_tensors(file, {"format": FORMAT, "encoders": weights, **vars(state)})
+
+
+def read_state(file: Path, encoders: Mapping[str, nn.Module], recipe: Recipe) -> State:
+    """The state that a checkpoint holds; its weights are loaded into the encoders.
+
+    Raises UserError when the file cannot be read, is of another format or of other encoders.
+    """
+    content = _checked(read_checkpoint(file, HINT), file)
+    load_encoder_weights(encoders, content["encoders"], recipe, file)
+    return State(**{known.name: content[known.name] for known in fields(State)})
+
+
+def read_encoder_weights(file: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """{modality: state dict} of a run's encoders.pt or checkpoint.pt, not of the twins.
+
+    Raises UserError when the file cannot be read or holds no such weights.
+    """
+    content = read_checkpoint(file, HINT)
+    if "format" in content:
+        content = _checked(content, file)["encoders"]
+    if not set(MODALITIES) <= set(content):
+        raise UserError(f"{file}: no weights of a run; give encoders.pt or checkpoint.pt")
+    return {modality: content[modality] for modality in MODALITIES}
+
+
+def write_tensors(file: Path, content: dict) -> None:
+    """Writes a dict of tensors as a PyTorch file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write(file, buffer.getbuffer())
+
+
+def _checked(content: dict, file: Path) -> dict:
+    """The content of a checkpoint; UserError when it is not as State and FORMAT say."""
+    if (found := content.get("format")) != FORMAT:
+        raise UserError(
+            f"{file}: checkpoint of format {found}, and this version of xdc_fast reads {FORMAT}; "
+            "go on with the version that wrote it, or give another out=FOLDER"
+        )
+    schema = {"format": int, "encoders": dict, **get_type_hints(State)}
+    for key in sorted(content.keys() | schema.keys()):
+        if key not in content:
+            fault = f"no '{key}'"
+        elif key not in schema:
+            fault = f"unknown '{key}'"
+        elif not isinstance(content[key], schema[key]):
+            fault = f"'{key}' is of type {type(content[key]).__name__}"
+        else:
+            continue
+        raise UserError(f"{file}: not a checkpoint of this format: {fault}; {HINT}")
+    return content
