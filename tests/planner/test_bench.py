@@ -38,7 +38,6 @@ def test_every_part_is_measured_and_nothing_is_written(toy_shards):
     result = measure_speed(recipe(toy_shards), seconds=0.1)
     assert result["rates"].keys() == PARTS.keys()
     assert all(rate > 0 for rate in result["rates"].values())
-    assert result["rates"]["training"] <= 1.2 * result["rates"]["step"]
     assert result["iteration"].keys() == {"features", "clustering", "training"}
     assert result["iteration"]["training"] == pytest.approx(2 * 48 / result["rates"]["training"])
     assert 0 <= result["wait"] <= 1
