@@ -15,6 +15,7 @@ from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import compute_features
 from xdc_fast.errors import UserError
+from xdc_fast.pretraining.checkpoint import State
 from xdc_fast.recipe import Recipe, load_recipe
 
 
@@ -56,8 +57,9 @@ def test_a_run_its_files_and_its_heads(run):
 def test_a_checkpoint_serves_until_the_run_has_ended(tmp_path):
     run = make_trained_run(tmp_path / "run")
     late = run.encoder_weights()
-    early = {m: {k: torch.zeros_like(t) for k, t in w.items()} for m, w in late.items()}
-    run.save_checkpoint({"state": {"step": 3, "clusters": None}, "encoders": early})
+    encoders = build_encoders(run.recipe)
+    run.write_state(State(step=3), encoders)
+    early = {modality: encoder.state_dict() for modality, encoder in encoders.items()}
     assert has_weights(xdc_fast.load(run.root), late)
     assert has_weights(xdc_fast.load(run.root / "checkpoint.pt"), early)
     (run.root / "encoders.pt").unlink()
@@ -181,5 +183,5 @@ def test_what_is_no_model_is_refused(run, tmp_path):
         xdc_fast.load(tmp_path)
     torn = run.root / "torn.pt"
     torn.write_bytes((run.root / "encoders.pt").read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"torn.pt: cannot be read \(\w+\); run `xdc pretrain`"):
+    with pytest.raises(UserError, match=r"torn.pt: cannot be read \(\w+\); remove it and"):
         xdc_fast.load(torn)
