@@ -242,7 +242,7 @@ def test_the_page_shows_the_tables_the_plot_and_the_papers_order(swept):
     assert "http" not in text and not page.all("script")
     (paper,) = page.all("section", _class="paper")
     assert "Table 1" in paper["text"] and "ecalled, not confirmed" in paper["text"]
-    assert "only the order can be compared" in " ".join(paper["text"].split())
+    assert "only their order can be compared" in " ".join(paper["text"].split())
     assert "XDC74.239.078.0" in "".join(e["text"] for e in page.all("tr", paper))
     (means,), (seeds,) = page.all("section", id="means"), page.all("section", id="seeds")
     assert len(page.all("tr", means)) == 4 and len(page.all("tr", seeds)) == 7

@@ -105,22 +105,22 @@ def training_curves(summary: dict, chance: float | None) -> list[dict]:
         chart(
             "Loss",
             by_modality("loss"),
-            f"Mean cross-entropy against the {labels}; dotted, {guess}, a blind guess.",
+            f"Mean cross-entropy against the {labels}. The dotted line is {guess}, a random guess.",
             heads * math.log(summary["k"]),
         ),
         chart(
             "Accuracy" if supervised else "Pseudo-label accuracy",
             by_modality("accuracy"),
             f"Share of training clips whose {'label' if supervised else 'cluster'} the head "
-            "foresees.",
+            "predicts.",
         ),
     ]
     if not supervised:
-        note = "NMI of each clustering with the one an iteration earlier."
+        note = "NMI of each clustering with the one of the iteration before."
         charts.append(chart("Stability", stability, note))
     if chance is not None:
         agreement = Series("NMI", "joint", x, [record["nmi_audio_video"] for record in records])
-        note = "NMI of audio with video clusters; dotted, with samples shuffled."
+        note = "NMI of audio and video clusters. The dotted line is that of shuffled samples."
         charts.append(chart("Agreement of audio and video", [agreement], note, chance))
     return charts
 

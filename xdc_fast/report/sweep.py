@@ -209,7 +209,7 @@ def draw_strips(table: dict, label: str, chance: float) -> list[tuple[str, Marku
         (title, strips(title, rows, top_of(rows), level))
         for title, rows, level in (
             (f"Linear probe of {label}, %", accuracy, chance),
-            (f"NMI of clusters with {label}; hollow, the largest with another", agreement, None),
+            (f"NMI of clusters with {label} (hollow: with any other label)", agreement, None),
         )
     ]
 
