@@ -45,7 +45,10 @@ class Video:
         length=3,
     )
     std: tuple[float, ...] = setting(
-        (0.22803, 0.22145, 0.216989), "RGB standard deviation, likewise", above=0, length=3
+        (0.22803, 0.22145, 0.216989),
+        "RGB standard deviation on [0, 1], as video.mean",
+        above=0,
+        length=3,
     )
 
 
@@ -63,7 +66,7 @@ class Audio:
         0.0, "training: standard deviation of a shift of the whole log-mel, in nats", least=0
     )
     mean: float = setting(-6.0, "subtracted from the log-mel")
-    std: float = setting(4.0, "then divided by", above=0)
+    std: float = setting(4.0, "the log-mel is then divided by it", above=0)
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,18 @@ class Cluster:
         "than 0.1 %",
         least=1,
     )
-    n_init: int = setting(1, "starts from scratch; the best one goes on", least=1)
+    n_init: int = setting(1, "random starts; the best one is used", least=1)
     warm_start: bool = setting(
         True, "after the first iteration, start from the last clusters instead of from scratch"
     )
     features: str = setting(
         "pass",
-        "pass: of a pass over the set; training: those of the last epoch, a memory bank",
+        "pass: features of a pass over the set; training: features that the last epoch computed (a "
+        "memory bank)",
         choices=("pass", "training"),
     )
     max_samples: int = setting(
-        0, "samples that k-means sees, drawn at random; 0: all of them", least=0
+        0, "samples that k-means is fitted on, drawn at random; 0: all of them", least=0
     )
 
 
@@ -109,8 +113,8 @@ class Train:
     lr: float = setting(
         0.1, "peak learning rate: warm-up, then cosine to zero, anew in each iteration", above=0
     )
-    momentum: float = setting(0.9, "of SGD", least=0)
-    weight_decay: float = setting(1e-4, "of SGD", least=0)
+    momentum: float = setting(0.9, "momentum of SGD", least=0)
+    weight_decay: float = setting(1e-4, "weight decay of SGD", least=0)
     warmup: int = setting(20, "steps of linear warm-up", least=0)
     precision: str = setting(
         "float32", "float32 or bfloat16 (autocast)", choices=("float32", "bfloat16")
@@ -119,13 +123,13 @@ class Train:
     checkpoint_steps: int = setting(500, "steps between checkpoints within an iteration", least=1)
     heads: str = setting(
         "kept",
-        "kept: the heads of the last iteration go on, if cluster.warm_start keeps its clusters; "
-        "new: drawn anew",
+        "kept: heads continue from the last iteration, if cluster.warm_start keeps its clusters; "
+        "new: heads are drawn anew",
         choices=("kept", "new"),
     )
     balance: str = setting(
         "auto",
-        "always, never or auto (for sdc): weigh clips so that all clusters count alike",
+        "weight clips so that all clusters count alike; auto: for method=sdc only",
         choices=("auto", "always", "never"),
     )
 
@@ -138,7 +142,7 @@ class Recipe:
     out: str = setting("", "folder of the run; an existing run there is resumed")
     method: str = setting(
         "xdc",
-        "which clusterings teach which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "
+        "which clusterings label which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "
         "of each modality) or supervised",
     )
     label: str = setting(
@@ -146,12 +150,15 @@ class Recipe:
     )
     split: str = setting(
         "",
-        "label column whose `train` method=supervised learns from; empty: all that have a label",
+        "label column; method=supervised learns from its `train` samples; empty: from all with a "
+        "label",
     )
     k: int = setting(128, "clusters per clustering", least=1)
-    seed: int = setting(0, "of everything random", least=0)
-    device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
-    loader: str = setting("auto", "auto, host or dali", choices=("auto", "host", "dali"))
+    seed: int = setting(0, "seed of everything random", least=0)
+    device: str = setting("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    loader: str = setting(
+        "auto", "auto: dali on a CUDA device, else host", choices=("auto", "host", "dali")
+    )
     threads: int = setting(2, "loader threads", least=1)
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)

@@ -11,13 +11,14 @@ import torch
 class Batch:
     """Clips on the device.
 
-    frames: uint8 (B, T, H, W, 3), RGB. Permuted to (B, 3, T, H, W) it is channels_last_3d.
-    None where the set has no video.
-    waveform: int16 (B, S), full scale 32768, at the clip shape's audio rate. None where the set
-    has no sound.
-    index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
-    replaced by another of its batch, and its place here names that other one. Where the loader was
-    given `samples`, it counts those.
+    Attributes:
+        frames: uint8 (B, T, H, W, 3), RGB. Permuted to (B, 3, T, H, W) it is channels_last_3d.
+            None where the clips have no pictures.
+        waveform: int16 (B, S), full scale 32768, at the clip shape's sample rate. None where the
+            clips have no sound.
+        index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
+            replaced by another of its batch, and its place here names that other one. A loader
+            that was given `samples` counts those.
     """
 
     frames: torch.Tensor | None

@@ -15,11 +15,14 @@ TICK = 1e-6  # seconds; keeps k / fps * fps from falling below k
 
 @dataclass(frozen=True)
 class ClipShape:
-    """What a clip holds.
+    """What a clip holds. The spans of both tracks have the same centre.
 
-    frames: pictures per clip, at `fps` pictures per second. crop: their side in pixels.
-    samples: sound samples per clip, at `sample_rate` per second. Both spans share their centre.
-    frames=0 or samples=0: clips of the other track alone.
+    Attributes:
+        frames: pictures in a clip; 0 for clips of sound alone.
+        fps: pictures per second within the clip.
+        crop: the side of the pictures in pixels.
+        samples: sound samples in a clip; 0 for clips of pictures alone.
+        sample_rate: sound samples per second.
     """
 
     frames: int

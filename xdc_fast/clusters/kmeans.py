@@ -33,7 +33,7 @@ class Clustering:
     distance: np.ndarray
     """float32 (N,): squared distance to the centroid of the sample's cluster; inf without one."""
     mean_squared_distance: float
-    """Mean of `distance` over the samples with a cluster; scikit-learn's inertia_ is its sum."""
+    """Mean of `distance` over the samples with a cluster; scikit-learn's `inertia_` is its sum."""
     reassigned: int
     """How often an empty cluster was refilled by splitting another."""
     rounds: int = 0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 COLUMNS = ("UCF101", "HMDB51", "ESC50")
 CAVEAT = (
     "The figures are accuracies in % of encoders that were pretrained on other data (Kinetics "
-    "unless named) and fine-tuned as a whole on UCF101, HMDB51 and ESC50. They are no linear probes "
-    "on this set, so only their order can be compared."
+    "unless named) and fine-tuned as a whole on UCF101, HMDB51 and ESC50. They are no linear "
+    "probes on this set, so only their order can be compared."
 )
 
 

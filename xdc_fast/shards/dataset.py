@@ -55,11 +55,25 @@ class ShardSet:
     Negative indices and IndexError are those of a list. A set can be pickled (the copy opens the
     folder again), and torch.utils.data.DataLoader takes it as a map-style dataset.
 
-    root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
-    modalities: the tracks that every sample has: ("video", "audio"), or one of them.
-    sample_rate: of the sound, Hz.
-    label_names: the label columns.
-    Raises UserError when the folder holds no complete set or one of another format.
+    Args:
+        root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
+
+    Attributes:
+        modalities: the tracks that every sample has, ("video", "audio") or one of them.
+        sample_rate: of the sound, in Hz.
+        label_names: the label columns.
+        settings: how the set was packed; see the shard format.
+        manifest: the content of manifest.json.
+
+    Raises:
+        UserError: for a folder that holds no complete set, or one of another format.
+
+    >>> shards = xdc_fast.ShardSet("shards")
+    >>> len(shards), shards.modalities, shards.sample_rate
+    (48, ('video', 'audio'), 16000)
+    >>> sample = shards[0]
+    >>> sample.video().shape, sample.audio().shape, sample.labels["class"]
+    ((45, 40, 40, 3), (48000,), '2')
     """
 
     def __init__(self, root: str | Path):

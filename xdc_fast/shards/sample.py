@@ -28,7 +28,8 @@ class SampleError(Exception):
 class Sample:
     """One packed video; `shards[index]` makes it, and nothing is read before it is asked for.
 
-    index: 0 to N-1, the sample's row in features, assignments and labels.
+    Attributes:
+        index: 0 to N-1, the sample's row in features, assignments and labels.
     """
 
     def __init__(self, shards: ShardSet, index: int):
