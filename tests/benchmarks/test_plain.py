@@ -11,7 +11,7 @@ from benchmarks.stages.feed import WINDOWS, Passes, assert_same
 from xdc_fast.shards.format import SAMPLE
 
 
-def test_cuts_are_the_windows_of_the_feed():
+def test_cuts_are_the_windows_of_the_loader():
     rows = np.zeros(50, SAMPLE)
     rows["index"], rows["frames"], rows["samples"] = np.arange(50), 45, 48000
     rows["width"], rows["height"], rows["fps"] = 160, 128, 15
@@ -41,9 +41,9 @@ def test_passes_are_epochs_in_different_order():
     class Shards:
         shard_sizes = np.array([5, 7])
 
-    plan = Passes(Shards, batch=4, passes=3)
-    drawn = np.concatenate([plan.indices(step) for step in range(plan.steps)]).reshape(3, 12)
-    assert plan.clips == 36
+    sampler = Passes(Shards, batch=4, passes=3)
+    drawn = np.concatenate([sampler.indices(step) for step in range(sampler.steps)]).reshape(3, 12)
+    assert sampler.clips == 36
     assert (np.sort(drawn) == np.arange(12)).all()
     assert len(np.unique(drawn, axis=0)) == 3
 

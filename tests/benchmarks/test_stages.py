@@ -99,9 +99,9 @@ assert torch.get_num_threads() == len(os.sched_getaffinity(0)) == 1
 def test_dali_pipelines_side_by_side_take_the_same_clips(pipelines, tmp_path):
     _, videos = media.find_videos(tmp_path, 8)
     shards = media.pack_videos(videos, tmp_path / "set")
-    plan = feed.Passes(shards, 2, 2)
-    ours = feed.deliver(HostLoader(shards, feed.SHAPE), plan)
-    other = feed.through_dali(shards, plan, 2, "cpu", pipelines)()
+    sampler = feed.Passes(shards, 2, 2)
+    ours = feed.deliver(HostLoader(shards, feed.SHAPE), sampler)
+    other = feed.through_dali(shards, sampler, 2, "cpu", pipelines)()
     feed.assert_same(ours, other, pictures=8, sound=1e-3)
 
 

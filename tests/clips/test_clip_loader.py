@@ -83,6 +83,8 @@ def test_what_does_not_fit_is_said(toy_shards, tmp_path):
         ask(batch_size=49)
     with pytest.raises(UserError, match="loader=dail: must be one of auto, host, dali"):
         ask(batch_size=4, loader="dail")
+    with pytest.raises(UserError, match="device=gpu: must be one of auto, cpu, cuda"):
+        ask(batch_size=4, device="gpu")
     with pytest.raises(UserError, match="holds video and audio only, and a clip of nothing"):
         ClipLoader(toy_shards, SHAPE.only(), batch_size=4)
     with pytest.raises(UserError, match=str(tmp_path)):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from xdc_fast.clips.dali import DaliLoader
+from xdc_fast.clips.failures import NothingRead
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
@@ -68,8 +69,6 @@ def test_starting_late_skips_without_changing_what_follows(toy_shards):
 
 
 def test_leaving_an_epoch_early_leaves_no_threads(toy_shards):
-    import threading
-
     loader = HostLoader(toy_shards, SHAPE)
     batches = loader.batches(EpochSampler(toy_shards.shard_sizes, 4, seed=0), random)
     next(batches)
@@ -186,6 +185,27 @@ def test_a_batch_without_any_readable_sample_ends_the_run(damaged):
     sampler = EpochSampler(damaged.shard_sizes, 1, shuffle=False)
     with pytest.raises(UserError, match=r"xdc-shard verify"):
         collect(HostLoader(damaged, SHAPE), sampler, partial(fixed_windows, shape=SHAPE))
+
+
+@pytest.mark.parametrize("kind", [HostLoader, DaliLoader])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_reading_goes_on_after_a_batch_without_any_readable_sample(damaged, kind, batch):
+    loader, chosen = kind(damaged, SHAPE, device="cpu"), np.array([4, 5, 30, 30, 31, 32])
+    sampler = EpochSampler(np.array([6]), batch, shuffle=False)
+    windows, read, step = partial(fixed_windows, shape=SHAPE), [], 0
+    while step < sampler.steps:
+        try:
+            for clips in loader.batches(sampler, windows, start=step, samples=chosen):
+                read.append((step, clips.index.tolist()))
+                step += 1
+        except NothingRead as error:
+            assert len(error.errors) == batch and "sample 0000000" in str(error)
+            step += 1
+    if batch == 1:
+        assert read == [(0, [0]), (4, [4]), (5, [5])]
+    else:
+        assert read == [(0, [0, 0]), (2, [4, 5])]
+    assert loader.failures == {"undecodable": 3}
 
 
 def test_dali_gives_the_same_windows_and_nearly_the_same_pixels(toy_shards):

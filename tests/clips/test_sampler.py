@@ -37,6 +37,15 @@ def test_any_step_is_known_without_the_ones_before():
     assert np.array_equal(fresh.indices(7), steps[7])
 
 
+def test_some_steps_are_a_sampler_too():
+    sampler = EpochSampler(SIZES, 9, seed=5)
+    some = sampler.take(np.array([2, 9, 4]))
+    assert (some.batch, some.steps) == (9, 3)
+    assert all(
+        np.array_equal(some.indices(k), sampler.indices(step)) for k, step in enumerate((2, 9, 4))
+    )
+
+
 def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one():
     alone = EpochSampler(SIZES, 12, seed=1, epoch=4)
     ranks = [EpochSampler(SIZES, 4, seed=1, epoch=4, rank=r, world=3) for r in range(3)]

@@ -56,12 +56,16 @@ class Loader(Protocol):
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a recipe names: auto, cpu or cuda. UserError for one that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: no CUDA device is usable here; `xdc doctor` says why")
+    """The device of that name; auto is CUDA where there is any. UserError for one that is not."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name}: must be one of auto, cpu, cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: no CUDA device is usable here; `xdc doctor` says why")
+    return device
 
 
 def open_loader(
