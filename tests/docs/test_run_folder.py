@@ -1,0 +1,58 @@
+"""docs/run.md names what is in a run folder, no more and no less."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.common.runs import TINY
+from tests.docs.pages import ROOT, table
+from xdc_fast.pretraining.run import Run
+from xdc_fast.tools.xdc import main
+
+PAGE = ROOT / "docs/run.md"
+
+
+def names(row):
+    """The names in backticks of a table's row."""
+    return row[0].replace("`", "").split(", ")
+
+
+@pytest.fixture(scope="module")
+def run(toy_shards, tmp_path_factory):
+    """A run of one iteration, probed and reported."""
+    folder = tmp_path_factory.mktemp("page")
+    data = f"data={toy_shards.root}"
+    (folder / "recipe.yaml").write_text("method: xdc\n")
+    short = ("train.iterations=1", "train.epochs=1", "train.batch=12")
+    for command in (
+        ("pretrain", folder / "recipe.yaml", *TINY, *short, data, f"out={folder / 'run'}"),
+        ("probe", folder / "run", "--data", toy_shards.root, "--label", "class"),
+        ("report", folder / "run"),
+    ):
+        done = CliRunner().invoke(main, [str(word) for word in command])
+        assert done.exit_code == 0, done.output
+    return Run.open(folder / "run")
+
+
+def test_the_page_names_every_file(run):
+    told = [name for row in table(PAGE, "writes one folder")[1:] for name in names(row)]
+    tops = {name.split("/")[0] for name in told} - {"features"}
+    assert tops == {path.name for path in run.root.glob("[!.]*")}
+    for name in told:
+        assert (run.root / name).exists() or name == "features/000/"
+
+
+def test_the_page_names_every_key_and_array(run):
+    summary = json.loads((run.root / "summary.json").read_text())
+    assert [names(row)[0] for row in table(PAGE, "`summary.json`:")[1:]] == list(summary)
+    told = [name for row in table(PAGE, "A record of an iteration")[1:] for name in names(row)]
+    assert set(told) == summary["iterations"][0].keys()
+    with np.load(run.root / "iterations/000/video.npz") as arrays:
+        for name, kind, _ in table(PAGE, "holds three arrays")[1:]:
+            array = arrays[name.strip("`")]
+            shape = {"N": len(array), "k": 4, "D": array.shape[-1]}
+            wanted, axes = kind.split(" ", 1)
+            assert array.dtype == wanted
+            assert array.shape == tuple(shape[a] for a in axes.strip("(,)").split(", "))
