@@ -107,16 +107,16 @@ def compute_features(
     sizes = count_by_shard(shards, samples) * each
     first = np.cumsum(sizes) - sizes
     found = Features.zeros(len(samples) * each, widths_of(encoders))
-    kept = None
+    kept, done = None, set()
     if folder is not None:
+        chosen = hashlib.sha256(samples.tobytes()).hexdigest()
         made_by = (weights_digest(encoders), shards.fingerprint, loader.shape, inputs.video,
-                   inputs.audio, batch, samples.tobytes(), clips, average)  # fmt: skip
+                   inputs.audio, batch, chosen, clips, average)  # fmt: skip
         kept = FeatureFolder(folder, repr(made_by))
-    done = set()
-    for number, name in enumerate(shards.shards):
-        if kept is not None and (part := kept.load(name)) is not None:
-            found.put(first[number], part)
-            done.add(number)
+        for number, name in enumerate(shards.shards):
+            if (part := kept.load(name)) is not None:
+                found.put(first[number], part)
+                done.add(number)
     for number, part in iterate_features(
         encoders, loader, inputs, batch, subset, done=done, stop=stop, title=title
     ):
@@ -247,7 +247,7 @@ class FeatureFolder:
     """Features of finished shards, FOLDER/SHARD.npz. made_by: what they depend on, as text."""
 
     def __init__(self, folder: Path, made_by: str):
-        self.folder, self.made_by = folder, hashlib.sha256(made_by.encode()).hexdigest()
+        self.folder, self.made_by = folder, made_by
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, shard: str, features: Features) -> None:
