@@ -20,11 +20,10 @@ class ClipTransform:
     def __init__(self, recipe: Recipe):
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
         audio = recipe.audio
-        size = 1 << (audio.win_length - 1).bit_length()
         try:
             self.spec = MelSpec(
                 sample_rate=audio.sample_rate,
-                n_fft=size,
+                n_fft=max(16, 1 << (audio.win_length - 1).bit_length()),
                 win_length=audio.win_length,
                 hop_length=audio.hop_length,
                 n_mels=audio.n_mels,
