@@ -110,8 +110,8 @@ def test_headline_figures(page, run):
     (facts,) = page.all("p", _class="facts")
     shown = " ".join(facts["text"].split())
     assert shown == "XDC k = 5 30 samples 3 iterations 12 min 34 s"
-    (unread,) = page.all("p", _class="unread")
-    assert unread["text"].startswith("1 samples could not be read")
+    (note,) = page.all("p", _class="unreadable")
+    assert note["text"].startswith("1 samples could not be read")
 
 
 def test_labels_and_shares_agree_with_a_recount(page, run, shards):

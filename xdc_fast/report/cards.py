@@ -1,4 +1,4 @@
-"""The clusters of one clustering as cards: how large, how pure, and what lies at the centre."""
+"""The clusters of one clustering as cards: size, purity, labels and the samples nearest to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from xdc_fast.kernels.labels import cluster_sizes, entropy, purity
+from xdc_fast.report.pictures import Exhibit
 
 PUREST, LEAST_PURE, CARDS = 2, 2, 6  # with pictures; the rest of the cards are the largest
 LINES = 5  # of either end of the ranking
@@ -29,7 +30,7 @@ class Card:
     labels: list[tuple[str, float]]
     rank: int | None = None
     nearest: list[int] = field(default_factory=list)
-    samples: list = field(default_factory=list)
+    samples: list[Exhibit] = field(default_factory=list)
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Deck:
 
     @property
     def ends(self) -> list[tuple[str, list[Card]]]:
-        """The ends of the ranking, LINES of either; few are shared out."""
+        """Both ends of the ranking, at most LINES each; no card is in both."""
         half = (len(self.ranked) + 1) // 2
         top, bottom = self.ranked[:half][:LINES], self.ranked[half:][-LINES:]
         return [(title, end) for title, end in (("top", top), ("bottom", bottom)) if end]
@@ -108,8 +109,8 @@ def deal(
     return deck
 
 
-def purest_first(card: Card) -> tuple:
-    """Equal purity is worth more in a larger cluster; those without labels come last."""
+def purest_first(card: Card) -> tuple[float, int, int]:
+    """Sort key: by purity, then by size; clusters without labels come last."""
     return -(card.purity or 0), -card.size, card.number
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
+
+from xdc_fast.report.matching import Matching
 
 LETTER = 6.3  # mean width of a character at the charts' 11 px
 GAP = 13  # between labels that would touch
@@ -15,12 +17,12 @@ GAP = 13  # between labels that would touch
 
 @dataclass(frozen=True)
 class Series:
-    """A line. kind: its style, as of figures.kind. y may hold None."""
+    """A line of a chart. kind: its CSS classes, as of wording.kind. y may hold None."""
 
     name: str
     kind: str
-    x: list[float]
-    y: list[float | None]
+    x: Sequence[float]
+    y: Sequence[float | None]
     dashed: bool = False
 
 
@@ -35,10 +37,10 @@ def line_chart(
     width: int = 290,
     height: int = 170,
 ) -> Markup:
-    """Lines with direct labels at their ends, named and with the last value.
+    """Lines, each with its name and last value at its end.
 
-    chance: a dotted level. top: the least upper end of the y axis. edges: (x, text) of vertical
-    rules that replace the ticks of whole numbers. zero: the y axis begins there.
+    chance: a dotted level. top: the y axis ends there or above. edges: (x, text) of vertical rules,
+    in place of ticks at whole numbers. zero: the y axis begins at 0.
     """
     drawn = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if y is not None]) for s in series]
     drawn = [(s, points) for s, points in drawn if points]
@@ -109,8 +111,8 @@ def bar_chart(title: str, counts: np.ndarray, kind: str, top: int) -> Markup:
     return svg(title, width, height, parts)
 
 
-def heat_map(title: str, matching) -> Markup:
-    """Audio clusters down, video clusters across; the stronger, the more samples in common."""
+def heat_map(title: str, matching: Matching) -> Markup:
+    """Audio clusters down, video clusters across, stronger where they share more samples."""
     n = len(matching.rows)
     left, side = 34, 560
     cell = side / n
@@ -141,7 +143,7 @@ def heat_map(title: str, matching) -> Markup:
 
 
 def probe_chart(title: str, probes: list[dict]) -> Markup:
-    """Accuracy of the linear probes: from random initialisation to pretrained, a row each."""
+    """Accuracy of linear probes, a row each: from random initialisation to pretrained."""
     width, row, left, right = 560, 24, 52, 450
     height = 30 + len(probes) * (3 * row + 8)
 
@@ -176,8 +178,8 @@ def probe_chart(title: str, probes: list[dict]) -> Markup:
     return svg(title, width, height, parts)
 
 
-def frame(ticks: list[float], up, left: float, right: float) -> str:
-    """Horizontal rules with their numbers."""
+def frame(ticks: list[float], up: Callable[[float], float], left: float, right: float) -> str:
+    """Horizontal rules with their numbers; up: a value's place on the y axis."""
     return "".join(
         f'<path class="grid" d="M{left} {up(t):.1f}H{right:.1f}"/>'
         + text_at(left - 6, up(t) + 4, f"{t:,.10g}", "end")
@@ -209,7 +211,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 
 def spread(heights: list[float], low: float, high: float) -> list[float]:
-    """Heights moved apart to at least GAP, in the same order, within low to high."""
+    """The heights, at least GAP apart, in the same order, within low to high."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
     out = [0.0] * len(heights)
     for place, i in enumerate(order):

@@ -1,4 +1,4 @@
-"""How far audio and video clusters are the same: a matching one to one."""
+"""The agreement of audio and video clusters: a one-to-one matching, and NMI by chance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Matching:
 
 
 def match(a: np.ndarray, b: np.ndarray, k: int) -> Matching:
-    """Matches two assignments (N,) into k clusters (Hungarian algorithm on their counts)."""
+    """Match two assignments (N,) into k clusters (Hungarian algorithm on their counts)."""
     table = contingency(a, b, k, k)
     total_a, total_b = table.sum(axis=1), table.sum(axis=0)
     either = total_a[:, None] + total_b - table

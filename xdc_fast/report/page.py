@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
@@ -17,34 +18,29 @@ from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import dump_recipe
 from xdc_fast.report.cards import LINES, NEAREST, Deck, deal
 from xdc_fast.report.charts import heat_map, probe_chart
-from xdc_fast.report.figures import (
+from xdc_fast.report.curves import label_curves, size_charts, step_curve, training_curves
+from xdc_fast.report.matching import SHOWN, chance_nmi, match
+from xdc_fast.report.pictures import Stretch, choose_stretch, mel_range, paint, show_sample
+from xdc_fast.report.tables import label_table, write_tables
+from xdc_fast.report.tiles import make_tiles, unreadable_note
+from xdc_fast.report.wording import (
     CLUSTERINGS,
     heading,
     kind,
-    label_curves,
-    make_tiles,
     method_name,
     seconds,
     share,
-    size_charts,
-    step_curve,
     thousandths,
-    training_curves,
-    unread_note,
     words,
 )
-from xdc_fast.report.matching import SHOWN, chance_nmi, match
-from xdc_fast.report.pictures import choose_stretch, mel_range, paint, show_sample
-from xdc_fast.report.tables import label_table, write_tables
 from xdc_fast.shards.dataset import ShardSet
 
 
 def write_report(run: Run, shards: ShardSet) -> Path:
-    """Writes RUN/report.html, the tables beside it, and returns the path of the page.
+    """Write RUN/report.html and the tables beside it; returns the path of the page.
 
-    The same run gives the same bytes.
-
-    Raises UserError when the run has no finished iteration or `shards` are not its own.
+    The same run gives the same bytes. Raises UserError when the run has no finished iteration, or
+    was made from other shards.
     """
     summary = run.summary()
     check_shards(run, summary, shards)
@@ -64,7 +60,8 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         chance = chance_nmi(audio, video, summary["k"], summary["k"])
     decks = []
     for name, arrays in clusters.items():
-        table, classes = None, []
+        table: np.ndarray | None = None
+        classes: list[str] = []
         if label:
             k = len(arrays["centroids"])
             table, classes = label_counts(arrays["assignment"], k, shards, label)
@@ -80,12 +77,12 @@ def write_report(run: Run, shards: ShardSet) -> Path:
         name=run.root.resolve().name,
         summary=summary,
         recipe=dump_recipe(run.recipe),
-        taught=run.recipe.label if summary["method"] == "supervised" else None,
+        training_label=run.recipe.label if summary["method"] == "supervised" else None,
         mels=run.recipe.audio.n_mels,
         style=Markup((folder / "page.css").read_text()),
         script=Markup((folder / "page.js").read_text()),
         tiles=make_tiles(records, probes, chance),
-        unread=unread_note(records),
+        unreadable=unreadable_note(records),
         probes=probes and probe_chart("Linear probes", probes),
         curves=training_curves(summary, chance),
         steps=step_curve(run),
@@ -110,7 +107,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
 
 
 def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
-    """Raises UserError unless these are the shards that the run was made of."""
+    """Raises UserError unless the run was made from these shards."""
     if summary["data"] != shards.fingerprint:
         raise UserError(
             f"{run.root}: was made from other shards than {shards.root} holds "
@@ -119,18 +116,20 @@ def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
 
 
 def choose_labels(shards: ShardSet) -> list[str]:
-    """The labels that say anything, `class` before the others; the first describes the clusters."""
+    """The label columns to compare with, `class` first; the first describes the clusters."""
     return sorted(class_columns(shards), key=lambda name: name != "class")
 
 
 def read_probes(run: Run, label: str | None) -> list[dict]:
-    """What `xdc probe` found, the page's label first."""
+    """The results of `xdc probe`, that of `label` first."""
     found = [json.loads(path.read_text()) for path in sorted(run.root.glob("probes/*.json"))]
     return sorted(found, key=lambda probe: probe["label"] != label)
 
 
-def show_samples(decks: list[Deck], inputs: ClipTransform, shards: ShardSet):
-    """Fills the cards with their samples; returns the stretch shown and the range of colours."""
+def show_samples(
+    decks: list[Deck], inputs: ClipTransform, shards: ShardSet
+) -> tuple[Stretch, float, float]:
+    """Fill the cards with their samples; returns the stretch shown and the range of colours."""
     cards = [card for deck in decks for card in deck.cards]
     stretch = choose_stretch(shards, inputs.shape, [i for card in cards for i in card.nearest])
     for card in cards:

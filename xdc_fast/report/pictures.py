@@ -1,10 +1,11 @@
-"""What a page shows of a sample: three frames, its spectrogram, its sound, as data URIs."""
+"""A sample on the page: three frames, its spectrogram and its sound, as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,11 @@ COLOURS = ("07080f", "1d1f4a", "4b2f7d", "8a3a84", "c94a74", "ee7550", "f9b35c",
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample on the page. mel: float32 (mels, frames) of the whole stretch."""
+class Exhibit:
+    """A sample as the page shows it: data URIs of its frames and its sound.
+
+    mel: float32 (mels, frames), the spectrogram of the whole stretch.
+    """
 
     index: int
     source: str
@@ -49,16 +53,16 @@ class Stretch:
 
 
 def choose_stretch(shards: ShardSet, clip: ClipShape, indices: list[int]) -> Stretch:
-    """As long as the samples and the size of the page allow."""
+    """The stretch to show: as long as the samples and the size of the page allow."""
     rows = [shards.row(index)[1] for index in indices]
     longest = max(row["samples"] for row in rows) / shards.sample_rate
     fair = SOUND_BYTES / (2 * shards.sample_rate * len(indices))
-    heard = clip.samples / clip.sample_rate
-    return Stretch(max(min(LONGEST, longest, fair), heard), heard)
+    sound = clip.samples / clip.sample_rate
+    return Stretch(max(min(LONGEST, longest, fair), sound), sound)
 
 
-def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index: int) -> Sample:
-    """A sample's stretch: frames from the middle of its thirds, all of its sound."""
+def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index: int) -> Exhibit:
+    """A stretch of a sample: the middle frame of each third, and the whole sound."""
     name, row = shards.row(index)
     shape = ClipShape(
         frames=2 * FRAMES,
@@ -67,10 +71,10 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
         samples=round(stretch.seconds * shards.sample_rate),
         sample_rate=shards.sample_rate,
     )
-    window = fixed_windows(np.array([index]), row[None], shape)
+    window = fixed_windows(np.array([index]), np.array([row]), shape)
     frames = read_frames(shards, index, window.frames[0, 1::2])
     pcm = shards.waveform(name, row, int(window.start[0]), shape.samples)
-    return Sample(
+    return Exhibit(
         index=index,
         source=shards.sources[index],
         frames=[data_uri("image/jpeg", frame) for frame in frames],
@@ -80,8 +84,9 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
 
 
 def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes]:
-    """Frames as JPEG: the shard's own packets, or, where it holds no or large ones, made anew."""
+    """Frames as JPEG: the shard's packets, or new ones where it has none or they are large."""
     name, row = shards.row(index)
+    pictures: Iterable[np.ndarray]
     if row["packet"] < 0:
         pictures = decode_frames(shards.video_file(index), numbers)
     else:
@@ -103,7 +108,7 @@ def shrink(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 
 
-def mel_range(samples: list[Sample]) -> tuple[float, float]:
+def mel_range(samples: list[Exhibit]) -> tuple[float, float]:
     """Log-mel values of the darkest and the brightest colour, common to all samples."""
     values = np.concatenate([sample.mel.ravel() for sample in samples])
     low, high = np.percentile(values, [DARKEST, BRIGHTEST])
@@ -145,4 +150,5 @@ def png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
 
 
 def data_uri(kind: str, content: bytes) -> str:
+    """A file as the text of a link; kind: its MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -11,6 +12,15 @@ from markupsafe import Markup, escape
 from xdc_fast.report.charts import LETTER, frame, nice_ticks, spread, svg, text_at
 
 ROW = 17  # pixels from one strip to the next
+
+
+class Strip(NamedTuple):
+    """The values of all seeds as dots. kind: video or audio. text: at the right."""
+
+    kind: str
+    values: list[float]
+    text: str
+    hollow: bool
 
 
 @dataclass(frozen=True)
@@ -81,17 +91,17 @@ def powers(places: list[float]) -> bool:
     return all(abs(exponent - round(exponent)) < 0.05 for exponent in exponents)
 
 
-def strips(title: str, rows: list[tuple[str, list[tuple]]], top: float, chance: float | None):
+def strips(
+    title: str, rows: list[tuple[str, list[Strip]]], top: float, chance: float | None
+) -> Markup:
     """Dots of every seed, the mean an upright bar, a block of strips per row.
 
-    rows: [(name, [(kind, values, text, hollow)])]; text stands at the right of its strip.
     top: end of the x axis, in the unit of the values; chance: dotted.
     """
     width = 560
     left = 16 + LETTER * max(len(name) for name, _ in rows)
     right = width - 16 - LETTER * max(len(text) for _, s in rows for _, _, text, _ in s)
     height = 34 + sum(ROW * len(block) + 9 for _, block in rows)
-    percent = chance is not None
 
     def at(value: float) -> float:
         return left + (right - left) * value / top
@@ -99,10 +109,10 @@ def strips(title: str, rows: list[tuple[str, list[tuple]]], top: float, chance: 
     parts = []
     for tick in nice_ticks(0, top):
         if tick <= top * 1.0001:
-            shown = f"{tick:.0%}" if percent else f"{tick:g}"
+            shown = f"{tick:g}" if chance is None else f"{tick:.0%}"
             parts.append(f'<path class="grid" d="M{at(tick):.1f} 4V{height - 24}"/>')
             parts.append(text_at(at(tick), height - 8, shown, "middle"))
-    if percent:
+    if chance is not None:
         parts.append(f'<path class="chance" d="M{at(chance):.1f} 4V{height - 24}"/>')
     y = 16
     for name, block in rows:

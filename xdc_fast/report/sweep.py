@@ -14,9 +14,9 @@ from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.evaluation.sweep import SCRATCH
 from xdc_fast.files import replacing
 from xdc_fast.report.charts import nice_ticks, text_at
-from xdc_fast.report.figures import seconds
 from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
-from xdc_fast.report.plots import Dots, strips, trend
+from xdc_fast.report.plots import Dots, Strip, strips, trend
+from xdc_fast.report.wording import seconds
 
 NONE = "\N{EN DASH}"
 FORMS = {"percent": (100, ".1f"), "nmi": (1, ".2f"), "whole": (1, ",.0f")}
@@ -25,9 +25,9 @@ PANEL = 560  # width of sweep.svg
 
 
 def write_sweep(folder: Path, table: dict, command: str) -> None:
-    """Writes sweep.csv, .json, .md, .html and, of runs that were probed, .svg into a folder.
+    """Write sweep.csv, .json, .md, .html and, where runs were probed, .svg into a folder.
 
-    table: as of evaluate.sweep.tabulate. command: what makes it, shown on top.
+    table: as of evaluation.sweep.tabulate. command: the command line, shown on top.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -72,17 +72,17 @@ def report_of(folder: Path, name: str) -> str:
     return f"{name}/report.html" if name and (folder / name / "report.html").is_file() else ""
 
 
-def one_line(figures: dict, labels: tuple[str, ...]) -> str:
+def one_line(metrics: dict, labels: tuple[str, ...]) -> str:
     """A finished run in one line."""
-    parts = [seconds(figures["seconds"])]
+    parts = [seconds(metrics["seconds"])]
     for label in labels:
-        shown = (f"{m} {100 * figures[f'{label}_{m}_accuracy']:.1f} %" for m in MODALITIES)
+        shown = (f"{m} {100 * metrics[f'{label}_{m}_accuracy']:.1f} %" for m in MODALITIES)
         parts.append(f"{label} " + " ".join(shown))
     return " · ".join(parts)
 
 
 def columns_of(table: dict) -> list[tuple[str, str, str]]:
-    """(title, figure, form) of the columns that hold figures."""
+    """(title, metric, form) of the columns that hold metrics."""
     columns = []
     for label in table["labels"]:
         for m in MODALITIES:
@@ -100,8 +100,8 @@ def mean_table(table: dict) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in table["rows"]:
         cells = [
-            show(row["mean"].get(figure), row["spread"].get(figure), form)
-            for _, figure, form in columns
+            show(row["mean"].get(metric), row["spread"].get(metric), form)
+            for _, metric, form in columns
         ]
         rows.append([*row["values"].values(), str(len(row["seeds"])), *cells])
     return [*table["keys"], "seeds", *(title for title, *_ in columns)], rows
@@ -112,15 +112,16 @@ def seed_table(table: dict) -> tuple[list[str], list[list[str]]]:
     columns = columns_of(table)
     rows = []
     for run in table["runs"]:
-        cells = [show(run.get(figure), None, form) for _, figure, form in columns]
-        for place, (_, figure, _) in enumerate(columns):
-            if other := run.get(figure.removesuffix("_nmi")) if "_other_" in figure else None:
+        cells = [show(run.get(metric), None, form) for _, metric, form in columns]
+        for place, (_, metric, _) in enumerate(columns):
+            if other := run.get(metric.removesuffix("_nmi")) if "_other_" in metric else None:
                 cells[place] += f" ({other})"
         rows.append([*(run[key] for key in table["keys"]), run["seed"], *cells])
     return [*table["keys"], "seed", *(title for title, *_ in columns)], rows
 
 
 def show(mean: float | None, deviation: float | None, form: str) -> str:
+    """A cell of a table; form: a key of FORMS."""
     scale, digits = FORMS[form]
     if mean is None:
         return NONE
@@ -149,10 +150,10 @@ def numeric(key: str, values: list[str]) -> bool:
     return key == "data" or all(re.fullmatch(r"[\d.]+(e[+-]?\d+)?", value) for value in values)
 
 
-def values_of(table: dict, row: dict, figure: str) -> list[float]:
-    """A figure of every seed of a row."""
+def values_of(table: dict, row: dict, metric: str) -> list[float]:
+    """A metric of every seed of a row."""
     return [
-        run[figure]
+        run[metric]
         for run in table["runs"]
         if not run["reason"] and all(run[key] == value for key, value in row["values"].items())
     ]
@@ -160,7 +161,8 @@ def values_of(table: dict, row: dict, figure: str) -> list[float]:
 
 def draw_trends(table: dict, label: str, axis: str, chance: float) -> list[tuple[str, Markup]]:
     """A chart for every choice of the other keys that has two places or more."""
-    start, groups = [], {}
+    start: list[dict] = []
+    groups: dict[tuple[str, ...], list[dict]] = {}
     for row in table["rows"]:
         others = tuple(v for k, v in row["values"].items() if k != axis and k in table["axes"])
         (start if row["values"]["method"] == SCRATCH else groups.setdefault(others, [])).append(row)
@@ -173,12 +175,12 @@ def draw_trends(table: dict, label: str, axis: str, chance: float) -> list[tuple
             for row in rows
         }
         rows = sorted(rows, key=lambda row: place[id(row)])
-        figure = {m: f"{label}_{m}_accuracy" for m in MODALITIES}
+        metric = {m: f"{label}_{m}_accuracy" for m in MODALITIES}
         series = [
-            Dots(m, m, [place[id(r)] for r in rows], [values_of(table, r, figure[m]) for r in rows])
+            Dots(m, m, [place[id(r)] for r in rows], [values_of(table, r, metric[m]) for r in rows])
             for m in MODALITIES
         ]
-        levels = {m: start[0]["mean"][figure[m]] for m in MODALITIES} if len(start) == 1 else {}
+        levels = {m: start[0]["mean"][metric[m]] for m in MODALITIES} if len(start) == 1 else {}
         title = ", ".join([f"Linear probe of {label}, %", *others])
         words = "samples" if axis == "data" else axis
         panels.append((title, trend(title, words, series, levels, chance)))
@@ -186,23 +188,25 @@ def draw_trends(table: dict, label: str, axis: str, chance: float) -> list[tuple
 
 
 def draw_strips(table: dict, label: str, chance: float) -> list[tuple[str, Markup]]:
+    """The accuracies and the NMIs of every row as strips of dots."""
     keys = list(table["axes"]) or ["method"]
     accuracy, agreement = [], []
     for row in table["rows"]:
         scratch = row["values"]["method"] == SCRATCH
         shown = [row["values"][key] for key in keys if not (scratch and key == "k")]
         name = ", ".join(value for value in shown if value)
-        strip, nmis = [], []
+        strip: list[Strip] = []
+        nmis: list[Strip] = []
         for m in MODALITIES:
-            for block, figure, form, hollow in (
+            for block, metric, form, hollow in (
                 (strip, "accuracy", "percent", False),
                 (nmis, "nmi", "nmi", False),
                 (nmis, "other_nmi", "nmi", True),
             ):
-                key = f"{label}_{m}_{figure}"
+                key = f"{label}_{m}_{metric}"
                 if row["mean"].get(key) is not None:
                     text = show(row["mean"][key], row["spread"][key], form)
-                    block.append((m, values_of(table, row, key), text, hollow))
+                    block.append(Strip(m, values_of(table, row, key), text, hollow))
         accuracy.append((name, strip))
         agreement.append((name, nmis))
     return [
@@ -214,15 +218,16 @@ def draw_strips(table: dict, label: str, chance: float) -> list[tuple[str, Marku
     ]
 
 
-def top_of(rows: list) -> float:
-    return nice_ticks(0, max(v for _, block in rows for _, values, *_ in block for v in values))[-1]
+def top_of(rows: list[tuple[str, list[Strip]]]) -> float:
+    """The end of an x axis that holds every value."""
+    return nice_ticks(0, max(v for _, block in rows for strip in block for v in strip.values))[-1]
 
 
 def stack(panels: list[tuple[str, Markup]], style: str) -> str:
     """The charts as one SVG file, one below the other."""
     parts, y = [], 0.0
     for title, chart in panels:
-        height = float(re.match(r'<svg viewBox="0 0 \S+ (\S+)"', chart).group(1))
+        height = float(re.findall(r'^<svg viewBox="0 0 \S+ (\S+)"', chart)[0])
         inner = re.sub(r"^<svg[^>]*>|</svg>$", "", chart)
         key = [
             text_at(PANEL - 45 * i, 18, m, "end", f"label {m}") for i, m in enumerate(MODALITIES)
@@ -231,10 +236,10 @@ def stack(panels: list[tuple[str, Markup]], style: str) -> str:
         parts.append(f'<g transform="translate(0 {y:g})">{head}')
         parts.append(f'<g transform="translate(0 30)">{inner}</g></g>')
         y += height + 54
-    own = f"svg {{ width: {PANEL}px; height: {y:g}px; font-family: {FONT}; }}"
+    size = f"svg {{ width: {PANEL}px; height: {y:g}px; font-family: {FONT}; }}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 0 {PANEL + 20} {y:g}" '
-        f'width="{PANEL}" height="{y:g}"><style>{escape(style)}{escape(own)}</style>'
+        f'width="{PANEL}" height="{y:g}"><style>{escape(style)}{escape(size)}</style>'
         f'<rect x="-10" width="100%" height="100%" fill="var(--paper)"/>{"".join(parts)}</svg>\n'
     )
 

@@ -1,7 +1,7 @@
 """The cluster analysis as tables: on the page, and beside it as CSV.
 
-RUN/clusters.csv     a line per clustering and cluster, of the label that the page describes them by
-RUN/quality.csv      a line per clustering and label: FIGURES, and how the sizes are spread
+RUN/clusters.csv     a line per clustering and cluster, by the label that describes them on the page
+RUN/quality.csv      a line per clustering and label: METRICS, and how the sizes are spread
 RUN/assignments.csv  a line per sample: its cluster in each clustering, -1 where it has none
 All are of the last iteration.
 """
@@ -37,10 +37,10 @@ def spread(arrays: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def label_table(clusters: dict[str, dict], shards: ShardSet, label: str) -> dict:
-    """The FIGURES of each clustering against one label.
+    """The METRICS of each clustering against one label.
 
     Returns {title, classes, commonest, lines}: the number of classes, the share of the commonest
-    one, and {clustering: figures}.
+    one, and {clustering: metrics}.
     """
     _, codes, classes = shards.memberships(label)
     counts = cluster_sizes(codes, len(classes))
@@ -60,9 +60,9 @@ def write_tables(
     tables: list[dict],
     sources: list[str],
 ) -> None:
-    """Writes the CSV files of a run into its folder.
+    """Write the CSV files of a run into its folder.
 
-    label: that of the decks. tables: of label_table.
+    label: of the decks. tables: of label_table. sources: of every sample.
     """
     write_csv(root / "clusters.csv", CLUSTERS, [
         [deck.name, c.number, c.size, label, rounded(c.purity), rounded(c.entropy)]
@@ -74,13 +74,13 @@ def write_tables(
     spreads = {name: spread(arrays) for name, arrays in clusters.items()}
     write_csv(root / "quality.csv", QUALITY, [
         [name, table["title"], table["classes"], *map(rounded, spreads[name].values())]
-        + [rounded(line[figure]) for figure in METRICS]
+        + [rounded(line[metric]) for metric in METRICS]
         for table in tables
         for name, line in table["lines"].items()
     ])  # fmt: skip
     columns = [arrays["assignment"].tolist() for arrays in clusters.values()]
-    lines = zip(range(len(sources)), sources, *columns, strict=True)
-    write_csv(root / "assignments.csv", ("index", "source", *clusters), lines)
+    rows = zip(range(len(sources)), sources, *columns, strict=True)
+    write_csv(root / "assignments.csv", ("index", "source", *clusters), rows)
 
 
 def rounded(value: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ KEYS = {
 SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[list]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
     """A table with a header line; text is UTF-8, lines end in "\n"."""
     with replacing(path, newline="", encoding="utf-8") as file:
         # before Python 3.13, only a writer with lineterminator "\r\n" quotes a lone "\r"
