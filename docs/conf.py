@@ -74,9 +74,9 @@ def leave_out(app: Sphinx, context: Context, lines: list[str]) -> None:
 
 def keep_colons(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
     """Napoleon would take what stands before a colon for a type; ours stand in annotations."""
-    for i, line in enumerate(lines):
-        if (i == 0 and what in ("property", "attribute")) or lines[i - 1].strip() == "Returns:":
-            lines[i] = line.replace(": ", " – ", 1)
+    if what in ("property", "attribute"):
+        lines[:0] = ["..", ""]  # an empty comment
+    lines[:] = [":returns:" if line == "Returns:" else line for line in lines]
 
 
 def setup(app: Sphinx) -> None:
