@@ -50,7 +50,7 @@ def pack(
             below `if __name__ == "__main__":`.
         shard_mb: megabytes of a shard.
         time_limit: seconds that a file may take.
-        settings: fields of `PackSettings`: codec ("jpeg", "h264" or "copy"), fps, short_side
+        settings: as options of the command: codec ("jpeg", "h264" or "copy"), fps, short_side
             (pixels), audio_rate (Hz), max_seconds, min_seconds, tracks ("both", "video" or
             "audio").
 
@@ -239,12 +239,12 @@ def nmi(a: np.ndarray, b: np.ndarray) -> float:
     """Normalised mutual information of two assignments, by the mean of both entropies.
 
     Args:
-        a, b: int (N,), a cluster or class of each sample. Samples that are -1 on either side
-            count for nothing.
+        a, b: int (N,), the cluster or class of each sample. Samples that are -1 in either are
+            left out.
 
     Returns:
-        From 0, independent, to 1, the same but for the numbers of the clusters. It is
-        scikit-learn's `normalized_mutual_info_score`.
+        0 where the assignments are independent, 1 where they are the same up to the numbers of
+        the clusters. scikit-learn's `normalized_mutual_info_score` gives the same value.
 
     Raises:
         ValueError: for assignments of different lengths.

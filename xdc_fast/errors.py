@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake that the user can correct.
 
     The message is one clear line that names the file, the reason and the way out. The commands
     print it without a traceback and exit with status 2.

@@ -22,8 +22,8 @@ class ClipLoader:
 
     A clip is a random window of a sample, its pictures cropped at a random place and, with `flip`,
     half of them mirrored. Order and windows depend on the seed and the number of the epoch alone.
-    `len(loader)` is the number of batches of an epoch; samples that do not fill a batch are left
-    out of it, others in each epoch. A sample that cannot be read is replaced by another of its
+    `len(loader)` is the number of batches of an epoch. Samples that do not fill a batch are left
+    out, other ones in each epoch. A sample that cannot be read is replaced by another one of its
     batch.
 
     Args:
@@ -31,7 +31,7 @@ class ClipLoader:
         clip: the shape of a clip. Tracks that it has no room for (`frames=0` or `samples=0`) are
             not read.
         batch_size: clips in a batch.
-        seed: of order and windows.
+        seed: of the order and the windows.
         device: "auto" (CUDA where there is a device, else the CPU), "cpu" or "cuda".
         loader: "host" decodes on the CPU, "dali" by NVIDIA DALI, "auto" by DALI on a CUDA device
             for sets packed as jpeg or h264.

@@ -221,8 +221,14 @@ class ShardSet:
     def label(self, column: str) -> tuple[np.ndarray, list[str]]:
         """One label of every sample.
 
-        Returns codes int64 (N,), -1 where the sample has none, and the sorted class names.
-        Raises UserError for a column that is not there, or a table that cannot be read.
+        Args:
+            column: one of `label_names`.
+
+        Returns:
+            Codes int64 (N,), -1 where the sample has no label, and the sorted class names.
+
+        Raises:
+            UserError: for a column that is not there, or a table that cannot be read.
         """
         if column not in self.label_names:
             near = get_close_matches(column, self.label_names, n=1)
@@ -247,8 +253,14 @@ class ShardSet:
     def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Every label of every sample: a cell that joins several by ";" gives several.
 
-        Returns samples int64 (M,) in rising order, codes int64 (M,), and the sorted class names.
-        Raises UserError as label() does.
+        Args:
+            column: one of `label_names`.
+
+        Returns:
+            Samples int64 (M,) in rising order, codes int64 (M,), and the sorted class names.
+
+        Raises:
+            UserError: as of `label`.
         """
         if column not in self._memberships:
             self._memberships[column] = self._expand(column)

@@ -61,7 +61,9 @@ class Sample:
     def video(self) -> np.ndarray:
         """All pictures, uint8 (T, H, W, 3), RGB, at `meta["fps"]` pictures a second.
 
-        Raises UserError where the set has no video, SampleError where the track does not decode.
+        Raises:
+            UserError: where the set has no video.
+            SampleError: where the track does not decode.
         """
         self._require("video")
         name, row = self._shards.row(self.index)
@@ -79,7 +81,9 @@ class Sample:
     def audio(self) -> np.ndarray:
         """The whole sound, int16 (S,), mono, full scale 32768, at the set's `sample_rate` in Hz.
 
-        Raises UserError where the set has no sound, SampleError where the track does not decode.
+        Raises:
+            UserError: where the set has no sound.
+            SampleError: where the track does not decode.
         """
         self._require("audio")
         name, row = self._shards.row(self.index)
