@@ -261,7 +261,7 @@ class FeatureFolder:
     def load(self, shard: str) -> Features | None:
         """What `save` kept; None where there is nothing of the same made_by."""
         try:
-            with np.load(self._path(shard)) as content:
+            with self._path(shard).open("rb") as file, np.load(file) as content:
                 arrays = dict(content)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None

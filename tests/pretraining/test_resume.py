@@ -1,0 +1,163 @@
+"""A run that was stopped goes on, and ends as if it had not been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.common.pretraining import (
+    SETTINGS,
+    Stop,
+    dies_at_step,
+    recipe,
+    same,
+    weights,
+)
+from xdc_fast.clips.reader import SampleReader
+from xdc_fast.encoders.features import FeatureFolder
+from xdc_fast.pretraining import loop
+from xdc_fast.pretraining.learner import Learner
+from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.run import Run
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 8, 9, 13])
+def test_killed_at_any_step_and_resumed_the_weights_are_the_same(
+    at, finished, toy_shards, tmp_path, monkeypatch
+):
+    chosen = recipe(toy_shards, tmp_path / "run", "train.checkpoint_steps=3")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        dies_at_step(patch, at)
+        pretrain(chosen)
+    resumed = pretrain(chosen)
+    whole, summary = finished
+    run = Run.open(tmp_path / "run")
+    assert same(weights(run), weights(whole))
+    for ours, theirs in zip(resumed["iterations"], summary["iterations"], strict=True):
+        for key in ("video_loss", "audio_loss", "nmi_previous_video", "nmi_audio_video"):
+            assert ours[key] == theirs[key]
+    steps_of = [[line for line in r.metrics() if "step" in line] for r in (run, whole)]
+    assert steps_of[0] == steps_of[1]
+
+
+def test_an_iteration_may_be_counted_in_steps(finished, toy_shards, tmp_path, monkeypatch):
+    pretrain(recipe(toy_shards, tmp_path / "equal", "train.steps=8"))
+    assert same(weights(Run.open(tmp_path / "equal")), weights(finished[0]))
+
+    # 6 steps of epochs of 4: the second epoch is cut short, the next iteration begins a third
+    cut = ("train.steps=6", "train.checkpoint_steps=5")
+    seen, step = [], Learner.step
+
+    def noting(self, batch, epoch, rate):
+        seen.append((epoch, tuple(batch.index.tolist())))
+        return step(self, batch, epoch, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", noting)
+        pretrain(recipe(toy_shards, tmp_path / "whole", *cut))
+    assert [epoch for epoch, _ in seen] == [0] * 4 + [1] * 2 + [2] * 4 + [3] * 2
+    assert sorted(i for _, index in seen[:4] for i in index) == list(range(48))
+    assert len(set(seen)) == 12
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        dies_at_step(patch, 12)
+        pretrain(recipe(toy_shards, tmp_path / "killed", *cut))
+    pretrain(recipe(toy_shards, tmp_path / "killed", *cut))
+    runs = (Run.open(tmp_path / name) for name in ("killed", "whole"))
+    assert same(*map(weights, runs))
+
+
+def test_an_interrupted_feature_pass_reads_no_shard_twice(
+    finished, toy_shards, tmp_path, monkeypatch
+):
+    chosen, root = recipe(toy_shards, tmp_path / "run"), tmp_path / "run"
+    save, read, cluster = FeatureFolder.save, SampleReader.read_waveform, loop.make_clusters
+    seen, passes = [], []
+
+    def dying(self, *arguments):
+        save(self, *arguments)
+        raise Stop
+
+    def noting(self, name, row, start):
+        seen.append(int(row["index"]))
+        return read(self, name, row, start)
+
+    def clustering(*arguments, **more):
+        passes.append(sorted(seen))
+        return cluster(*arguments, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(FeatureFolder, "save", dying)
+        pretrain(chosen)
+    assert len([*(root / "features/000").iterdir()]) == 1 < len(toy_shards.shards)
+    monkeypatch.setattr(SampleReader, "read_waveform", noting)
+    monkeypatch.setattr(loop, "make_clusters", clustering)
+    pretrain(chosen)
+    batch = chosen.train.batch
+    border = toy_shards.shard_sizes[0] // batch * batch  # the batch with the first shard's end
+    assert passes[0] == list(range(border, 48))
+    assert same(weights(Run.open(root)), weights(finished[0]))
+    assert not (root / "features").exists()
+
+
+@pytest.mark.parametrize("where", ["save_clusters", "save_summary", "save_encoders"])
+def test_killed_while_writing_and_resumed_the_run_is_whole(
+    where, finished, toy_shards, tmp_path, monkeypatch
+):
+    def dying(*_):
+        raise Stop
+
+    chosen = recipe(toy_shards, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Run, where, dying)
+        pretrain(chosen)
+    resumed = pretrain(chosen)
+    assert len(resumed["iterations"]) == 2
+    assert same(weights(Run.open(tmp_path / "run")), weights(finished[0]))
+
+
+def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
+    finished, toy_shards, tmp_path
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("")
+    command = [
+        str(Path(sys.executable).with_name("xdc")), "pretrain", str(path), *SETTINGS,
+        f"data={toy_shards.root}", f"out={tmp_path / 'run'}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in stderr and "Traceback" not in stderr
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert same(weights(Run.open(tmp_path / "run")), weights(finished[0]))
+
+
+def test_a_finished_run_is_not_run_again(finished, toy_shards):
+    run, summary = finished
+    before = (run.root / "checkpoint.pt").stat().st_mtime_ns
+    assert pretrain(run.recipe) == summary
+    assert (run.root / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("at", [5, 9, 13])
+def test_a_memory_bank_survives_a_kill(at, toy_shards, tmp_path, monkeypatch):
+    banked = ("cluster.features=training", "train.checkpoint_steps=3")
+    summary = pretrain(recipe(toy_shards, tmp_path / "whole", *banked))
+    chosen = recipe(toy_shards, tmp_path / "run", *banked)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        dies_at_step(patch, at)
+        pretrain(chosen)
+    assert pretrain(chosen)["iterations"][1]["video_loss"] == summary["iterations"][1]["video_loss"]
+    assert same(weights(Run.open(tmp_path / "run")), weights(Run.open(tmp_path / "whole")))

@@ -1,0 +1,95 @@
+"""The run folder and its checkpoint: what is refused, and why."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.common.pretraining import recipe
+from xdc_fast.errors import UserError
+from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.run import Run
+
+
+def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, finished, tmp_path):
+    out = tmp_path / "run"
+    for more, message in (
+        (("method=moco",), "method=moco: known are xdc"),
+        (("train.batch=64",), "48 samples do not fill one step of 64"),
+        (("k=49",), "k=49 clusters of 48 samples"),
+        (("data=",), "give data=FOLDER"),
+        (("train.precision=bfloat16", "device=cpu"), "set train.precision=float32"),
+        (("data=/nowhere",), "/nowhere: no manifest.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrain(recipe(toy_shards, out, *more))
+        assert not out.exists()
+    with pytest.raises(UserError, match="40x40 pixels, the recipe crops 64"):
+        pretrain(recipe(toy_shards, out, "video.crop=64"))
+    pretrain(recipe(toy_shards, out, "train.iterations=1"))  # mended in the same folder
+    run, _ = finished
+    with pytest.raises(UserError, match=r"another recipe: k=7 \(was 6\)"):
+        pretrain(recipe(toy_shards, run.root, "k=7"))
+    kept = (run.root / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match="was started on other shards"):
+        pretrain(recipe(toy_h264, run.root))
+    assert (run.root / "recipe.yaml").read_text() == kept
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(UserError, match="not empty and not a run"):
+        pretrain(recipe(toy_shards, tmp_path / "photos"))
+
+
+def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / "run")
+    with (
+        Run.start(chosen, toy_shards.fingerprint).hold(),
+        pytest.raises(UserError, match="another process is at work there"),
+    ):
+        pretrain(chosen)
+
+
+def test_a_run_knows_its_shards_without_a_checkpoint(finished, toy_shards, tmp_path):
+    for name in ("recipe.yaml", "shards.json"):
+        (tmp_path / name).write_bytes((finished[0].root / name).read_bytes())
+    assert Run.open(tmp_path).trained_on == toy_shards.fingerprint == finished[1]["data"]
+    (tmp_path / "shards.json").write_text("{")
+    with pytest.raises(UserError, match=r"shards\.json: not valid JSON"):
+        Run.open(tmp_path)
+
+
+def test_damaged_files_of_a_run_are_named(finished, tmp_path):
+    shutil.copytree(finished[0].root, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    for name, read in (
+        ("encoders.pt", run.encoder_weights),
+        ("checkpoint.pt", lambda: run.read_state({})),
+        ("iterations/001/video.npz", lambda: run.clusters(1)),
+        ("summary.json", run.summary),
+    ):
+        path = run.root / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UserError, match=f"{path}: "):
+            read()
+
+
+def test_checkpoints_that_do_not_fit_are_one_line(finished, toy_shards, tmp_path):
+    run, _ = finished
+    for change, match in (
+        (lambda saved: saved.pop("format"), "checkpoint of format None, and this .* reads 1; "),
+        (lambda saved: saved.update(format=2), "checkpoint of format 2, and this .* reads 1; "),
+        (lambda saved: saved.pop("sums"), "not a checkpoint of this format: no 'sums'; remove it"),
+        (lambda saved: saved.update(more=1), "not a checkpoint of this format: unknown 'more'"),
+        (lambda saved: saved.update(step="1"), "not a checkpoint .*: 'step' is of type str"),
+        (lambda saved: saved.update(encoders={}), "holds other things than weights"),
+        (lambda saved: saved["encoders"]["audio"].pop("stem.0.weight"),
+         "weights of another architecture than audio_tiny: no stem.0.weight"),
+    ):  # fmt: skip
+        root = Path(shutil.copytree(run.root, tmp_path / "run"))
+        saved = torch.load(root / "checkpoint.pt")
+        change(saved)
+        torch.save(saved, root / "checkpoint.pt")
+        with pytest.raises(UserError, match=f"{root / 'checkpoint.pt'}: {match}"):
+            pretrain(recipe(toy_shards, root))
+        shutil.rmtree(root)
