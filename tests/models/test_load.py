@@ -1,19 +1,12 @@
 """Loading encoders: from every place they come from, onto media files, and what is refused."""
 
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import xdc_fast
-from tests.common.media import make_media
 from tests.common.runs import TINY, make_trained_run
-from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.build import build_encoders
-from xdc_fast.encoders.features import compute_features
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.checkpoint import State
 from xdc_fast.recipe import Recipe, load_recipe
@@ -30,12 +23,6 @@ def has_weights(model, weights) -> bool:
         for modality, encoder in model.encoders.items()
         for name, tensor in encoder.state_dict().items()
     )
-
-
-def test_importing_the_package_stays_cheap():
-    script = "import sys, xdc_fast; assert 'torch' not in sys.modules; xdc_fast.load; xdc_fast.lad"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "AttributeError: module 'xdc_fast' has no attribute 'lad'" in done.stderr
 
 
 def test_a_run_its_files_and_its_heads(run):
@@ -93,62 +80,6 @@ def test_settings_override_the_runs_recipe_but_not_its_encoders(run):
         xdc_fast.load(run.root, ("video.frame=4",))
     with pytest.raises(UserError, match=r"comes with its own recipe; leave --recipe out"):
         xdc_fast.load(run.root, recipe=Recipe())
-
-
-@pytest.mark.parametrize("clips", [1, 3])
-def test_a_media_file_gives_the_features_of_its_packed_sample(run, toy_videos, toy_shards, clips):
-    model = xdc_fast.load(run.root)
-    loader = HostLoader(toy_shards, model.inputs.shape)
-    packed = compute_features(model.encoders, loader, model.inputs, 12, clips=clips).arrays
-    for index in (0, 47):
-        found = model(toy_videos / toy_shards.sources[index], clips=clips)
-        assert set(found) == {"video", "audio"}
-        for modality, values in found.items():
-            assert values.dtype == np.float32 and values.shape == (48,)
-            scale = np.abs(packed[modality]).max()
-            others = np.delete(packed[modality], index, axis=0)
-            assert np.abs(values - packed[modality][index]).max() < 1e-5 * scale
-            assert np.abs(values - others).max(axis=1).min() > 1e-3 * scale
-
-
-def test_a_file_of_one_track_gives_the_features_of_that_track(run, tmp_path):
-    model = xdc_fast.load(run.root)
-    both = model(make_media(tmp_path / "both.mp4", seconds=1.6), clips=2)
-    silent = model(make_media(tmp_path / "silent.mp4", seconds=1.6, level=0), clips=2)
-    mute = model(make_media(tmp_path / "mute.mp4", seconds=1.6, audio=None), clips=2)
-    sound = model(make_media(tmp_path / "sound.mkv", seconds=1.6, video=None), clips=2)
-    assert set(mute) == set(silent) == {"video"} and set(sound) == {"audio"}
-    assert np.array_equal(silent["video"], mute["video"])
-    scale = np.abs(both["audio"]).max()
-    assert np.abs(sound["audio"] - both["audio"]).max() < 0.02 * scale  # mkv counts milliseconds
-    assert np.isfinite(mute["video"]).all()
-
-
-def test_media_files_shorter_than_a_clip_are_read_too(run, tmp_path):
-    found = xdc_fast.load(run.root)(make_media(tmp_path / "short.mp4", seconds=0.4), clips=1)
-    assert all(np.isfinite(values).all() for values in found.values())
-
-
-def test_packing_follows_the_runs_shards_or_else_the_crop(run, toy_shards, tmp_path, caplog):
-    packing = xdc_fast.load(run.root).packing
-    told = toy_shards.settings
-    assert (packing.short_side, packing.fps) == (told["short_side"], told["fps"]) == (40, 15.0)
-    assert xdc_fast.load(run.root, ("video.crop=56",)).packing.short_side == 64
-    assert not caplog.messages
-    moved = xdc_fast.load(run.root, (f"data={tmp_path / 'gone'}", "video.fps=25"))
-    assert (moved.packing.short_side, moved.packing.fps) == (36, 25.0)
-    assert "gone: no manifest.json there" in caplog.text
-    default = xdc_fast.load("random", recipe=Recipe(device="cpu")).packing
-    assert (default.short_side, default.fps, default.audio_rate) == (128, 15.0, 16000)
-
-
-def test_media_files_that_cannot_be_decoded_are_refused(run, tmp_path):
-    model = xdc_fast.load(run.root)
-    (tmp_path / "text.mp4").write_text("no video at all")
-    with pytest.raises(UserError, match=r"text.mp4: not media \(.*\); give a file that plays"):
-        model(tmp_path / "text.mp4")
-    with pytest.raises(UserError, match=r"none.mp4: unreadable \(no such file\)"):
-        model(tmp_path / "none.mp4")
 
 
 def test_weights_of_another_architecture_are_one_clear_line(tmp_path):

@@ -16,6 +16,7 @@ import logging
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import safetensors.torch
@@ -27,6 +28,7 @@ from torch import nn
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.files import write
+from xdc_fast.models.model import Model
 from xdc_fast.recipe import Recipe, dump_recipe, read_recipe
 
 FORMAT = 1
@@ -50,7 +52,7 @@ class Export:
     finished: bool
 
 
-def write_export(out: Path, model, onnx: bool = False) -> dict[str, int]:
+def write_export(out: Path, model: Model, onnx: bool = False) -> dict[str, int]:
     """Write a model (`xdc_fast.load`) to a folder; returns {file name: bytes}.
 
     The recipe is kept without the places and the machine of its run. ONNX files take batches of
@@ -138,7 +140,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: cannot be read ({error}); export again") from None
 
 
-def _import_onnx():
+def _import_onnx() -> ModuleType:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx.export needs it
@@ -182,6 +184,7 @@ def write_onnx(path: Path, encoder: nn.Module, shape: tuple[int, ...]) -> None:
             )
     finally:
         registration.setLevel(level)
+    assert program is not None  # with dynamo=True
     content = program.model_proto.SerializeToString()
     session = _import_onnx().InferenceSession(content, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
