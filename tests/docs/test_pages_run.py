@@ -58,7 +58,8 @@ def test_readme(folder, toy_videos):
         for row in csv.DictReader(file):
             (folder / "VIDEOS" / row["class"]).mkdir(parents=True, exist_ok=True)
             shutil.copy(toy_videos / row["file"], folder / "VIDEOS" / row["class"])
-    shutil.copy(toy_videos / "000000.mp4", folder / "my.mp4")
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(toy_videos / "000000.mp4", folder / name)
     for block in section(README, "Your own videos", "In Python"):
         run(block, folder)
     assert (folder / "runs/mine/report.html").is_file()

@@ -22,12 +22,20 @@ from xdc_fast.recipe import Overrides, Recipe, override
 def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None = None) -> Model:
     """Encoders with their weights.
 
-    where: a run folder; a run's encoders.pt or checkpoint.pt; a folder that `xdc export` wrote;
-    an XDC checkpoint of its authors, NAME-HASH.pth (video alone); or "random", the encoders as a
-    run of `recipe` begins, BatchNorm not yet calibrated.
-    settings: KEY=VALUE overrides of the recipe. recipe: for "random" and .pth files, which bring
-    none.
-    Raises UserError for what is not there, damaged, or of another architecture than its recipe's.
+    Args:
+        where: a run folder; the encoders.pt or checkpoint.pt of a run; a folder that `xdc export`
+            wrote; a file NAME-HASH.pth that the authors of XDC released (video alone); or
+            "random", the encoders with which a run of `recipe` begins.
+        settings: what to change in the recipe, as {"video.frames": 32} or ("video.frames=32",).
+        recipe: for "random" and .pth files, which have no recipe of their own.
+
+    Raises:
+        UserError: for what is not there, damaged, or of another architecture than its recipe's.
+
+    >>> model = xdc_fast.load("run")
+    >>> features = model(["videos/000000.mp4", "videos/000001.mp4"])
+    >>> features["video"].shape, features["audio"].shape
+    ((2, 48), (2, 48))
     """
     path = Path(where)
     if str(where) == "random":

@@ -33,10 +33,15 @@ log = logging.getLogger(__name__)
 class Model:
     """Encoders ready for use, in eval mode, on the recipe's device; `xdc_fast.load` makes it.
 
-    name: what was loaded. encoders: by modality, those that there are. heads: cluster heads by
-    name, empty where none were kept. run: the run they are of, if any. inputs: makes encoder
-    inputs of batches. keys: of a .pth file, which of its weights were taken. finished: False for
-    the encoders of a run whose training has not ended.
+    Attributes:
+        name: what was loaded.
+        recipe: the recipe of the encoders, with the settings that were changed.
+        encoders: {modality: PyTorch module}, of the modalities that there are.
+        heads: {name: cluster head}; empty where none were kept.
+        run: the run that the encoders are of, or None.
+        inputs: makes encoder inputs of batches.
+        keys: of a .pth file, which of its weights were taken; else None.
+        finished: False for the encoders of a run whose training has not ended.
     """
 
     name: str
@@ -98,10 +103,10 @@ class Model:
 
     @cached_property
     def packing(self) -> PackSettings:
-        """How media files are decoded: as the recipe's shards were, or may be set to anything.
+        """How media files are decoded: as the recipe's shards were packed. May be set.
 
-        Where those are out of reach: at the packer's own frame rate and, for a crop of 112, short
-        side.
+        Where those shards are out of reach, the defaults of `xdc-shard pack` are taken, with a
+        short side that fits the crop.
         """
         try:
             found = ShardSet(self.recipe.data).settings if self.recipe.data else {}
