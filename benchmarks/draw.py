@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -207,7 +208,7 @@ def legend() -> list[str]:
     ]
 
 
-def bar(item: dict, at, y: float) -> str:
+def bar(item: dict, at: Callable[[float], float], y: float) -> str:
     """The ratio of an item from the line of 1, the mark of its limit, and the two in words."""
     times, peer, threads = ratio(item), best_peer(item), item["threads"]
     start, end = sorted((at(1), at(times)))

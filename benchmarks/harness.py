@@ -94,7 +94,9 @@ def _clock(call: Callable, repeats: int) -> float:
     return time.perf_counter() - begun
 
 
-def _item(case, rates: dict[str, list[float]], limit: str | None, missing: dict) -> dict:
+def _item(
+    case: Case | Figure, rates: dict[str, list[float]], limit: str | None, missing: dict[str, str]
+) -> dict:
     quartiles = {k: [float(q) for q in np.percentile(v, (25, 50, 75))] for k, v in rates.items()}
     middle = {name: values[1] for name, values in quartiles.items()}
     ours, bound = middle.pop("ours", None), middle.pop("limit", None)

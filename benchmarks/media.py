@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
@@ -23,7 +24,7 @@ def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
     return "toy world", sorted((folder / "toy").glob("*.mp4"))
 
 
-def pack_videos(videos: list[Path], out: Path, **settings) -> ShardSet:
+def pack_videos(videos: list[Path], out: Path, **settings: Any) -> ShardSet:
     """The videos packed with these settings, in shards of 16 MB."""
     pack(collect(videos, None, out), out, PackSettings(**settings), shard_mb=16, workers=1)
     return ShardSet(out)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import simplejpeg
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness import Case
@@ -23,6 +25,10 @@ from benchmarks.media import describe_shards, find_videos, pack_videos
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.windows import ClipShape, Windows, random_windows
 from xdc_fast.shards.dataset import ShardSet
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+    from nvidia.dali.pipeline import Pipeline
 
 THREADS = (1, 2)
 BATCH = 16
@@ -52,7 +58,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
 
         loader = HostLoader(shards, SHAPE)
 
-        def read_ours(_, indices: np.ndarray, __) -> Clips:
+        def read_ours(_: ShardSet, indices: np.ndarray, __: Windows) -> Clips:
             batch = loader.read(indices, lay_windows)
             return list(zip(batch.frames.numpy(), batch.waveform.numpy(), strict=True))
 
@@ -104,7 +110,7 @@ def read_pyav(shards: ShardSet, indices: np.ndarray, windows: Windows) -> Clips:
     return clips
 
 
-def _pyav_frames(container, numbers: list[int]) -> list[np.ndarray]:
+def _pyav_frames(container: InputContainer, numbers: list[int]) -> list[np.ndarray]:
     stream = container.streams.video[0]
     stream.thread_count = 1
     tick = float(stream.average_rate * stream.time_base)  # frames per tick
@@ -160,7 +166,7 @@ def make_dali_videos(shards: ShardSet, work: list, threads: int) -> Callable[[],
 
     sounds: list[np.ndarray] = []
 
-    def feed():
+    def feed() -> Iterator[tuple[list, ...]]:
         sounds.clear()
         for indices, windows in work:
             files = [shards.video_file(int(index)) for index in indices]
@@ -173,7 +179,7 @@ def make_dali_videos(shards: ShardSet, work: list, threads: int) -> Callable[[],
             )
 
     @pipeline_def(batch_size=BATCH, num_threads=threads, device_id=None)
-    def pipeline():
+    def pipeline() -> DataNode:
         video, numbers, corner = fn.external_source(
             source=Epoch(feed), num_outputs=3, cycle="raise"
         )
@@ -190,7 +196,7 @@ def make_dali_packets(shards: ShardSet, work: list, threads: int) -> Callable[[]
 
     sounds: list[np.ndarray] = []
 
-    def feed():
+    def feed() -> Iterator[tuple[list, ...]]:
         sounds.clear()
         for indices, windows in work:
             packets = []
@@ -201,7 +207,7 @@ def make_dali_packets(shards: ShardSet, work: list, threads: int) -> Callable[[]
             yield packets, list(np.repeat(corners(windows), SHAPE.frames, axis=0))
 
     @pipeline_def(batch_size=BATCH * SHAPE.frames, num_threads=threads, device_id=None)
-    def pipeline():
+    def pipeline() -> DataNode:
         packets, corner = fn.external_source(source=Epoch(feed), num_outputs=2, cycle="raise")
         frames = fn.decoders.image(packets, device="cpu")
         return fn.slice(frames, start=corner, shape=[SHAPE.crop] * 2, axis_names="HW")
@@ -224,7 +230,7 @@ class Epoch:
         return self.generate()
 
 
-def run_dali(pipe) -> Callable[[], list[np.ndarray]]:
+def run_dali(pipe: Pipeline) -> Callable[[], list[np.ndarray]]:
     """A call that takes a pipeline through its source once: the frames of every clip. At its end
     nothing is under way, so what is timed next has the cores to itself."""
     pipe.build()

@@ -213,7 +213,9 @@ def _few(frames: torch.Tensor) -> torch.Tensor:
     return rows.clone() if rows.is_cuda else torch.from_numpy(rows.numpy().copy())
 
 
-def decoding_alone(shards: ShardSet, sampler: Passes, pool) -> tuple[str, Callable[[], list]]:
+def decoding_alone(
+    shards: ShardSet, sampler: Passes, pool: ThreadPoolExecutor
+) -> tuple[str, Callable[[], list]]:
     """The limit: all packets of a sampler decoded on the pool's threads."""
     places = [[shards.row(int(i)) for i in sampler.indices(step)] for step in range(sampler.steps)]
     packets = []

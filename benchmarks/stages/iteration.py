@@ -8,12 +8,10 @@ and again.
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -35,7 +33,7 @@ from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.schedule import learning_rate
-from xdc_fast.recipe import load_recipe
+from xdc_fast.recipe import Recipe, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
 THREADS = (2,)
@@ -56,8 +54,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
 
         def run_ours() -> tuple[float, float]:
             recipe = load_recipe(RECIPE, (*settings, f"out={root / str(next(fresh))}"))
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                record = pretrain(recipe)["iterations"][0]
+            record = pretrain(recipe)["iterations"][0]
             waits["ours"].append(100 * record["data_wait_share"])
             return record["video_loss"], record["clusters"]["video"]["mean_squared_distance"]
 
@@ -83,7 +80,9 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
         yield Figure(f"waiting for data, {form}", "% of training", ours, waits)
 
 
-def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
+def make_plain(
+    recipe: Recipe, shards: ShardSet, tars: list[Path], waits: list[float]
+) -> Callable[[], tuple[float, float]]:
     """The plain loop, with torchcodec's readers, or PyAV's where torchcodec does not load."""
     try:
         readers = READERS["torchcodec"]()
@@ -165,7 +164,7 @@ def make_plain(recipe, shards: ShardSet, tars: list[Path], waits: list[float]):
     return run
 
 
-def bare_iteration(recipe, samples: int):
+def bare_iteration(recipe: Recipe, samples: int) -> Callable[[], None]:
     """As many forward passes and training steps as an iteration has."""
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe)
     batch = draw_batch(recipe, inputs, torch.device("cpu"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
 from benchmarks.harness import Case, Figure
-from xdc_fast.clusters.kmeans import cluster, open_search
+from xdc_fast.clusters.kmeans import Clustering, cluster, open_search
 from xdc_fast.clusters.quality import agreement
 from xdc_fast.recipe import Cluster
 
@@ -76,7 +76,7 @@ class World:
     def moved(self, share: float) -> np.ndarray:
         """The features after a training: everything drifts, and a share changes its group."""
 
-        def drift(values):
+        def drift(values: np.ndarray) -> np.ndarray:
             other = self.rng.standard_normal(values.shape, dtype=np.float32)
             return np.float32(1 - share) ** 0.5 * values + np.float32(share) ** 0.5 * other
 
@@ -86,16 +86,16 @@ class World:
         return (drift(self.centres)[group] + 0.8 * drift(self.own)) * self.scale
 
 
-def run_ours(points: np.ndarray, k: int, last=None):
+def run_ours(points: np.ndarray, k: int, last: Clustering | None = None) -> Clustering:
     every = np.ones(len(points), dtype=bool)
     previous = None if last is None else last.assignment
     return cluster([points], every, k, Cluster(max_iter=ROUNDS), seed=0, previous=previous)
 
 
-def make_faiss(points: np.ndarray, k: int, seed: int = 0):
+def make_faiss(points: np.ndarray, k: int, seed: int = 0) -> Callable[[], float]:
     import faiss
 
-    def run():
+    def run() -> float:
         kmeans = faiss.Kmeans(
             points.shape[1], k, niter=ROUNDS, seed=seed,
             max_points_per_centroid=len(points), min_points_per_centroid=1,
@@ -106,10 +106,10 @@ def make_faiss(points: np.ndarray, k: int, seed: int = 0):
     return run
 
 
-def make_sklearn(points: np.ndarray, k: int, init: str = "random"):
+def make_sklearn(points: np.ndarray, k: int, init: str = "random") -> Callable[[], float]:
     from sklearn.cluster import KMeans
 
-    def run():
+    def run() -> float:
         model = KMeans(k, init=init, n_init=1, max_iter=ROUNDS, tol=0, random_state=0)
         return model.fit(points).inertia_ / len(points)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -69,22 +69,22 @@ def as_float(waveform: np.ndarray) -> torch.Tensor:
     return tensor if waveform.dtype == np.float32 else tensor.float() / 32768
 
 
-def make_torchaudio(waveform: np.ndarray, spec: MelSpec):
+def make_torchaudio(waveform: np.ndarray, spec: MelSpec) -> Callable[[], np.ndarray]:
     transform = torchaudio_transform(spec)
 
     @torch.inference_mode()
-    def run():
+    def run() -> np.ndarray:
         return (transform(as_float(waveform)) + spec.floor).log().numpy()
 
     return run
 
 
-def make_torchaudio_on(source: torch.Tensor, spec: MelSpec):
+def make_torchaudio_on(source: torch.Tensor, spec: MelSpec) -> Callable[[], torch.Tensor]:
     transform = torchaudio_transform(spec).to(source.device)
     scale = 1 if source.dtype == torch.float32 else 1 / 32768
 
     @torch.inference_mode()
-    def run():
+    def run() -> torch.Tensor:
         wave = source if scale == 1 else source.float() * scale
         return (transform(wave) + spec.floor).log()
 
@@ -102,13 +102,13 @@ def torchaudio_transform(spec: MelSpec) -> torch.nn.Module:
         )  # fmt: skip
 
 
-def make_librosa(waveform: np.ndarray, spec: MelSpec):
+def make_librosa(waveform: np.ndarray, spec: MelSpec) -> Callable[[], np.ndarray]:
     from librosa.feature import melspectrogram
 
     options = {"sr": spec.sample_rate, "n_fft": spec.n_fft, "win_length": spec.win_length}
     options |= {"hop_length": spec.hop_length, "n_mels": spec.n_mels, "center": spec.center}
 
-    def run():
+    def run() -> np.ndarray:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Empty filters detected")
             power = melspectrogram(y=as_float(waveform).numpy(), htk=True, norm=None, **options)
@@ -117,7 +117,7 @@ def make_librosa(waveform: np.ndarray, spec: MelSpec):
     return run
 
 
-def make_nnaudio(waveform: np.ndarray, spec: MelSpec):
+def make_nnaudio(waveform: np.ndarray, spec: MelSpec) -> Callable[[], np.ndarray]:
     from nnAudio.features.mel import MelSpectrogram
 
     transform = MelSpectrogram(
@@ -126,7 +126,7 @@ def make_nnaudio(waveform: np.ndarray, spec: MelSpec):
     )  # fmt: skip
 
     @torch.inference_mode()
-    def run():
+    def run() -> np.ndarray:
         return (transform(as_float(waveform)) + spec.floor).log().numpy()
 
     return run
@@ -135,7 +135,7 @@ def make_nnaudio(waveform: np.ndarray, spec: MelSpec):
 PEERS = {"torchaudio": make_torchaudio, "librosa": make_librosa, "nnAudio": make_nnaudio}
 
 
-def bare_transform(waveform: np.ndarray, spec: MelSpec):
+def bare_transform(waveform: np.ndarray, spec: MelSpec) -> Callable[[], torch.Tensor]:
     """The real transform of the frames, already cut out and windowed."""
     frames = as_float(waveform).unfold(1, spec.n_fft, spec.hop_length).reshape(-1, spec.n_fft)
     frames = frames * torch.hann_window(spec.n_fft)
@@ -143,7 +143,7 @@ def bare_transform(waveform: np.ndarray, spec: MelSpec):
     return lambda: torch.fft.rfft(frames, out=out)
 
 
-def copy_bytes(source: torch.Tensor, out: torch.Tensor):
+def copy_bytes(source: torch.Tensor, out: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Reads and writes together as many bytes as the waveform and the result have."""
     half = (source.nbytes + out.nbytes) // 2
     from_, to = (torch.zeros(half, dtype=torch.uint8, device=out.device) for _ in range(2))

@@ -6,7 +6,6 @@ script. The limit is the codecs alone, in processes that have started already.
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import tarfile
@@ -15,11 +14,11 @@ import warnings
 import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import av
@@ -60,7 +59,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         )
 
 
-def fork_pool(processes: int):
+def fork_pool(processes: int) -> Pool:
     """Processes that start at once, with everything imported."""
     with warnings.catch_warnings():
         # Python 3.12 warns of forking beside threads: these processes use no lock of theirs
@@ -80,8 +79,7 @@ def packed_size(video: Path) -> tuple[int, int]:
 
 def pack_ours(videos: list[Path], out: Path, workers: int) -> Path:
     shutil.rmtree(out, ignore_errors=True)
-    with redirect_stderr(io.StringIO()):  # its progress
-        pack(collect(videos, None, out), out, PackSettings(), workers=workers)
+    pack(collect(videos, None, out), out, PackSettings(), workers=workers)
     return out / "shard-000000.tar"
 
 
@@ -164,7 +162,9 @@ def run_codecs(video: Path, size: tuple[int, int]) -> int:
     return total
 
 
-def frames_at_rate(media: av.container.InputContainer):
+def frames_at_rate(
+    media: av.container.InputContainer,
+) -> Iterator[tuple[av.AudioFrame | av.VideoFrame, int | None]]:
     """Every frame of sound with None, and for every number n the picture that is on screen at
     n / FPS, where pictures come at least that often."""
     pictures, sound = media.streams.video[0], media.streams.audio[0]

@@ -93,7 +93,7 @@ def read_windows(
         yield [packet.tobytes() for packet in packets], shards.waveform(name, row, start, SAMPLES)
 
 
-def copy_samples(shards: ShardSet):
+def copy_samples(shards: ShardSet) -> Callable[[], None]:
     """Copies the stretch of every sample into one buffer."""
     stretches = []
     for index in range(len(shards)):
@@ -103,7 +103,7 @@ def copy_samples(shards: ShardSet):
     return _copy(stretches)
 
 
-def copy_windows(shards: ShardSet, numbers: np.ndarray, sounds: np.ndarray):
+def copy_windows(shards: ShardSet, numbers: np.ndarray, sounds: np.ndarray) -> Callable[[], None]:
     """Copies the bytes of every window into one buffer."""
     stretches = []
     for index, start in enumerate(sounds):
@@ -114,21 +114,21 @@ def copy_windows(shards: ShardSet, numbers: np.ndarray, sounds: np.ndarray):
     return _copy(stretches)
 
 
-def _copy(stretches: list[np.ndarray]):
+def _copy(stretches: list[np.ndarray]) -> Callable[[], None]:
     buffer = np.empty(max(map(len, stretches)), np.uint8)
     targets = [buffer[: len(stretch)] for stretch in stretches]
 
-    def run():
+    def run() -> None:
         for target, stretch in zip(targets, stretches, strict=True):
             np.copyto(target, stretch)
 
     return run
 
 
-def make_webdataset(paths: list[Path]):
+def make_webdataset(paths: list[Path]) -> Callable[[], Iterable]:
     import webdataset
 
-    def read():
+    def read() -> Iterator[tuple[bytes, ...]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # it leaves files open
             samples = webdataset.WebDataset([str(path) for path in paths], shardshuffle=False)
@@ -138,10 +138,10 @@ def make_webdataset(paths: list[Path]):
     return stream(read)
 
 
-def make_tarfile(paths: list[Path]):
+def make_tarfile(paths: list[Path]) -> Callable[[], Iterable]:
     """Python's tarfile as a stream, the files of a sample by their order."""
 
-    def read():
+    def read() -> Iterator[tuple[bytes, ...]]:
         for path in paths:
             with tarfile.open(path, "r|") as tar:
                 files = (tar.extractfile(member).read() for member in tar)

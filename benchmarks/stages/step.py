@@ -64,7 +64,7 @@ def count_operations(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def bare_products(operations: int, device: torch.device):
+def bare_products(operations: int, device: torch.device) -> Callable[[], torch.Tensor]:
     """One product of as many operations, of square factors but for its height."""
     side = 8192
     height = max(8, round(operations / (2 * side**2) / 8) * 8)
@@ -109,7 +109,13 @@ def losses_of(figures: dict) -> list[float]:
     return [float(value) for name, value in sorted(figures.items()) if name.endswith("_loss")]
 
 
-def make_plain(recipe: Recipe, inputs: ClipTransform, batch: Batch, labels, encoders: dict):
+def make_plain(
+    recipe: Recipe,
+    inputs: ClipTransform,
+    batch: Batch,
+    labels: np.ndarray,
+    encoders: dict[str, torch.nn.Module],
+) -> Callable[[], list[float]]:
     device = batch.frames.device
     models = {m: copy.deepcopy(encoder) for m, encoder in encoders.items()}
     for model in models.values():
@@ -148,7 +154,9 @@ def make_plain(recipe: Recipe, inputs: ClipTransform, batch: Batch, labels, enco
     return run
 
 
-def bare_encoders(recipe: Recipe, inputs: ClipTransform, batch: Batch, encoders: dict):
+def bare_encoders(
+    recipe: Recipe, inputs: ClipTransform, batch: Batch, encoders: dict[str, torch.nn.Module]
+) -> Callable[[], None]:
     ready = {m: inputs.of(m, batch) for m in MODALITIES}
     half = recipe.train.precision == "bfloat16"
     models = {m: copy.deepcopy(encoder).train() for m, encoder in encoders.items()}
