@@ -1,4 +1,4 @@
-"""One source file becomes the files of one sample, or is refused."""
+"""Convert one source file into the files of one sample, or refuse it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
 
 
 def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
-    """The pictures alone, from the first of them on."""
+    """The video track alone, from its first frame."""
     fps = settings.frame_rate
     longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
     with open_media(path) as container:
@@ -178,7 +178,7 @@ def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
 
 
 def _convert_audio(sink: Sink, path: Path, settings: PackSettings) -> dict:
-    """The sound alone, from its beginning on."""
+    """The audio track alone, from its beginning."""
     rate = settings.audio_rate
     longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
     with open_media(path) as container:
@@ -220,7 +220,7 @@ def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
 
 
 def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
-    """What the metadata says of the source's streams, by their kind."""
+    """The metadata of the source's streams: {"video": ..., "audio": ...}."""
     return {stream.type: stream_facts(stream) for stream in streams}
 
 
@@ -249,13 +249,13 @@ def _facts(
 
 
 def check_length(count: int, rate: Fraction | float, settings: PackSettings) -> None:
-    """Raises Refusal, too short, for `count` frames or samples at `rate` per second."""
+    """Raises Refusal (too short) unless `count` frames or samples at `rate` are long enough."""
     if count < settings.min_seconds * rate:
         raise Refusal("too short", f"{float(count / rate):.2f} s")
 
 
 def check_audible(pcm: np.ndarray) -> None:
-    """Raises Refusal, silent, for int16 sound that stays below SILENCE."""
+    """Raises Refusal (silent) for int16 sound that stays below SILENCE."""
     loudest = max(int(pcm.max()), -int(pcm.min()))
     if loudest < SILENCE * 32768:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")

@@ -1,4 +1,4 @@
-"""Video packed as it is: the same packets in a new mp4, on an exact constant-rate clock."""
+"""Copy a video stream: the same packets in a new mp4, with exact constant-rate timestamps."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
 
 
 def _stray(times: list[float], fps: Fraction) -> float:
-    """How far, in seconds, a frame lies at most from its place at a constant rate."""
+    """The largest distance, in seconds, of a frame from its time at a constant rate."""
     return max(abs(time - times[0] - k / fps) for k, time in enumerate(times))
 
 
 def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[int, int]:
     """Put the packets of the video stream into a new mp4; returns width and height.
 
-    Packet i of decoding order gets its rank among the timestamps as its own.
+    The new timestamp of a packet is its rank in presentation order.
     Raises Refusal when packets and frames do not match, or mp4 cannot hold the codec or cannot be
     read again.
     """

@@ -1,4 +1,4 @@
-"""What a sample is made of: the video track, the wav file, the metadata."""
+"""The files of a sample: the video track, the wav file, the metadata."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class VideoWriter:
 
 
 def open_mp4(path: Path) -> av.container.OutputContainer:
-    """An mp4 for writing, its index in front, without dates or version strings."""
+    """An mp4 for writing, with its index at the beginning and without dates or version strings."""
     options = {"movflags": "faststart", "fflags": "+bitexact"}
     return av.open(str(path), "w", format="mp4", container_options=options)
 

@@ -12,7 +12,7 @@ from xdc_fast.files import write
 class Journal:
     """The records of finished shards; `head` says what run they belong to.
 
-    A line that was cut short by a crash is dropped: its shard is packed again.
+    A line that a crash cut short is dropped, and its shard is packed again.
     """
 
     def __init__(self, path: Path, head: dict):
@@ -25,7 +25,7 @@ class Journal:
         write(path, "".join(json.dumps(record) + "\n" for record in [head, *self.records]))
 
     def append(self, record: dict) -> None:
-        """Keep a record for good before returning."""
+        """Write a record; it is on the disk when this returns."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -44,7 +44,7 @@ class Refusal(Exception):
 
 
 def open_media(path: Path) -> InputContainer:
-    """Open a local file and nothing that it may point to; raises Refusal."""
+    """Open a local file, but no other file that it refers to; raises Refusal."""
     try:
         if not path.is_file():
             raise Refusal("unreadable", "not a regular file" if path.exists() else "no such file")
@@ -69,17 +69,17 @@ def choose_streams(container: InputContainer) -> tuple[av.VideoStream, av.AudioS
 
 
 def choose_video(container: InputContainer) -> av.VideoStream:
-    """As `choose_streams`, the sound being ignored."""
+    """As `choose_streams`, for the video alone."""
     return _decodable(_find_video(container))
 
 
 def choose_audio(container: InputContainer) -> av.AudioStream:
-    """As `choose_streams`, the pictures being ignored."""
+    """As `choose_streams`, for the audio alone."""
     return _decodable(_find_audio(container))
 
 
 def _videos(container: InputContainer) -> list[av.VideoStream]:
-    """The video streams that are no cover art, the best of them first."""
+    """The video streams without cover art, the best one first."""
     streams = container.streams
     videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
     best = streams.best("video")
@@ -190,8 +190,10 @@ class Timestamps:
         return ticks * numerator / denominator
 
     def _choose(self, frame: av.VideoFrame | av.AudioFrame) -> int | None:
-        """pts, or dts where that has run backwards less often (FFmpeg's own rule): the pts of
-        AVI and of broken muxers are out of order when there are B-frames."""
+        """pts, or dts where it has run backwards less often, as FFmpeg chooses.
+
+        With B-frames, AVI and broken muxers give pts out of order.
+        """
         for name in ("pts", "dts"):
             value = getattr(frame, name)
             if value is not None:
@@ -210,7 +212,7 @@ def time_base(stream: av.VideoStream | av.AudioStream) -> Fraction:
 def _check_complete(
     container: InputContainer, stream: av.VideoStream | av.AudioStream, end: float
 ) -> None:
-    """An mp4 says how long each stream is: a file cut short ends before."""
+    """Raises Refusal for an mp4 that ends before the duration in its header."""
     if "mp4" in container.format.name and stream.duration:
         declared = float(((stream.start_time or 0) + stream.duration) * time_base(stream))
         if end < declared - 0.5:
@@ -218,7 +220,7 @@ def _check_complete(
 
 
 def stream_facts(stream: av.VideoStream | av.AudioStream) -> dict:
-    """What a sample's metadata tells of a source stream."""
+    """The metadata of a source stream."""
     context = stream.codec_context
     if isinstance(context, av.AudioCodecContext):
         return {"codec": context.name, "rate": context.sample_rate, "channels": context.channels}

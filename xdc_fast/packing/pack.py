@@ -1,4 +1,4 @@
-"""A packing run: every input packed or refused, the same bytes however often it is interrupted."""
+"""A packing run: packs or refuses every input; interruptions do not change the bytes."""
 
 from __future__ import annotations
 
@@ -43,16 +43,21 @@ WORK = ".packing"  # inside OUT until the set is complete
 
 @dataclass
 class Summary:
-    """What a run came to."""
+    """The result of a packing run; inputs = packed + refused."""
 
     inputs: int
     packed: int
     reasons: dict[str, int]
+    """Refused inputs by reason, a key of packing.media.REASONS."""
     shards: int
     bytes: int
+    """Of all shards."""
     seconds: float
+    """That this call took."""
     cut: int
+    """Samples cut to max_seconds."""
     already: bool = False
+    """The set was complete before."""
 
     @property
     def refused(self) -> int:
@@ -76,9 +81,11 @@ def pack(
 ) -> Summary:
     """Pack `inputs` into the folder `out`, or go on with a run that was interrupted there.
 
-    task: what a worker does with a file; tests put a failing one in.
+    shard_mb: size of a shard in MB, reached or passed by its last sample. workers: processes; by
+    default as many as cores. time_limit: seconds for one file. task: what a worker does with a
+    file; tests replace it by one that fails.
     Raises UserError when there is nothing to pack, when `out` holds anything else, and when the
-    disk is full or a worker cannot start; what is finished by then is kept.
+    disk is full or a worker cannot start. Finished shards are kept.
     """
     begun = time.monotonic()
     if not inputs.sources:
@@ -91,7 +98,7 @@ def pack(
     }
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
-        _refuse_other(out, manifest, {part: run[part] for part in run if part != "packer"})
+        _check_same_run(out, manifest, {part: run[part] for part in run if part != "packer"})
         if (out / WORK).exists():
             with _claim(out):
                 shutil.rmtree(out / WORK)
@@ -100,8 +107,8 @@ def pack(
     with _claim(out):
         try:
             journal = Journal(out / WORK / "journal.jsonl", run)
-            _refuse_other(out, journal.head, run)
-            _refuse_missing(out, journal)
+            _check_same_run(out, journal.head, run)
+            _check_shards(out, journal)
             scratch = out / WORK / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
@@ -124,8 +131,8 @@ def summarize(manifest: dict, begun: float, already: bool = False) -> Summary:
     )
 
 
-def _refuse_other(out: Path, old: dict, new: dict) -> None:
-    """UserError unless `old` has all that `new` says: inputs, settings, versions."""
+def _check_same_run(out: Path, old: dict, new: dict) -> None:
+    """Raises UserError unless `old` has the inputs, settings and versions of `new`."""
     for part in new:
         was, now = old.get(part), new[part]
         if was == now:
@@ -142,7 +149,7 @@ def _refuse_other(out: Path, old: dict, new: dict) -> None:
 
 @contextmanager
 def _claim(out: Path) -> Iterator[None]:
-    """Hold OUT for this run; UserError when it holds other things or another run holds it."""
+    """Lock OUT for this run; raises UserError where it holds other files or is locked."""
     if not (out / WORK).exists():
         if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {REFUSED}):
             raise UserError(
@@ -156,8 +163,8 @@ def _claim(out: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_missing(out: Path, journal: Journal) -> None:
-    """UserError when a finished shard is no longer what the journal says."""
+def _check_shards(out: Path, journal: Journal) -> None:
+    """Raises UserError when a finished shard is gone or has another size than the journal says."""
     for record in journal.records:
         shard = record["shard"]
         path = out / shard["name"] if shard else None
@@ -178,7 +185,7 @@ def _pack_rest(
     time_limit: float,
     task: Convert,
 ) -> None:
-    """Convert what the journal has not, and record every shard as it is finished."""
+    """Convert the inputs that the journal lacks, and record every finished shard."""
     start, index = journal.next_input, journal.next_index
     rest = [(n, inputs.sources[n].path) for n in range(start, len(inputs.sources))]
     workers = workers or len(os.sched_getaffinity(0))
@@ -209,7 +216,7 @@ def _pack_rest(
 
 
 class OpenShard:
-    """The shard being written, and what the set's tables will say about it."""
+    """The shard that is being written, and its rows of the set's tables."""
 
     def __init__(self, out: Path, number: int, first: int, settings: PackSettings):
         self.out, self.name, self.first = out, shard_name(number), first
@@ -250,7 +257,7 @@ class OpenShard:
 
 
 def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
-    """Write the tables and, last, the manifest; a set without samples gets none."""
+    """Write the tables and, last, the manifest; a set without samples gets no manifest."""
     rows = [row for record in journal.records for row in record["rows"]]
     refused = [row for record in journal.records for row in record["refused"]]
     shards = [record["shard"] for record in journal.records if record["shard"]]

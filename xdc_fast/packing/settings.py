@@ -63,7 +63,7 @@ class PackSettings:
         return TRACKS[self.tracks]
 
     def as_dict(self) -> dict:
-        """For the manifest, where no `tracks` means both, as in sets older than the choice."""
+        """For the manifest; `tracks` is left out where it is both, as in sets of older versions."""
         settings = asdict(self)
         if self.tracks == "both":
             del settings["tracks"]

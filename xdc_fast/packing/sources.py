@@ -35,7 +35,8 @@ class Source:
 class PackInputs:
     """Every input in packing order; `notes` are lines for the user.
 
-    missing: name and list of what a data set's official list has and the user has not.
+    columns: the label columns. missing: (name, list) of each video that an official list names and
+    the user lacks.
     """
 
     sources: list[Source]
@@ -44,7 +45,7 @@ class PackInputs:
     missing: list[tuple[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and labels: the same on another machine and at another path."""
+        """SHA-256 over names, sizes and labels; it does not depend on the machine or the path."""
         total = hashlib.sha256()
         for source in self.sources:
             size = os.path.getsize(source.path) if os.path.isfile(source.path) else -1
@@ -53,10 +54,10 @@ class PackInputs:
 
 
 def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs:
-    """The inputs that SOURCE arguments stand for; raises UserError.
+    """The inputs of SOURCE arguments: folders, files, or CSV lists; raises UserError.
 
-    Files under `out` are not inputs. Folders are walked in sorted order, through links, each once;
-    hidden files are skipped.
+    labels: a CSV of labels. Files under `out` are not inputs. Folders are walked in sorted order;
+    links are followed, each folder is entered once, and hidden files are skipped.
     """
     sources: list[Source] = []
     columns: list[str] = []
@@ -129,7 +130,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _real(path: Path | str) -> str:
-    """Where a path leads; itself if it can lead nowhere."""
+    """The path with links resolved; unchanged where it holds a NUL byte."""
     return str(path) if "\0" in str(path) else os.path.realpath(path)
 
 
@@ -194,7 +195,7 @@ def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[st
 
 
 def _folder_classes(sources: list[Source], notes: list[str]) -> list[str]:
-    """A folder per class, one level down and at least two: the label `class`."""
+    """Label `class` from the folders, where every file lies in one of two or more folders."""
     parts = [PurePosixPath(source.name).parts for source in sources]
     folders = {part[0] for part in parts}
     if len(folders) < 2 or any(len(part) != 2 for part in parts):

@@ -18,7 +18,7 @@ ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame s
 
 
 def nearest_rate(fps: float) -> Fraction:
-    """A frame rate as people write it: 29.97 is 30000/1001."""
+    """The exact rate that a rounded one stands for: 29.97 is 30000/1001."""
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
     return ntsc if abs(ntsc - Fraction(fps)) < fps * 3e-4 else Fraction(fps).limit_denominator(1000)
 

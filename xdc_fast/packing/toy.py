@@ -1,7 +1,7 @@
 """A small audio-visual world with a known answer, as mp4 files.
 
-Both tracks of a video show its class, and nothing else is shared between them: every other
-factor is drawn independently of the class and of the other track.
+Both tracks of a video show its class. Every other factor is drawn independently of the class and
+of the other track.
 
 Video, 64x64, 15 frames/s, X and Y in (0, 1), t in seconds:
   class       shape = class mod 5 is the carrier of a striped disc (horizontal, vertical, two

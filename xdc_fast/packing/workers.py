@@ -41,7 +41,7 @@ def scratch_files(scratch: Path, number: int) -> tuple[Path, Path]:
 
 
 class FatalError(Exception):
-    """What stops the whole run: the disk is full, a worker cannot start."""
+    """An error that stops the whole run: the disk is full, or a worker cannot start."""
 
 
 def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
@@ -158,14 +158,14 @@ def run_jobs(
 
 
 def _sleep(crew: list[Worker]) -> None:
-    """Until a worker answers, dies or runs out of time."""
+    """Wait until a worker answers, dies or runs out of time."""
     until = min(worker.deadline for worker in crew) - time.monotonic()
     handles = [h for worker in crew for h in (worker.pipe, worker.process.sentinel)]
     wait(handles, timeout=min(max(until, 0), 3600))
 
 
 def _poll(worker: Worker, time_limit: float) -> Outcome | None:
-    """What became of the worker's file, None while it is busy."""
+    """The outcome of the worker's file, None while it is busy."""
     try:
         if worker.pipe.poll():
             answer = worker.pipe.recv()

@@ -1,1 +1,1 @@
-"""Raw media in, tar shards out."""
+"""Packed sets of tar shards, open for reading; see format.py for what lies where."""

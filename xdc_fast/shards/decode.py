@@ -16,8 +16,8 @@ from av.video.reformatter import VideoReformatter
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How the stored picture becomes the upright one: (transpose, then flip x, then flip y).
 
-    From the frame's display matrix, which maps a stored point (x, y) to (ax + cy, bx + dy);
-    other angles than quarter turns are taken as the nearest.
+    The frame's display matrix maps a stored point (x, y) to (ax + cy, bx + dy). Other angles are
+    rounded to quarter turns.
     """
     side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub has another type
     if SideData.DISPLAYMATRIX not in side_data:
@@ -115,9 +115,9 @@ def decode_waveform(file: bytes, rate: int) -> np.ndarray:
 
 
 class Resample:
-    """Decoded audio frames of one rate to mono int16 at another, the rest with the last.
+    """Resamples decoded audio frames of one rate to mono int16 at another; the last call flushes.
 
-    The sound does not depend on how many frames a call brings; many at once cost less.
+    The result does not depend on how many frames a call brings; many at once cost less.
     """
 
     def __init__(self, rate: int):

@@ -1,4 +1,4 @@
-"""The layout of a packed set: what lies where, and nothing about how it got there.
+"""The layout of a packed set.
 
     SET/shard-000000.tar           USTAR; each sample's files adjacent: KEY.mp4, KEY.wav, KEY.json
                                    (a set of one track has no wav, or no mp4)

@@ -1,4 +1,4 @@
-"""Index files, tables and a manifest for tar shards that lie there already."""
+"""Index files, tables and a manifest for existing tar shards."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from xdc_fast.shards.tar import checksum
 def index(out: Path) -> dict:
     """Rebuild the sidecars, samples.csv and the manifest of a WebDataset of video and sound.
 
-    out: a folder of .tar files; a sample has a video file (mp4, mov, mkv, webm, avi), its sound in
-    a file of its own (wav, flac, ogg, mp3, m4a) or in the video's, and json metadata, or a cls or
-    txt label. Both tracks are taken to begin together, and the video to have a constant rate.
-    Where the first sample has one track only, so must all.
-    What the tars cannot tell (settings, what was refused) is kept from a manifest that is there.
-    Returns the manifest. Raises UserError, which names the shard and the sample, or the manifest
-    that is not one of ours.
+    out: a folder of .tar files. A sample has a video file (mp4, mov, mkv, webm, avi), its sound in
+    a separate file (wav, flac, ogg, mp3, m4a) or in the video file, and json metadata, or a cls or
+    txt label. Both tracks must begin together, and the video must have a constant rate.
+    If the first sample has one track only, all must have that one only.
+    Settings and refusals, which the tars do not hold, are kept from an existing manifest.
+    Returns the manifest. Raises UserError, which names the shard and the sample, or a manifest of
+    another program.
     """
     paths = sorted(out.glob("*.tar")) if out.is_dir() else []
     if not paths:

@@ -26,7 +26,7 @@ class SampleError(Exception):
 
 
 class Sample:
-    """One packed video; `shards[index]` makes it, and nothing is read before it is asked for.
+    """One packed video, made by `shards[index]`; its methods read when they are called.
 
     Attributes:
         index: 0 to N-1, the sample's row in features, assignments and labels.

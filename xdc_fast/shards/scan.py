@@ -1,4 +1,4 @@
-"""What lies where in one tar shard: the rows of its sidecars, read from the tar itself."""
+"""The rows of a shard's sidecars, read from the tar."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _labels(metadata: dict) -> dict[str, str]:
 
 
 class ScanError(Exception):
-    """A shard that cannot be read. key: the sample at fault; "" where it is the tar itself."""
+    """A shard that cannot be read. key: the faulty sample; "" where the tar is broken."""
 
     def __init__(self, key: str, what: str):
         super().__init__(f"sample {key}: {what}" if key else what)
@@ -147,7 +147,7 @@ def _modalities(path: Path, entry: Entry) -> tuple[str, ...]:
 
 
 def _check_modality(path: Path, entry: Entry, modality: str) -> None:
-    """Raises ScanError where a sample has another track than its set's only one."""
+    """Raises ScanError where a sample has another track than the only one of its set."""
     others = [m for m in _modalities(path, entry) if m != modality]
     if others:
         raise ScanError(entry.key, f"has {others[0]}, the set has {modality} only")
@@ -169,7 +169,7 @@ def _pick(entry: Entry, extensions: tuple[str, ...]) -> Member | None:
 
 
 def _find_sound(entry: Entry) -> Member:
-    """The file that holds the sound: one of its own, or the video's."""
+    """The file that holds the sound: an audio file, or else the video file."""
     member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
     if member is None:
         raise ScanError(entry.key, f"no sound file ({', '.join(AUDIO)})")
@@ -177,7 +177,7 @@ def _find_sound(entry: Entry) -> Member:
 
 
 def _meta(path: Path, entry: Entry, row: np.void) -> dict:
-    """The sample's metadata; without any, a .cls or .txt file is its label."""
+    """The sample's metadata; without a JSON file, a .cls or .txt file is its label."""
     if "json" in entry.members:
         member = entry.members["json"]
         row["meta"], row["meta_bytes"] = member.offset, member.size
@@ -237,7 +237,7 @@ def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:
 
 
 def _plain_pcm(path: Path, member: Member, row: np.void, rate: int) -> bool:
-    """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in place and length."""
+    """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in pcm and samples."""
     head = _read(path, member.offset, min(member.size, 4096))
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return False

@@ -21,7 +21,7 @@ SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """A table with a header line; text is UTF-8, lines end in "\n"."""
+    """Write a table with a header line, UTF-8 text with LF line ends."""
     with replacing(path, newline="", encoding="utf-8") as file:
         # before Python 3.13, only a writer with lineterminator "\r\n" quotes a lone "\r"
         lines = SimpleNamespace(write=lambda line: file.write(line[:-2] + "\n"))

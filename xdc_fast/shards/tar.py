@@ -1,4 +1,4 @@
-"""Tar shards: writing them with fixed headers, and reading where each file lies."""
+"""Tar shards: a writer with fixed headers, and the offset of every file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a packed set still holds what its manifest says, and whether it decodes."""
+"""Check a packed set against its manifest, and that it decodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def verify(out: Path, decode: bool = False) -> dict:
 
 
 def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict[str, str]]:
-    """The rows of samples.csv; none of them where their number or their columns are wrong."""
+    """The rows of samples.csv; an empty list where their number or their columns are wrong."""
     columns = [*SAMPLE_COLUMNS, *shards.label_names]
     try:
         rows = shards.table()
@@ -114,7 +114,7 @@ def _check_sidecars(stem: Path, found: Scan) -> Iterator[tuple[str, str]]:
 
 
 def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int) -> Iterator[str]:
-    """Yield what does not decode of one sample."""
+    """Yield the decoding errors of one sample."""
     data = np.memmap(path, mode="r", dtype=np.uint8)
     video = data[row["video"] : row["video"] + row["video_bytes"]]
     audio = data[row["audio"] : row["audio"] + row["audio_bytes"]]

@@ -1,4 +1,4 @@
-"""Data sets as their users have them: the inputs that the official lists and a folder make."""
+"""The inputs of a public data set: its official lists and the files that a user has."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ READERS = {
 
 
 def collect_dataset(name: str, root: Path, out: Path) -> PackInputs:
-    """The inputs of the data set `name`, a key of READERS, as far as they lie under `root`.
+    """The inputs of the data set `name`, a key of READERS, that lie under `root`.
 
-    Videos are found by name in any folder, links followed, in one walk; files under `out` are left
-    out. `missing` of the result holds the name and the list of each video that is not there.
-    Raises UserError for lists that are absent or malformed, and when no video is there.
+    Videos are found by name in any folder; links are followed, and files under `out` are left out.
+    `missing` of the result holds the name and the list of each video that is not found.
+    Raises UserError for lists that are absent or malformed, and when no video is found.
     """
     reader = READERS[name]
     if not root.is_dir():
@@ -120,6 +120,6 @@ def collect_dataset(name: str, root: Path, out: Path) -> PackInputs:
 
 
 def write_missing(out: Path, inputs: PackInputs) -> None:
-    """List what is missing in the packed set `out`; nothing where nothing is."""
+    """Write missing.csv into the packed set `out`, unless nothing is missing."""
     if inputs.missing:
         write_csv(out / MISSING, MISSING_COLUMNS, [list(row) for row in inputs.missing])

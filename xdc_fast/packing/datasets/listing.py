@@ -1,4 +1,4 @@
-"""A data set as a user has it: media files by name, and the lines of its official lists."""
+"""A data set in a user's folder: media files by name, and the lines of its official lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTS = (".csv", ".txt")
 class Row:
     """One video that a data set names.
 
-    listed: the list that does. paths: the files that are it, relative to ROOT; none: it is missing.
+    listed: the list that names it. paths: its files, relative to ROOT; none where it is missing.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Row:
     paths: list[str]
 
     def put(self, column: str, value: str, where: str) -> None:
-        """Set a label; raises UserError if the row has another there. Empty means nothing said."""
+        """Set a label unless it is empty; raises UserError where the row has another one."""
         before = self.labels.get(column) or value
         if value not in ("", before):
             raise malformed(where, f"{self.name} is '{value}' here, '{before}' in an earlier line")
@@ -54,7 +54,7 @@ class Holding:
                 self.media.setdefault(stem, []).append(path)
 
     def find(self, *stems: str, folder: str = "") -> list[str]:
-        """The files of the first of `stems` that is there, those in a folder `folder` first."""
+        """The files of the first of `stems` that exists; those in a folder `folder` come first."""
         paths = next((self.media[stem] for stem in stems if stem in self.media), [])
         return sorted(paths, key=lambda path: parent(path) != folder)
 
@@ -65,7 +65,7 @@ class Holding:
         )
 
     def lines(self, name: str) -> Iterator[tuple[str, str]]:
-        """(file:line, text) of a list, blank lines left out."""
+        """(file:line, text) of a list, without blank lines."""
         with self._open(name) as file:
             for number, line in enumerate(_decoded(file), 1):
                 if text := line.strip():
@@ -122,7 +122,7 @@ def malformed(where: str, reason: str) -> UserError:
 
 
 def _decoded(file: TextIO) -> Iterator[str]:
-    """The lines of a text file; raises UserError where they are no text."""
+    """The lines of a file; raises UserError where it is not UTF-8 text."""
     try:
         yield from file
     except UnicodeDecodeError:

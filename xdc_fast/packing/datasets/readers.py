@@ -1,4 +1,4 @@
-"""The official lists of data sets: what videos they name, with which labels and splits."""
+"""The official lists of data sets: the videos that they name, their labels and splits."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def kinetics400(holding: Holding) -> Iterator[Row]:
 def audioset(holding: Holding) -> Iterator[Row]:
     """classes, split (train: both lists, test: eval) and split_balanced (train: its list alone).
 
-    classes: the names joined by ";" in the order of the class list. A file may be called by the
-    bare id as well as by id and span (see _cuts), with or without a Y before it.
+    classes: the names joined by ";" in the order of the class list. A file name may be the bare
+    id, or id and span (see _cuts), with or without a Y before it.
     """
     names = {}
     for where, line in holding.rows("class_labels_indices.csv", "index", "mid", "display_name"):
