@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.common.one_track import AUDIO_ONLY, VIDEO_ONLY, make_mixed_media, pack_folder
 from tests.common.toy import pack_toy
 from xdc_fast.packing.toy import make_toy
 
@@ -37,3 +38,21 @@ def toy_shards(toy_videos, tmp_path_factory):
 def toy_h264(toy_videos, tmp_path_factory):
     """The toy videos as short-GOP H.264."""
     return pack_toy(toy_videos, tmp_path_factory.mktemp("shards") / "h264", codec="h264")
+
+
+@pytest.fixture(scope="session")
+def mixed_media(tmp_path_factory):
+    """Sounds, videos with and without sound, and files that no set can use."""
+    return make_mixed_media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="session")
+def sounds(mixed_media, tmp_path_factory):
+    """A set of sound alone."""
+    return pack_folder(mixed_media, tmp_path_factory.mktemp("sounds") / "set", AUDIO_ONLY)
+
+
+@pytest.fixture(scope="session")
+def pictures(mixed_media, tmp_path_factory):
+    """A set of video alone."""
+    return pack_folder(mixed_media, tmp_path_factory.mktemp("pictures") / "set", VIDEO_ONLY)
