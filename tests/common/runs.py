@@ -25,5 +25,5 @@ def make_trained_run(out, *settings) -> Run:
                 module.running_mean.uniform_(-1, 1, generator=draw)
     run.save_encoders(encoders)
     heads = {"video_from_audio": new_head(48, 4, 1), "audio_from_video": new_head(48, 4, 2)}
-    torch.save({name: head.state_dict() for name, head in heads.items()}, run.root / "heads.pt")
+    run.save_heads({name: head.state_dict() for name, head in heads.items()})
     return run

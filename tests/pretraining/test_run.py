@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.common.pretraining import recipe
+from tests.common.pretraining import Stop, dies_at_step, recipe
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
@@ -72,6 +72,17 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(UserError, match=f"{path}: "):
             read()
+
+
+def test_a_run_whose_clusterings_are_gone_does_not_go_on(toy_shards, tmp_path, monkeypatch):
+    chosen = recipe(toy_shards, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        dies_at_step(patch, 1)
+        pretrain(chosen)
+    gone = tmp_path / "run/iterations/000/audio.npz"
+    gone.unlink()
+    with pytest.raises(UserError, match=f"{gone}: cannot be read .*; start the run anew"):
+        pretrain(chosen)
 
 
 def test_checkpoints_that_do_not_fit_are_one_line(finished, toy_shards, tmp_path):

@@ -19,7 +19,7 @@ from xdc_fast.pretraining.check import check_recipe
 from xdc_fast.pretraining.checkpoint import State
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.memory_bank import MemoryBank
-from xdc_fast.pretraining.methods import encoders_of
+from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
 from xdc_fast.pretraining.metrics import MetricsLog
 from xdc_fast.pretraining.pseudo_labels import make_clusters, training_labels
 from xdc_fast.pretraining.records import cluster_record, iteration_record, one_line, run_record
@@ -48,6 +48,7 @@ def pretrain(recipe: Recipe) -> dict:
     steps = steps_per_iteration(settings, EpochSampler(shards.shard_sizes, settings.batch).steps)
     supervised = method == "supervised"
     classes = training_labels(shards, recipe.label, recipe.split) if supervised else None
+    names = [clustering_name(clustering) for clustering in clusterings_of(method)]
     run = Run.start(recipe, shards.fingerprint)
     restored = run.read_state(encoders)
     state = restored or State()
@@ -82,7 +83,7 @@ def pretrain(recipe: Recipe) -> dict:
                         folder=run.features(state.iteration), title=f"{title} features",
                     )  # fmt: skip
                 extracted = time.perf_counter()
-                previous = run.assignments(state.iteration - 1) if state.iteration else {}
+                previous = run.assignments(state.iteration - 1, names) if state.iteration else {}
                 clusterings = make_clusters(
                     features, method, k, recipe.cluster, seed=seed, iteration=state.iteration,
                     previous=previous, classes=classes, gpu=device.type == "cuda",
@@ -97,7 +98,7 @@ def pretrain(recipe: Recipe) -> dict:
             run.remove_features()
 
             learner = Learner(
-                encoders, inputs, run.assignments(state.iteration), method, k, settings,
+                encoders, inputs, run.assignments(state.iteration, names), method, k, settings,
                 seed * 1000 + state.iteration, state.heads, memory_bank,
             )  # fmt: skip
             if state.learner is not None:

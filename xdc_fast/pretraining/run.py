@@ -2,11 +2,12 @@
 
 RUN/recipe.yaml               the recipe as resolved
 RUN/shards.json               the fingerprint of the shards that it is trained on
-RUN/checkpoint.pt             where it stands: all that a resumed run needs, see checkpoint.py
+RUN/checkpoint.pt             where it stands, see checkpoint.py
 RUN/encoders.pt               the trained encoders, written at the end: {modality: state dict}
 RUN/heads.pt                  the heads of the last finished iteration: {head: state dict}
 RUN/features/000/             finished shards of the pass before a clustering, while it goes on
-RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering
+RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering; a resumed run
+                              needs those of its iteration and of the one before
 RUN/probes/LABEL.json         what `xdc probe` found
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
@@ -19,7 +20,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,22 +144,19 @@ class Run:
 
     def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
         """{clustering: {assignment, centroids, distance}} of an iteration."""
-        return self._clusterings(number, ("assignment", "centroids", "distance"))
+        keys = ("assignment", "centroids", "distance")
+        return {
+            path.stem: _read_arrays(path, keys)
+            for path in sorted(self.iteration(number).glob("*.npz"))
+        }
 
-    def assignments(self, number: int) -> dict[str, np.ndarray]:
-        """{clustering: int32 (N,)}, the assignments of an iteration."""
-        found = self._clusterings(number, ("assignment",))
-        return {name: arrays["assignment"] for name, arrays in found.items()}
-
-    def _clusterings(self, number: int, keys: tuple[str, ...]) -> dict[str, dict[str, np.ndarray]]:
-        found = {}
-        for path in sorted(self.iteration(number).glob("*.npz")):
-            try:
-                with path.open("rb") as file, np.load(file) as content:
-                    found[path.stem] = {key: content[key] for key in keys}
-            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
-        return found
+    def assignments(self, number: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """{clustering: int32 (N,)}, the assignments of an iteration; UserError where one lacks."""
+        folder = self.iteration(number)
+        return {
+            name: _read_arrays(folder / f"{name}.npz", ("assignment",))["assignment"]
+            for name in names
+        }
 
     def write_state(self, state: State, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Writes the checkpoint."""
@@ -235,3 +233,12 @@ class Run:
                 f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
             )
         return read_json(path, "run `xdc pretrain` again")
+
+
+def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of an npz file by name; UserError when they cannot be read."""
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            return {key: content[key] for key in keys}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
