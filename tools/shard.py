@@ -83,7 +83,7 @@ def pack(
     """
     from xdc_fast.api import pack
 
-    after_a_signal("run the same command again to go on")
+    after_a_signal("run the same command again to continue")
     given = {name: value for name, value in settings.items() if value is not None}
     summary = pack(
         sources, out, labels, dataset,
@@ -113,7 +113,7 @@ def describe_packing(summary: Summary) -> Iterator[str]:
 @click.option("--decode", is_flag=True, help="Also decode every frame and all sound.")
 @json_option
 def verify(shards: Path, decode: bool, as_json: bool) -> None:
-    """Check the folder SHARDS against its manifest, its sidecars and itself.
+    """Check that the shards in SHARDS are what the manifest and the tables say.
 
     The exit status is 1 when anything is damaged.
     """
@@ -125,7 +125,7 @@ def verify(shards: Path, decode: bool, as_json: bool) -> None:
     for damage in damaged:
         sample = f" {damage['sample']}:" if damage["sample"] else ""
         lines.append(f"{damage['shard']}:{sample} {damage['what']}")
-    state = f"{len(damaged)} damages" if damaged else "all sound"
+    state = f"{len(damaged)} damages" if damaged else "no damage"
     lines.append(f"{shards}: {result['shards']} shards, {result['samples']} samples, {state}")
     print_result(result, lines, as_json)
     sys.exit(1 if damaged else 0)

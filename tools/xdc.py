@@ -35,7 +35,7 @@ def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
     from xdc_fast.pretraining.loop import pretrain
 
     loaded = load_recipe(recipe, settings)
-    after_a_signal(f"the same command goes on with {loaded.out}")
+    after_a_signal(f"run the same command again to continue {loaded.out}")
     summary = pretrain(loaded)
     text = (
         f"{loaded.out}: {summary['method']}, k={summary['k']}, {summary['samples']} samples, "

@@ -432,7 +432,7 @@ def test_interrupting_says_how_to_go_on(tmp_path, send, how, when):
     _, errors = process.communicate(timeout=30)
     number = signal.SIGTERM if how == signal.SIGTERM else signal.SIGINT
     assert process.returncode == 128 + number
-    assert "run the same command again to go on" in errors and "Traceback" not in errors
+    assert "run the same command again to continue" in errors and "Traceback" not in errors
 
 
 @pytest.mark.skipif(not ODD.is_dir(), reason="the odd media are not here")

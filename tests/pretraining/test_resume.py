@@ -1,4 +1,4 @@
-"""A run that was stopped goes on, and ends as if it had not been."""
+"""A run that was stopped continues, and ends as if it had not been stopped."""
 
 import os
 import signal
@@ -138,7 +138,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in stderr and "Traceback" not in stderr
+    assert "run the same command again to continue" in stderr and "Traceback" not in stderr
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     assert same(weights(Run.open(tmp_path / "run")), weights(finished[0]))

@@ -79,7 +79,7 @@ def pack(
     time_limit: float = 600.0,
     task: Convert = convert,
 ) -> Summary:
-    """Pack `inputs` into the folder `out`, or go on with a run that was interrupted there.
+    """Pack `inputs` into the folder `out`, or continue a run that was interrupted there.
 
     shard_mb: size of a shard in MB, reached or passed by its last sample. workers: processes; by
     default as many as cores. time_limit: seconds for one file. task: what a worker does with a
@@ -117,7 +117,7 @@ def pack(
         except (OSError, FatalError, ScanError) as error:
             raise UserError(
                 f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
-                "again to go on"
+                "again to continue"
             ) from None
     return summarize(manifest, begun)
 

@@ -35,7 +35,7 @@ class PackSettings:
     min_seconds: float = setting(1.0, "Shorter inputs are refused.", least=0, most=DAY)
     tracks: str = setting(
         "both",
-        "What is packed. One track alone need not have the other beside it.",
+        "What is packed. Where it is one track, files need not have the other.",
         choices=tuple(TRACKS),
     )
 

@@ -102,7 +102,7 @@ def _checked(content: dict, file: Path) -> dict:
     if (found := content.get("format")) != FORMAT:
         raise UserError(
             f"{file}: checkpoint of format {found}, and this version of xdc_fast reads {FORMAT}; "
-            "go on with the version that wrote it, or give another out=FOLDER"
+            "continue with the version that wrote it, or give another out=FOLDER"
         )
     schema = {"format": int, "encoders": dict, **get_type_hints(State)}
     for key in sorted(content.keys() | schema.keys()):

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(recipe: Recipe) -> dict:
-    """Runs a recipe, or goes on with the run that its folder `recipe.out` holds.
+    """Runs a recipe, or continues the run that its folder `recipe.out` holds.
 
     Returns the summary, as RUN/summary.json holds it. On a CPU a resumed run ends with the weights
     of an uninterrupted one, bit for bit. Raises UserError for what the user can mend, Interrupted
