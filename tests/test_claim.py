@@ -6,9 +6,9 @@ import pytest
 
 from tests.common.toy import pack_toy
 from xdc_fast.evaluation.probe import probe
+from xdc_fast.models.load import load
 from xdc_fast.packing.toy import make_toy
 from xdc_fast.pretraining.loop import pretrain
-from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 
 TOY = Path(__file__).parent.parent / "recipes" / "toy.yaml"
@@ -24,7 +24,7 @@ def test_each_modality_teaches_the_other_the_class_they_share(tmp_path):
     out = tmp_path / "run"
     recipe = load_recipe(TOY, (f"data={sets['train'].root}", f"out={out}", "seed=3"))
     first, *_, last = pretrain(recipe)["iterations"]
-    result = probe(Run.open(out), sets["probe"], "class")
+    result = probe(load(out), sets["probe"], "class")
     for modality in ("video", "audio"):
         assert result[modality]["pretrained"] > result[modality]["random"] + 0.15
     labels = [record["clusters"]["video"]["labels"] for record in (first, last)]

@@ -15,12 +15,13 @@ from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import against_labels
-from xdc_fast.evaluation.probe import FOLDS, STRENGTHS, accuracy, divide, run_features
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.evaluation.probe import FOLDS, STRENGTHS, ProbeSettings, accuracy, divide
+from xdc_fast.models.load import load
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.pretraining.loop import pretrain
-from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -42,11 +43,10 @@ def features(tmp_path_factory):
              "audio.encoder=audio_tiny", "train.iterations=3", "train.epochs=2")  # fmt: skip
     chosen = (*small, f"k={K}", f"data={root / 'shards'}", f"out={root / 'run'}")
     pretrain(load_recipe(RECIPE, chosen))
-    run = Run.open(root / "run")
-    shards = ShardSet(root / "shards")
-    found, seen = run_features(run, shards, 1, trained=True)
-    assert seen.all()
-    return shards, run.recipe, found
+    model, shards = load(root / "run"), ShardSet(root / "shards")
+    found = Evaluator(model, shards).features("video", "audio", clips=1)
+    assert found.valid.all()
+    return shards, model.recipe, found.arrays
 
 
 def newton(rows, codes, train, test):
@@ -97,7 +97,7 @@ def test_clusters_nmi_and_probe_are_scikit_learns(modality, features):
         print(f"  {column}: NMI {table[column]['nmi']:.4f}, scikit-learn {theirs:.4f}")
     for column in ("command", "colour", "digit"):
         codes, classes = shards.label(column)
-        train, test = divide(shards, column, codes, classes, None, 0.3, 0)
+        train, test = divide(shards, column, codes, classes, ProbeSettings())[1:]
         expected = newton(rows.astype(np.float64), codes, train, test)
         shown = accuracy(rows, codes, train, test, seed=0)
         print(

@@ -3,56 +3,106 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-MODALITIES = click.Choice(["video", "audio"])
+if TYPE_CHECKING:
+    from xdc_fast.models.load import Model
+
+FOLDER = click.Path(path_type=Path)
+Function = Callable[..., Any]
+
+modality_option = click.option(
+    "--modality",
+    type=click.Choice(["video", "audio"]),
+    help="Evaluate this encoder alone. Otherwise each encoder that WHERE and SHARDS have.",
+)
+out_option = click.option(
+    "--out",
+    type=FOLDER,
+    metavar="OUT",
+    help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
+)
+label_option = click.option("--label", required=True, help="Predict this label column.")
+random_split_options = (
+    click.option(
+        "--test-share",
+        default=0.3,
+        show_default=True,
+        type=click.FloatRange(0.01, 0.99),
+        help="The share of the videos that a random split tests on.",
+    ),
+    click.option(
+        "--seed",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0),
+        help="The seed of the random split, and of what else is random.",
+    ),
+)
+splits_option = click.option(
+    "--split",
+    "columns",
+    multiple=True,
+    metavar="COLUMN",
+    help="Use this label column of train and test, or of folds. May be given several times. "
+    "Otherwise the test part is drawn at random, by class.",
+)
 
 
-def common(*arguments: str):
-    """The arguments and options that every downstream command has."""
+def clips_option(default: int) -> Function:
+    return click.option(
+        "--clips",
+        default=default,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Read this many equally spaced clips of each video.",
+    )
 
-    def decorate(command):
-        for add in (
-            click.option("--json", "as_json", is_flag=True, help="print one JSON line"),
-            click.option(
-                "--recipe", type=click.Path(path_type=Path), help="for WHERE random or .pth"
-            ),
-            click.option(
-                "--data", required=True, type=click.Path(path_type=Path), help="a shard set"
-            ),
+
+def common(*arguments: str) -> Function:
+    """The arguments and options that every evaluation has."""
+
+    def decorate(command: Function) -> Function:
+        return decorated(
+            command,
+            *(click.argument(name) for name in arguments),
             click.argument("settings", nargs=-1, metavar="[KEY=VALUE]..."),
-            *(click.argument(name) for name in reversed(arguments)),
-        ):
-            command = add(command)
-        return command
+            click.option(
+                "--data", required=True, type=FOLDER, metavar="SHARDS", help="Evaluate on this set."
+            ),
+            click.option(
+                "--recipe",
+                type=FOLDER,
+                metavar="RECIPE",
+                help="The recipe for WHERE random or .pth, which bring none.",
+            ),
+            modality_option,
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print the result as one JSON document."
+            ),
+        )
 
     return decorate
 
 
-def classified(command):
-    """The options of the commands that classify."""
-    for add in (
-        click.option("--label", required=True, help="the label column to predict"),
-        click.option(
-            "--split", "columns", multiple=True, metavar="COLUMN",
-            help="a label column of train and test, or of folds; may be given several times; "
-            "otherwise 30 % are the test part, at random",
-        ),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(0)),
-    ):  # fmt: skip
-        command = add(command)
+def decorated(command: Function, *decorators: Function) -> Function:
+    """The command with decorators, in the order in which the help lists them."""
+    for decorate in reversed(decorators):
+        command = decorate(command)
     return command
 
 
-keeping = click.option(
-    "--out", type=click.Path(path_type=Path), help="keep the results there, not in the run"
-)
+def classified(command: Function) -> Function:
+    """The options of the commands that train classifiers on splits."""
+    return decorated(command, label_option, splits_option, *random_split_options, out_option)
 
 
-def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
+def open_model(where: str, settings: tuple[str, ...], recipe: Path | None) -> Model:
     from xdc_fast.models.load import load
     from xdc_fast.recipe import load_recipe
 
@@ -62,116 +112,152 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None):
     return model
 
 
+def source(result: dict) -> str:
+    """Where the encoders of a result come from."""
+    return result["where"] if result["finished"] else f"{result['where']} (unfinished)"
+
+
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="a shard set")
-@click.option("--label", required=True, help="the label column to predict")
-@click.option("--split", help="a label column of train and test; otherwise at random, by class")
-@click.option("--test-share", default=0.3, show_default=True, type=click.FloatRange(0.01, 0.99))
-@click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
+@common("where")
+@label_option
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="of the random split"
+    "--split",
+    metavar="COLUMN",
+    help="Use this label column of train and test. Otherwise the test part is drawn at random, by "
+    "class.",
 )
-@click.option("--json", "as_json", is_flag=True, help="print the result as one JSON line")
-def probe(run, data, label, split, test_share, clips, seed, as_json) -> None:
-    """Linear probe of RUN's frozen encoders, beside the same encoders before training."""
-    from xdc_fast.evaluation.probe import probe
-    from xdc_fast.pretraining.run import Run
+@random_split_options[0]
+@random_split_options[1]
+@clips_option(3)
+@out_option
+def probe(
+    where: str,
+    settings: tuple[str, ...],
+    data: Path,
+    recipe: Path | None,
+    modality: str | None,
+    as_json: bool,
+    label: str,
+    split: str | None,
+    test_share: float,
+    seed: int,
+    clips: int,
+    out: Path | None,
+) -> None:
+    """Linear probe of the frozen encoders of WHERE, beside the same encoders before training.
+
+    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    overrides its recipe: device=cpu
+    """
+    from xdc_fast.evaluation.probe import ProbeSettings, probe
     from xdc_fast.shards.dataset import ShardSet
 
+    how = ProbeSettings(split, test_share, clips, seed)
     result = probe(
-        Run.open(run), ShardSet(data), label,
-        split=split, test_share=test_share, clips=clips, seed=seed,
-    )  # fmt: skip
+        open_model(where, settings, recipe), ShardSet(data), label, how, modality=modality, out=out
+    )
     if as_json:
         click.echo(json.dumps(result))
         return
     click.echo(
-        f"{label}: {result['classes']} classes, {result['train']} training and "
+        f"{source(result)}: {label}, {result['classes']} classes, {result['train']} training and "
         f"{result['test']} test videos, chance {result['chance']:.1%}"
     )
     click.echo(f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}")
-    for modality in ("video", "audio"):
-        ours, random = result[modality]["pretrained"], result[modality]["random"]
-        click.echo(f"{modality:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
+    for name in result["nmi"]:
+        ours, random = result[name]["pretrained"], result[name]["random"]
+        click.echo(f"{name:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
 
 
 @click.command()
 @common("where")
 @classified
-@keeping
-@click.option("--modality", type=MODALITIES, help="one of them; otherwise each that there is")
-@click.option("--only-head", is_flag=True, help="train the classifier alone (fc-only)")
+@click.option("--only-head", is_flag=True, help="Train the classifier alone (fc-only).")
 @click.option(
     "--preset",
     type=click.Choice(["ucf101", "hmdb51", "esc50", "dcase"]),
-    help="the options below as they are usual for this set; docs/study.md lists them",
+    help="Take the options below as they are usual for this set. docs/study.md lists them.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="otherwise 12")
-@click.option("--batch", type=click.IntRange(1), help="clips per step, otherwise 32")
-@click.option("--lr", type=click.FloatRange(0), help="of the encoder, otherwise 0.01")
-@click.option("--head-lr", type=click.FloatRange(0), help="of the classifier, otherwise 0.1")
-@click.option("--clips", type=click.IntRange(1), help="per video at test, otherwise 10")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training part.  [12]")
+@click.option("--batch", type=click.IntRange(1), help="Clips per step.  [32]")
+@click.option("--lr", type=click.FloatRange(0), help="The encoder's learning rate.  [0.01]")
+@click.option("--head-lr", type=click.FloatRange(0), help="The classifier's learning rate.  [0.1]")
+@click.option(
+    "--clips",
+    type=click.IntRange(1),
+    help="Read this many equally spaced clips of each test video.  [10]",
+)
 def finetune(
-    where,
-    settings,
-    data,
-    recipe,
-    as_json,
-    label,
-    columns,
-    seed,
-    out,
-    modality,
-    only_head,
-    preset,
-    **own,
+    where: str,
+    settings: tuple[str, ...],
+    data: Path,
+    recipe: Path | None,
+    modality: str | None,
+    as_json: bool,
+    label: str,
+    columns: tuple[str, ...],
+    test_share: float,
+    seed: int,
+    out: Path | None,
+    only_head: bool,
+    preset: str | None,
+    **own: Any,
 ) -> None:
     """Train a classifier on the encoders of WHERE, with them or --only-head, and test it.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe, the scratch
-    baseline. KEY=VALUE overrides its recipe: video.frames=32
-    Of a run, or with --out, each split's result is kept when it is there; started again, the others
-    are made.
+    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe, which is the
+    scratch baseline. KEY=VALUE overrides its recipe: video.frames=32
+
+    The result of each split is kept in the run or in --out as soon as it is there. The same command
+    then makes the missing ones.
     """
-    from xdc_fast.evaluation.finetune import FIGURES, PRESETS, FinetuneSettings, finetune
+    from xdc_fast.evaluation.finetune import METRICS, PRESETS, FinetuneSettings, finetune
     from xdc_fast.shards.dataset import ShardSet
 
     given = {name: value for name, value in own.items() if value is not None}
     how = replace(PRESETS[preset] if preset else FinetuneSettings(), **given)
     results = finetune(
-        open_model(where, settings, recipe), ShardSet(data), label, columns,
-        modality=modality, only_head=only_head, settings=how, seed=seed, out=out,
+        open_model(where, settings, recipe), ShardSet(data), label, columns, modality=modality,
+        only_head=only_head, settings=how, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(results))
         return
     for name, result in results.items():
-        print_splits(f"{name}, {result['mode']}", result, FIGURES)
+        print_splits(f"{name}, {result['mode']}", result, METRICS)
 
 
 @click.command()
 @common("where")
 @classified
-@keeping
-@click.option("--modality", default="audio", show_default=True, type=MODALITIES)
-@click.option(
-    "--windows", default=10, show_default=True, type=click.IntRange(1), help="per recording"
-)
+@clips_option(10)
 def svm(
-    where, settings, data, recipe, as_json, label, columns, seed, out, modality, windows
+    where: str,
+    settings: tuple[str, ...],
+    data: Path,
+    recipe: Path | None,
+    modality: str | None,
+    as_json: bool,
+    label: str,
+    columns: tuple[str, ...],
+    test_share: float,
+    seed: int,
+    out: Path | None,
+    clips: int,
 ) -> None:
-    """Linear SVM on frozen features of WHERE.
+    """Linear SVM on frozen features of WHERE, of its sound unless --modality says otherwise.
 
-    For windows of 2 s: audio.frames=200. Of the paper 10 windows are recalled for ESC-50, 60 for
-    DCASE.
+    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    overrides its recipe: audio.frames=200 makes clips of 2 s. As far as is remembered, the paper
+    takes 10 clips for ESC-50 and 60 for DCASE.
     """
     from xdc_fast.evaluation.svm import svm
     from xdc_fast.shards.dataset import ShardSet
 
+    modality = modality or "audio"
     result = svm(
-        open_model(where, settings, recipe), ShardSet(data), label, columns,
-        modality=modality, windows=windows, seed=seed, out=out,
+        open_model(where, settings, recipe), ShardSet(data), label, columns, modality=modality,
+        clips=clips, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result))
@@ -179,15 +265,15 @@ def svm(
     print_splits(f"{modality}, linear SVM", result, ("accuracy",))
 
 
-def print_splits(title: str, result: dict, figures: tuple[str, ...]) -> None:
+def print_splits(title: str, result: dict, metrics: tuple[str, ...]) -> None:
     """A table: a row per split, then mean and spread."""
 
-    def line(name: str, train, test, values: dict) -> str:
-        cells = ["-" if values[f] is None else f"{values[f]:.1%}" for f in figures]
+    def line(name: str, train: int | str, test: int | str, values: dict) -> str:
+        cells = ["-" if values[m] is None else f"{values[m]:.1%}" for m in metrics]
         return f"{name:20}{train:>8}{test:>8}" + "".join(f"{cell:>12}" for cell in cells)
 
-    click.echo(f"{result['where']}: {title}, {result['classes']} classes of {result['label']}")
-    click.echo(f"{'split':20}{'train':>8}{'test':>8}" + "".join(f"{f:>12}" for f in figures))
+    click.echo(f"{source(result)}: {title}, {result['classes']} classes of {result['label']}")
+    click.echo(f"{'split':20}{'train':>8}{'test':>8}" + "".join(f"{m:>12}" for m in metrics))
     for row in result["splits"]:
         click.echo(line(row["split"], row["train"], row["test"], row))
     click.echo(line("mean", "", "", result["mean"]))
@@ -196,26 +282,46 @@ def print_splits(title: str, result: dict, figures: tuple[str, ...]) -> None:
 
 @click.command()
 @common("where")
-@click.option("--label", help="the label column whose classes are to agree")
+@click.option("--label", help="Count neighbours of the same class in this label column.")
 @click.option(
-    "--split", "columns", multiple=True, metavar="COLUMN",
-    help="search the training part for videos of the test part; otherwise all for all",
-)  # fmt: skip
-@click.option("--clips", default=10, show_default=True, type=click.IntRange(1), help="per video")
-@keeping
-def retrieve(where, settings, data, recipe, as_json, label, columns, clips, out) -> None:
+    "--split",
+    "columns",
+    multiple=True,
+    metavar="COLUMN",
+    help="Search the training part of this label column for videos of its test part. Otherwise all "
+    "videos are searched for each.",
+)
+@clips_option(10)
+@out_option
+def retrieve(
+    where: str,
+    settings: tuple[str, ...],
+    data: Path,
+    recipe: Path | None,
+    modality: str | None,
+    as_json: bool,
+    label: str | None,
+    columns: tuple[str, ...],
+    clips: int,
+    out: Path | None,
+) -> None:
     """Nearest neighbours by the features of WHERE, within and across modalities.
 
-    Within a modality a --label says what is alike: R@k, the share of videos with one of their
-    class among the k nearest, and NN@k, the vote of the k nearest. Across modalities a video's own
-    other track is sought; that needs a run that kept its cluster heads.
+    Within a modality, a --label says which videos are alike: R@k is the share of videos with one of
+    their class among the k nearest, NN@k the accuracy of a vote of the k nearest. Across
+    modalities, a video's own other track is sought; that needs a run that kept its cluster heads.
+
+    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    overrides its recipe.
     """
     from xdc_fast.evaluation.neighbours import RANKS
     from xdc_fast.evaluation.retrieve import retrieve
     from xdc_fast.shards.dataset import ShardSet
 
-    result = retrieve(open_model(where, settings, recipe), ShardSet(data), label, columns,
-                      clips=clips, out=out)  # fmt: skip
+    result = retrieve(
+        open_model(where, settings, recipe), ShardSet(data), label, columns,
+        modality=modality, clips=clips, out=out,
+    )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -223,15 +329,15 @@ def retrieve(where, settings, data, recipe, as_json, label, columns, clips, out)
     rows = {f"{name} by {label}": within["mean"] for name, within in result["within"].items()}
     for way, kinds in result["across"].items():
         rows |= {
-            f"{way} {'own' if kind == 'own' else 'by ' + label}": figures
-            for kind, figures in kinds.items()
+            f"{way} {'own' if kind == 'own' else f'by {label}'}": metrics
+            for kind, metrics in kinds.items()
         }
-    votes = list(dict.fromkeys(f for figures in rows.values() for f in figures if f[:2] == "NN"))
-    click.echo(f"{result['where']}: {result['videos']} videos; chance in brackets")
+    votes = list(dict.fromkeys(m for metrics in rows.values() for m in metrics if m[:2] == "NN"))
+    click.echo(f"{source(result)}: {result['videos']} videos; chance in brackets")
     click.echo(f"{'':24}" + "".join(f"{name:>16}" for name in ranks + votes))
-    for name, figures in rows.items():
-        cells = [f"{figures[r]:.1%} ({figures['chance ' + r]:.1%})" for r in ranks]
-        cells += [f"{figures[v]:.1%}" for v in votes if v in figures]
+    for name, metrics in rows.items():
+        cells = [f"{metrics[r]:.1%} ({metrics['chance ' + r]:.1%})" for r in ranks]
+        cells += [f"{metrics[v]:.1%}" for v in votes if v in metrics]
         click.echo(f"{name:24}" + "".join(f"{cell:>16}" for cell in cells))
     if result["note"]:
         click.echo(result["note"])
@@ -240,21 +346,39 @@ def retrieve(where, settings, data, recipe, as_json, label, columns, clips, out)
 @click.command()
 @common("where", "out")
 @click.option(
-    "--stride", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True),
-    help="seconds from one clip to the next",
-)  # fmt: skip
-def extract(where, settings, data, recipe, as_json, out, stride) -> None:
+    "--stride",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds from one clip to the next.",
+)
+def extract(
+    where: str,
+    settings: tuple[str, ...],
+    data: Path,
+    recipe: Path | None,
+    modality: str | None,
+    as_json: bool,
+    out: str,
+    stride: float,
+) -> None:
     """Features of WHERE all along every video, with their times, to npz files in the folder OUT.
 
-    An interrupted extraction goes on with the same command.
+    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    overrides its recipe. The same command goes on with an interrupted extraction.
     """
     from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.shards.dataset import ShardSet
 
-    result = extract_features(open_model(where, settings, recipe), ShardSet(data), out, stride)
+    result = extract_features(
+        open_model(where, settings, recipe), ShardSet(data), out, stride, modality=modality
+    )
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(f"{out}: {result['clips']} clips of {result['samples']} samples, one per {stride} s")
-    if result["unread"]:
-        click.echo(f"{result['unread']} clips could not be read; run `xdc-shard verify {data}`")
+    count, samples = result["clips"], result["samples"]
+    click.echo(f"{out}: {count} clips of {samples} samples by {source(result)}, one per {stride} s")
+    if result["n_unreadable"]:
+        click.echo(
+            f"{result['n_unreadable']} clips could not be read; run `xdc-shard verify {data}`"
+        )

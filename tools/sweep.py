@@ -10,62 +10,93 @@ from pathlib import Path
 import click
 
 from xdc_fast.tools import after_a_signal
+from xdc_fast.tools.evaluate import clips_option, random_split_options
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE[,VALUE]...]...")
 @click.option(
-    "--eval", "data", type=click.Path(path_type=Path), help="a shard set to probe every run on"
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="SHARDS",
+    help="Probe every run on this set. The set to train on is the setting data=SHARDS.",
 )
 @click.option(
-    "--label", "labels", multiple=True, help="a label column to predict; may be given several times"
+    "--label",
+    "labels",
+    multiple=True,
+    help="Predict this label column. May be given several times.",
 )
-@click.option("--split", help="a label column of train and test; otherwise at random, by class")
-@click.option("--clips", default=3, show_default=True, type=click.IntRange(1), help="per video")
-@click.option("--json", "as_json", is_flag=True, help="print the table as one JSON line")
-def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
+@click.option(
+    "--split",
+    metavar="COLUMN",
+    help="Use this label column of train and test. Otherwise the test part is drawn at random, by "
+    "class.",
+)
+@random_split_options[0]
+@random_split_options[1]
+@clips_option(3)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON document.")
+def sweep(
+    recipe: Path,
+    settings: tuple[str, ...],
+    data: Path | None,
+    labels: tuple[str, ...],
+    split: str | None,
+    test_share: float,
+    seed: int,
+    clips: int,
+    as_json: bool,
+) -> None:
     """Run RECIPE once for every combination of settings, probe the runs, and tabulate them.
 
     \b
     xdc sweep recipes/toy.yaml out=runs/sweep data=shards/train \\
-        method=sdc,xdc k=64,128,256 seed=0,1,2 --eval shards/test --label class
+        method=sdc,xdc k=64,128,256 seed=0,1,2 --data shards/test --label class
 
     KEY=VALUE,VALUE is an axis; commas within [] do not split, nor those of out and label. data=A,B
     is an axis when every part is a folder. method=supervised needs label=COLUMN, whose number of
     classes becomes its k.
 
     Each run is the folder out/NAME, named by method, k, the other keys with several values, and
-    seed: method=xdc,k=64,seed=0. Runs that are there already are gone on with or left alone, and so
-    are their probes. Several sweeps, at the same time too, may share a folder.
+    seed: method=xdc,k=64,seed=0. A run that is already there goes on, or is left alone when it has
+    finished; so it is with its probes. Several sweeps may share a folder, at the same time too, and
+    probe its runs in different ways.
 
-    Writes sweep.csv (every run), sweep.json, sweep.md, sweep.html and, of runs that are probed,
-    sweep.svg into `out`, anew after each run.
-    Exit status 2 when a run was refused; the others are made all the same.
+    The command writes sweep.csv (every run), sweep.json, sweep.md, sweep.html and, of runs that are
+    probed, sweep.svg into `out`, anew after each run. Its exit status is 2 when a run was refused;
+    the others are made all the same.
     """
     from xdc_fast.errors import UserError
-    from xdc_fast.evaluation.sweep import Test, figures_of, plan, run_trial, tabulate
+    from xdc_fast.evaluation.probe import ProbeSettings
+    from xdc_fast.evaluation.sweep import ProbeTask, metrics_of, run_trial, tabulate
+    from xdc_fast.evaluation.trials import plan
     from xdc_fast.files import Busy, locked
     from xdc_fast.report.sweep import one_line, write_sweep
     from xdc_fast.shards.dataset import ShardSet
 
     if (data is None) == bool(labels):
-        raise UserError("--eval and --label belong together: a set to probe on, and what to tell")
+        raise UserError("--data and --label belong together: a set to probe on, and a column of it")
     trials = plan(recipe, settings)
-    test = Test(ShardSet(data), labels, clips, split) if labels else None
+    task, options = None, []
+    if data is not None:
+        task = ProbeTask(ShardSet(data), labels, ProbeSettings(split, test_share, clips, seed))
+        options = [f"--data={data}", *(f"--label={label}" for label in labels)]
+        options += [f"--split={split}"] if split else []
+        options += [f"--test-share={test_share}"] if test_share != ProbeSettings.test_share else []
+        options += [f"--seed={seed}"] if seed else []
+        options += [f"--clips={clips}"]
     folder = Path(trials[0].recipe.out).parent
-    options = [f"--eval={data}", *(f"--label={label}" for label in labels)] if labels else []
-    options += [f"--split={split}"] if split else []
-    options += [f"--clips={clips}"] if labels else []
     command = shlex.join(["xdc", "sweep", str(recipe), *settings, *options])
     after_a_signal(f"the same command goes on with {folder}")
     reasons: dict[str, str] = {}
     refused = 0
     for number, trial in enumerate(trials, 1):
         try:
-            run_trial(trial, test)
-            figures = figures_of(trial, test)
-            line = one_line(figures, labels) if figures else "probed anew by another sweep"
+            run_trial(trial, task)
+            metrics = metrics_of(trial, task)
+            line = one_line(metrics, labels) if metrics else "changed by another process"
         except Busy:
             line = reasons[trial.name] = "left out, another process is at work on it"
         except UserError as error:
@@ -74,7 +105,7 @@ def sweep(recipe, settings, data, labels, split, clips, as_json) -> None:
         click.echo(f"[{number}/{len(trials)}] {trial.name}: {line}", err=as_json)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):  # another sweep may share it
-            table = tabulate(trials, test, reasons)
+            table = tabulate(trials, task, reasons)
             write_sweep(folder, table, command)
     if as_json:
         click.echo(json.dumps({"command": command, **table}))

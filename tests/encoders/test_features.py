@@ -187,7 +187,7 @@ def test_a_set_of_which_nothing_can_be_read_is_refused(damage, toy_shards, tmp_p
     del model.encoders["video"]
     model.name = "a run"  # random encoders need readable clips for BatchNorm
     with pytest.raises(UserError, match=r"no clip can be read: .*; run `xdc-shard verify"):
-        svm(model, toy_shards, "class", windows=2)
+        svm(model, toy_shards, "class", clips=2)
     with pytest.raises(UserError, match=r"no clip can be read: .*; run `xdc-shard verify"):
         retrieve(model, toy_shards, clips=2)
     # of the shards that cannot be read come empty files, and the others are made
@@ -195,4 +195,4 @@ def test_a_set_of_which_nothing_can_be_read_is_refused(damage, toy_shards, tmp_p
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     first = np.load(tmp_path / "out" / "shard-000000.npz")
     assert first["audio"].shape == (0, model.encoders["audio"].features)
-    assert first["unread"] == result["unread"] > 0 and result["clips"] > 0
+    assert first["n_unreadable"] == result["n_unreadable"] > 0 and result["clips"] > 0

@@ -32,7 +32,7 @@ def done(model, toy_shards, tmp_path_factory):
 
 def test_clips_cover_every_sample(done, toy_shards):
     out, result = done
-    assert (result["samples"], result["unread"]) == (48, 0)
+    assert (result["samples"], result["n_unreadable"]) == (48, 0)
     files = sorted(out.glob("*.npz"))
     assert [f.stem for f in files] == [name.removesuffix(".tar") for name in toy_shards.shards]
     assert len(files) > 1
@@ -144,6 +144,6 @@ def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
-    assert (result["unread"], result["clips"]) == (4, 47 * 4)
+    assert (result["n_unreadable"], result["clips"]) == (4, 47 * 4)
     assert 3 not in np.load(tmp_path / "out" / "shard-000000.npz")["index"]
     assert json.loads((tmp_path / "out" / "extract.json").read_text())["stride"] == 0.5

@@ -10,8 +10,8 @@ from tests.common.relabel import relabel
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.finetune import (
-    FIGURES,
     FOLLOW_UPS,
+    METRICS,
     FinetuneSettings,
     finetune,
     score,
@@ -49,7 +49,7 @@ def test_scores_are_those_of_a_plain_recount():
             first.append(total.argmax() == codes[i])
             five.append((total > total[codes[i]]).sum() < 5)
     assert score(logits, seen, codes) == pytest.approx(
-        {"unread": int((~seen.any(axis=1)).sum()), "clip@1": np.mean(clips),
+        {"n_unreadable": int((~seen.any(axis=1)).sum()), "clip@1": np.mean(clips),
          "video@1": np.mean(first), "video@5": np.mean(five)}
     )  # fmt: skip
     assert score(logits[:, :, :5], seen, codes % 5)["video@5"] is None
@@ -98,7 +98,7 @@ def test_results_hold_every_split_and_stay_with_the_run(toy_shards, tmp_path):
         assert [(row["split"], row["train"], row["test"]) for row in rows] == [
             (f"fold={n}", 32, 16) for n in (1, 2, 3)
         ]
-        for figure in FIGURES[:2]:
+        for figure in METRICS[:2]:
             values = [row[figure] for row in rows]
             assert all(0 <= value <= 1 for value in values)
             assert results[modality]["mean"][figure] == pytest.approx(np.mean(values))

@@ -32,7 +32,7 @@ def folds(toy_shards, tmp_path_factory):
 
 def test_official_folds_against_scikit_learn(folds):
     model = load("random", recipe=TINY)
-    result = svm(model, folds, "class", ("fold",), windows=3)
+    result = svm(model, folds, "class", ("fold",), clips=3)
     assert [row["split"] for row in result["splits"]] == ["fold=1", "fold=2", "fold=3"]
     # the same features by the loader alone
     loader = HostLoader(folds, model.inputs.shape)
@@ -52,7 +52,7 @@ def test_official_folds_against_scikit_learn(folds):
         plain.fit(features[train].reshape(-1, 48), np.repeat(codes[train], 3))
         scores = np.mean([plain.decision_function(features[test, w]) for w in range(3)], axis=0)
         assert row["accuracy"] == pytest.approx((scores.argmax(axis=1) == codes[test]).mean())
-        assert (row["train"], row["test"], row["unread"]) == (32, 16, 0)
+        assert (row["train"], row["test"], row["n_unreadable"]) == (32, 16, 0)
     found = [row["accuracy"] for row in result["splits"]]
     assert result["mean"]["accuracy"] == pytest.approx(np.mean(found))
     assert result["spread"]["accuracy"] == pytest.approx(np.std(found, ddof=1))
@@ -97,7 +97,7 @@ def test_two_classes_and_averaged_scores():
 
 def test_longer_windows_and_refusals(folds):
     model = load("random", ("audio.frames=200",), recipe=TINY)
-    result = svm(model, folds, "class", windows=2)
+    result = svm(model, folds, "class", clips=2)
     assert result["clip"]["audio"]["frames"] == 200 and result["splits"][0]["split"] == "random"
     with pytest.raises(UserError, match="no label 'clas'; did you mean 'class'"):
         svm(model, folds, "clas")
@@ -108,8 +108,8 @@ def test_longer_windows_and_refusals(folds):
 
 def test_of_a_set_with_pictures_only_the_sound_is_read(toy_shards, monkeypatch):
     monkeypatch.setattr(SampleReader, "read_frames", None)
-    result = svm(load("random", recipe=TINY), toy_shards, "class", windows=1)
-    assert result["modality"] == "audio" and result["splits"][0]["unread"] == 0
+    result = svm(load("random", recipe=TINY), toy_shards, "class", clips=1)
+    assert result["modality"] == "audio" and result["splits"][0]["n_unreadable"] == 0
 
 
 def test_a_set_of_sound_alone(toy_videos, tmp_path):
@@ -117,6 +117,6 @@ def test_a_set_of_sound_alone(toy_videos, tmp_path):
         load("random", recipe=TINY),
         pack_toy(toy_videos, tmp_path / "a", tracks="audio"),
     )
-    assert svm(model, shards, "class", windows=3)["mean"]["accuracy"] > 4 / 15
+    assert svm(model, shards, "class", clips=3)["mean"]["accuracy"] > 4 / 15
     with pytest.raises(UserError, match="a holds audio, random encodes video and audio: nothing"):
         svm(model, shards, "class", modality="video")

@@ -18,7 +18,9 @@ from tests.common.relabel import relabel
 from tests.common.reporting import Page
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import sweep as sweeping
-from xdc_fast.evaluation.sweep import plan
+from xdc_fast.evaluation.probe import ProbeSettings, probe, probe_labels
+from xdc_fast.evaluation.trials import plan
+from xdc_fast.models.load import load
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.run import Run
 from xdc_fast.report.sweep import write_sweep
@@ -45,7 +47,7 @@ def recipe(tmp_path_factory):
 def xdc(recipe, toy_shards):
     """Calls `xdc sweep` on the toy set, probing its classes."""
     group = Group(name="xdc", commands={"sweep": command})
-    options = ("--eval", toy_shards.root, "--label", "class", "--clips", 1)
+    options = ("--data", toy_shards.root, "--label", "class", "--clips", 1)
 
     def call(*settings):
         arguments = (recipe, f"data={toy_shards.root}", *settings, *options)
@@ -75,12 +77,17 @@ def untrained(monkeypatch):
         raise AssertionError("nothing is missing")
 
     monkeypatch.setattr(sweeping, "pretrain", refuse)
-    monkeypatch.setattr(sweeping, "both_features", refuse)
+    monkeypatch.setattr(sweeping, "probe_labels", refuse)
 
 
 def csv_of(folder):
     with (folder / "sweep.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def probes_of(run):
+    """The results that a run's folder holds."""
+    return [json.loads(path.read_text()) for path in sorted(run.glob("probes/*.json"))]
 
 
 def names_of(recipe, *settings):
@@ -137,13 +144,13 @@ def test_supervised_is_not_tested_on_what_it_learned(recipe, xdc, toy_shards, tm
     part = ["test" if i // 4 % 3 == 0 else "train" for i in range(48)]
     shards = relabel(toy_shards, tmp_path / "set", part=part)
     settings = (f"data={shards.root}", f"out={out}", "method=supervised", "label=class")
-    options = ("--eval", shards.root, "--label", "class", "--split", "part", "--clips", 1)
+    options = ("--data", shards.root, "--label", "class", "--split", "part", "--clips", 1)
     result = CliRunner().invoke(
         group, ["sweep", *map(str, (recipe, *settings, "split=part", *options))]
     )
     assert result.exit_code == 0, result.output
     (run,) = (path for path in out.iterdir() if path.is_dir())
-    probe = json.loads((run / "probes" / "class.json").read_text())
+    (probe,) = probes_of(run)
     assert (probe["train"], probe["test"], probe["split"]) == (32, 16, "part")
 
 
@@ -171,8 +178,8 @@ def test_probing_needs_a_set_and_a_label_of_it(recipe, xdc, toy_shards, tmp_path
     group = Group(name="xdc", commands={"sweep": command})
     for options, message in (
         (("--label", "class"), "belong together"),
-        (("--eval", toy_shards.root), "belong together"),
-        (("--eval", toy_shards.root, "--label", "clas"), "did you mean 'class'"),
+        (("--data", toy_shards.root), "belong together"),
+        (("--data", toy_shards.root, "--label", "clas"), "did you mean 'class'"),
     ):
         arguments = (recipe, f"out={tmp_path}/out", f"data={toy_shards.root}", *options)
         result = CliRunner().invoke(group, ["sweep", *map(str, arguments)])
@@ -188,8 +195,8 @@ def test_runs_probes_and_tables_are_made(swept):
     assert [line.split(": ")[0] for line in lines] == [*heads, str(out / "sweep.html")]
     assert all(re.search(r"\d s · class video [\d.]+ % audio [\d.]+ %$", x) for x in lines[:4])
     for name in NAMES:
-        kept = json.loads((out / name / "probes" / "class.json").read_text())
-        assert kept["finished"] and kept["clips"] == 1
+        (probe,) = probes_of(out / name)
+        assert probe["finished"] and probe["clips"] == 1
         assert Run.open(out / name).summary()["method"] == name[7:10]
 
 
@@ -197,9 +204,9 @@ def test_the_csv_holds_what_the_runs_say(swept, toy_shards):
     out, _ = swept
     lines = csv_of(out)
     assert [line["name"] for line in lines] == [*NAMES, "", ""]
-    probes = {n: json.loads((out / n / "probes" / "class.json").read_text()) for n in NAMES}
     for line in lines[:4]:
-        probe, summary = probes[line["name"]], Run.open(out / line["name"]).summary()
+        (probe,) = probes_of(out / line["name"])
+        summary = Run.open(out / line["name"]).summary()
         assert float(line["seconds"]) == summary["seconds"]
         agreement = summary["iterations"][-1]["nmi_audio_video"]
         assert float(line["nmi_audio_video"]) == agreement
@@ -212,8 +219,9 @@ def test_the_csv_holds_what_the_runs_say(swept, toy_shards):
     for seed, line in enumerate(lines[4:]):
         assert (line["method"], line["k"], line["seed"]) == ("scratch", "4", str(seed))
         for name in NAMES[2 * seed : 2 * seed + 2]:  # both methods start from the same encoders
-            assert float(line["class_audio_accuracy"]) == probes[name]["audio"]["random"]
-            nmi = probes[name]["nmi_random"]["audio"]["class"]
+            (probe,) = probes_of(out / name)
+            assert float(line["class_audio_accuracy"]) == probe["audio"]["random"]
+            nmi = probe["nmi_random"]["audio"]["class"]
             assert float(line["class_audio_nmi"]) == pytest.approx(nmi)
 
 
@@ -271,19 +279,54 @@ def test_a_second_call_runs_nothing(swept, xdc, untrained):
     assert fewer.exit_code == 0 and len(csv_of(out)) == 4
 
 
-def test_a_probe_of_other_data_or_of_an_unfinished_run_is_made_again(copy, xdc):
-    path = copy / NAMES[0] / "probes" / "class.json"
-    right = json.loads(path.read_text())
-    for change in ({"data": "other"}, {"clips": 2}, {"finished": False}):
-        path.write_text(json.dumps(right | change))
-        assert xdc(f"out={copy}", "method=sdc").exit_code == 0
-        assert json.loads(path.read_text()) == right
+def test_a_probe_of_an_unfinished_run_is_not_taken(copy, xdc, toy_shards):
+    (right,) = probes_of(copy / NAMES[0])
+    right["where"] = str(copy / NAMES[0])
+    shutil.rmtree(copy / NAMES[0] / "probes")
+    weights = copy / NAMES[0] / "encoders.pt"
+    aside = weights.rename(copy / "aside.pt")
+    probe(load(copy / NAMES[0]), toy_shards, "class", ProbeSettings(clips=1))
+    aside.rename(weights)
+    assert [found["finished"] for found in probes_of(copy / NAMES[0])] == [False]
+    assert xdc(f"out={copy}", "method=sdc").exit_code == 0
+    assert probes_of(copy / NAMES[0]) == [right]  # of the same weights: the same file
+
+
+def test_two_sweeps_with_other_options_keep_each_others_probes(
+    copy, xdc, recipe, toy_shards, monkeypatch
+):
+    (first,) = probes_of(copy / NAMES[0])
+    assert xdc(f"out={copy}", "method=sdc").exit_code == 0
+    before = csv_of(copy)[0]
+    made = []
+
+    def count(*arguments, **options):
+        made.append(arguments)
+        return probe_labels(*arguments, **options)
+
+    monkeypatch.setattr(sweeping, "probe_labels", count)
+    group = Group(name="xdc", commands={"sweep": command})
+    arguments = (recipe, f"out={copy}", f"data={toy_shards.root}", "method=sdc")
+    other = ("--data", toy_shards.root, "--label", "class", "--clips", 2, "--test-share", 0.5,
+             "--seed", 3)  # fmt: skip
+    for _ in range(2):
+        result = CliRunner().invoke(group, ["sweep", *map(str, (*arguments, *other))])
+        assert result.exit_code == 0, result.output
+        table = json.loads((copy / "sweep.json").read_text())
+        assert (table["eval"]["clips"], table["eval"]["test_share"]) == (2, 0.5)
+    (second,) = (found for found in probes_of(copy / NAMES[0]) if found != first)
+    assert (second["clips"], second["test_share"], second["seed"]) == (2, 0.5, 3)
+    shown = float(csv_of(copy)[0]["class_audio_accuracy"])
+    assert shown == second["audio"]["pretrained"]
+    assert xdc(f"out={copy}", "method=sdc").exit_code == 0
+    assert csv_of(copy)[0] == before
+    assert len(made) == 1  # of all these sweeps, one had to probe
 
 
 @pytest.mark.parametrize("place", ["training", "probe"])
 def test_an_interrupted_sweep_goes_on(swept, xdc, tmp_path, monkeypatch, place):
     """Stopped by SIGTERM; then it ends with the weights of the sweep that nobody stopped."""
-    owner, name = (Learner, "step") if place == "training" else (sweeping, "probe")
+    owner, name = (Learner, "step") if place == "training" else (sweeping, "probe_labels")
     original, calls = getattr(owner, name), []
 
     def stopping(*arguments, **options):
@@ -352,7 +395,7 @@ def test_one_json_line(swept, recipe, toy_shards, untrained):
     out, _ = swept
     group = Group(name="xdc", commands={"sweep": command})
     arguments = (recipe, f"out={out}", f"data={toy_shards.root}", "method=sdc,xdc", "seed=0,1",
-                 "--eval", toy_shards.root, "--label", "class", "--clips", 1, "--json")  # fmt: skip
+                 "--data", toy_shards.root, "--label", "class", "--clips", 1, "--json")  # fmt: skip
     result = CliRunner().invoke(group, ["sweep", *map(str, arguments)])
     assert json.loads(result.stdout) == json.loads((out / "sweep.json").read_text())
 

@@ -11,7 +11,8 @@ from xdc_fast.tools import Group, evaluate
 
 SETTINGS = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
             "train.iterations=1", "train.epochs=1", "train.batch=12")  # fmt: skip
-COMMANDS = {name: getattr(evaluate, name) for name in ("finetune", "svm", "retrieve", "extract")}
+COMMANDS = {name: getattr(evaluate, name) for name in (
+    "probe", "finetune", "svm", "retrieve", "extract")}  # fmt: skip
 
 
 def xdc(*arguments):
@@ -29,10 +30,11 @@ def run(toy_shards, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "figure", "lines"),
     [
+        (("probe", "--label", "class", "--clips", 1), "pretrained", 4),
         (("finetune", "--label", "class", "--epochs", 1, "--clips", 2), "video@1", 10),
         (("finetune", "--label", "class", "--only-head", "--preset", "esc50", "--epochs", 1,
           "--modality", "audio"), "audio, head", 5),
-        (("svm", "--label", "class", "--windows", 2), "accuracy", 5),
+        (("svm", "--label", "class", "--clips", 2), "accuracy", 5),
         (("retrieve", "--label", "class", "--clips", 2), "NN@10", 4),
     ],
 )  # fmt: skip
@@ -42,15 +44,16 @@ def test_tables_json_and_files(run, toy_shards, arguments, figure, lines):
     table = xdc(*command)
     assert table.exit_code == 0, table.output
     assert figure in table.stdout and len(table.stdout.splitlines()) >= lines
-    shown = json.loads(xdc(*command, "--json").stdout.splitlines()[-1])
-    kept = [json.loads(file.read_text()) for file in (run / name).glob("*.json")]
+    shown = json.loads(xdc(*command, "--json").stdout)
+    folder = "probes" if name == "probe" else name
+    kept = [json.loads(file.read_text()) for file in (run / folder).glob("*.json")]
     assert (shown["audio"] if name == "finetune" else shown) in kept
 
 
 def test_extract_and_settings(run, toy_shards, tmp_path):
     command = ("extract", run, tmp_path / "out", "video.frames=4", "--data", toy_shards.root)
     assert "one per 1.0 s" in xdc(*command).stdout
-    shown = json.loads(xdc(*command, "--json").stdout.splitlines()[-1])
+    shown = json.loads(xdc(*command, "--json").stdout)
     assert shown["clip"]["video"]["frames"] == 4 and shown["clips"] == 96
 
 
@@ -64,6 +67,7 @@ def test_random_is_the_baseline(toy_shards, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("probe", "nowhere", "--data", "{data}", "--label", "class"), "nowhere: no such file"),
         (("svm", "{run}", "--data", "nowhere", "--label", "class"), "nowhere: no manifest.json"),
         (("svm", "nowhere", "--data", "{data}", "--label", "class"), "nowhere: no such file"),
         (("svm", "{run}", "--data", "{data}", "--label", "clas"), "did you mean 'class'?"),

@@ -1,7 +1,5 @@
 """The command `xdc`: what it prints, and how it refuses."""
 
-import json
-
 import pytest
 from click.testing import CliRunner
 
@@ -26,14 +24,6 @@ def run(toy_shards, tmp_path_factory):
     assert result.exit_code == 0, result.output
     assert "xdc, k=4, 48 samples, 1 iterations" in result.stdout
     return Run.open(folder / "run")
-
-
-def test_probe_prints_a_table_or_one_line_of_json(run, toy_shards):
-    common = ("probe", run.root, "--data", toy_shards.root, "--label", "class", "--clips", 1)
-    shown = json.loads(xdc(*common, "--json").stdout.splitlines()[-1])
-    assert shown["label"] == "class" and shown["train"] + shown["test"] == 48
-    table = xdc(*common).stdout
-    assert f"{shown['video']['pretrained']:.1%}" in table and "chance" in table
 
 
 def test_report_prints_where_it_is(run):
@@ -65,7 +55,6 @@ def test_settings_are_listed_in_the_help():
     ("arguments", "message"),
     [
         (("pretrain", "none.yaml"), "xdc: none.yaml: No such file or directory"),
-        (("probe", "nowhere", "--data", "x", "--label", "y"), "xdc: nowhere: no recipe.yaml there"),
         (("report", "nowhere"), "xdc: nowhere: no recipe.yaml there"),
         (("probe", "nowhere"), "Missing option"),
     ],

@@ -1,4 +1,4 @@
-"""A model on a shard set: what every downstream evaluation begins and ends with."""
+"""A model on a shard set: what every evaluation begins and ends with."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.features import Features, compute_features, weights_digest
 from xdc_fast.errors import UserError
-from xdc_fast.files import write_json
+from xdc_fast.files import read_json, write_json
 from xdc_fast.models.load import Model
+from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
 
 class Evaluator:
-    """modalities: those that both the set and the model have, or of them the one asked for.
+    """modalities: those that both the set and the model have, or the one of them that is asked for.
 
-    out: where results are kept; otherwise in the run's folder, if the model is a run's.
-    BatchNorm of random encoders is calibrated on the set, as in `xdc probe`.
+    out: the folder for results; without it, the run's folder if the model is of a run.
+    BatchNorm of random encoders is calibrated on the set.
     Raises UserError when there is no such modality.
     """
 
@@ -42,7 +43,7 @@ class Evaluator:
                 + (f" on {modality}; leave --modality out" if common else "; take another set")
             )
         self.model, self.shards = model, shards
-        self.out = Path(out) if out else model.run and model.run.root
+        self.out = Path(out) if out else model.run.root if model.run else None
         self.recipe, self.inputs = model.recipe, model.inputs
         self.device = choose_device(model.recipe.device)
         self.modalities = (modality,) if modality else common
@@ -75,7 +76,7 @@ class Evaluator:
         average: bool = True,
         title: str = "features",
     ) -> Features:
-        """Features of equally spaced clips, by compute_features."""
+        """Features of equally spaced clips, as compute_features makes them."""
         return compute_features(
             self.encoders(*modalities),
             self.loader(*modalities),
@@ -87,34 +88,41 @@ class Evaluator:
             title=title,
         )
 
-    def digest(self, *modalities: str) -> str:
-        """A name for the very weights of encoders."""
-        return weights_digest(self.encoders(*modalities))
-
     def made_by(self, *modalities: str) -> dict:
         """What results on these modalities depend on, beside their own settings."""
-        clip = {m: asdict(getattr(self.recipe, m)) for m in modalities}
         return {
             "shards": self.shards.fingerprint,
-            "weights": self.digest(*modalities),
-            "clip": json.loads(json.dumps(clip)),  # as it will be read: lists for tuples
+            "weights": weights_digest(self.encoders(*modalities)),
+            "clip": clip_settings(self.recipe, modalities),
         }
 
-    def keep(self, folder: str, name: str, made_by: dict, result: dict) -> None:
-        """Keeps a result as FOLDER/SET-NAME-HASH.json, a file for each `made_by`."""
+    def about(self, made_by: dict) -> dict:
+        """What every result says: the model, whether its run had finished, the set, `made_by`."""
+        where, finished = self.model.name, self.model.finished
+        return {"where": where, "finished": finished, "data": str(self.shards.root), **made_by}
+
+    def save_result(self, folder: str, name: str, made_by: dict, result: dict) -> None:
+        """Keeps a result as OUT/FOLDER/SET-NAME-HASH.json, in a file for each `made_by`."""
         if self.out is None:
             return
-        path = self._path(folder, name, made_by)
+        path = self._path(self.out, folder, name, made_by)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
 
-    def kept(self, folder: str, name: str, made_by: dict) -> dict:
-        """What `keep` kept for the same; {} when there is nothing."""
-        if self.out is None or not (path := self._path(folder, name, made_by)).is_file():
+    def saved_result(self, folder: str, name: str, made_by: dict) -> dict:
+        """What `save_result` kept for the same; {} when there is nothing."""
+        if self.out is None:
             return {}
-        return json.loads(path.read_text())
+        path = self._path(self.out, folder, name, made_by)
+        return read_json(path, "remove it") if path.is_file() else {}
 
-    def _path(self, folder: str, name: str, made_by: dict) -> Path:
+    def _path(self, out: Path, folder: str, name: str, made_by: dict) -> Path:
         total = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         name = f"{self.shards.root.resolve().name}-{name}".replace("/", "_")
-        return self.out / folder / f"{name}-{total[:12]}.json"
+        return out / folder / f"{name}-{total[:12]}.json"
+
+
+def clip_settings(recipe: Recipe, modalities: tuple[str, ...]) -> dict:
+    """The recipe's settings of a clip, {modality: {setting: value}}, as JSON gives them back."""
+    clip = {modality: asdict(getattr(recipe, modality)) for modality in modalities}
+    return json.loads(json.dumps(clip))  # lists for tuples

@@ -4,14 +4,12 @@ OUT/extract.json      what made them; another model, set or stride is refused
 OUT/samples.csv       the set's own: the source and the labels of each sample
 OUT/shard-000000.npz  of a shard of the set: index int64 (M,), the sample of each clip; start, stop
                       float64 (M,), its seconds, of the longer track; video, audio float32 (M, D),
-                      those that there are; unread int64, clips left out
+                      those that there are; n_unreadable int64, clips left out
 """
 
 from __future__ import annotations
 
 import io
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from xdc_fast.clips.subset import ClipSubset
 from xdc_fast.encoders.features import Features, iterate_features
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
-from xdc_fast.files import write, write_json
+from xdc_fast.files import read_json, write, write_json
 from xdc_fast.models.load import Model
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLES
@@ -28,24 +26,25 @@ from xdc_fast.shards.format import SAMPLES
 TICK = 1e-6  # seconds; a clip that ends with the sample is not lost to rounding
 
 
-def extract_features(model: Model, shards: ShardSet, out: str | Path, stride: float = 1.0) -> dict:
-    """Features of clips of the recipe's length, one every `stride` seconds, to a folder.
+def extract_features(
+    model: Model,
+    shards: ShardSet,
+    out: str | Path,
+    stride: float = 1.0,
+    *,
+    modality: str | None = None,
+) -> dict:
+    """Features of clips of the recipe's length, one every `stride` seconds, to the folder `out`.
 
     A sample shorter than a clip gives one. Shards that are already in the folder are left out, so
     that an interrupted extraction goes on. Returns extract.json's content with the counts of
     samples, clips, and of clips that could not be read, which are left out.
     Raises UserError for a folder that holds anything else.
     """
-    out, evaluator = Path(out), Evaluator(model, shards)
-    made_by = {
-        "where": model.name,
-        "weights": evaluator.digest(*evaluator.modalities),
-        "data": shards.fingerprint,
-        "stride": stride,
-        "clip": {m: asdict(getattr(model.recipe, m)) for m in evaluator.modalities},
-    }
-    made_by = json.loads(json.dumps(made_by))  # as it will be read: lists for tuples
-    begin(out, shards, made_by)
+    out, evaluator = Path(out), Evaluator(model, shards, modality)
+    made_by = {"stride": stride, **evaluator.made_by(*evaluator.modalities)}
+    about = evaluator.about(made_by)
+    begin(out, shards, made_by, about)
     clips, start, stop = lay_clips(evaluator, stride)
     paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
     for number, features in iterate_features(
@@ -59,20 +58,20 @@ def extract_features(model: Model, shards: ShardSet, out: str | Path, stride: fl
         first = int(clips.shard_sizes[:number].sum())
         rows = slice(first, first + len(features.valid))
         save_shard(paths[number], clips.samples[rows], start[rows], stop[rows], features)
-    counts = {"samples": len(shards), "clips": 0, "unread": 0}
+    counts = {"samples": len(shards), "clips": 0, "n_unreadable": 0}
     for path in paths:
         with np.load(path) as arrays:
             counts["clips"] += len(arrays["index"])
-            counts["unread"] += int(arrays["unread"])
-    return made_by | counts
+            counts["n_unreadable"] += int(arrays["n_unreadable"])
+    return about | counts
 
 
-def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
-    """Makes the folder, or sees that what it holds was made in the same way."""
+def begin(out: Path, shards: ShardSet, made_by: dict, about: dict) -> None:
+    """Makes the folder with `about` as its extract.json, or checks what it was made by."""
     path = out / "extract.json"
     if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [key for key in made_by if key != "where" and before.get(key) != made_by[key]]
+        before = read_json(path, "give another folder")
+        changed = [key for key in made_by if before.get(key) != made_by[key]]
         if changed:
             raise UserError(
                 f"{out}: holds features of another {' and '.join(changed)}; give another folder"
@@ -81,7 +80,7 @@ def begin(out: Path, shards: ShardSet, made_by: dict) -> None:
         raise UserError(f"{out}: not empty and not of `xdc extract`; give another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, made_by)
+        write_json(path, about)
     if not (out / SAMPLES).is_file():
         write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
 
@@ -108,7 +107,7 @@ def save_shard(
     content = io.BytesIO()
     np.savez(
         content,
-        unread=np.int64(features.n_unreadable),
+        n_unreadable=np.int64(features.n_unreadable),
         **{name: array[valid] for name, array in arrays.items()},
     )
     write(path, content.getbuffer())

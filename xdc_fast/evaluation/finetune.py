@@ -32,7 +32,7 @@ from xdc_fast.evaluation.splits import (
 from xdc_fast.models.load import Model
 from xdc_fast.shards.dataset import ShardSet
 
-FIGURES = ("clip@1", "video@1", "video@5")
+METRICS = ("clip@1", "video@1", "video@5")
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,26 @@ def finetune(
     modality: str | None = None,
     only_head: bool = False,
     settings: FinetuneSettings | None = None,
+    test_share: float = 0.3,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> dict[str, dict]:
-    """Accuracy on the splits that `columns` name (see splits_of), for each modality.
+    """Accuracy on the splits that `columns` name, for each modality.
 
+    columns, test_share, seed: see splits_of; seed also draws the classifier and the clips.
     Every split begins with the model's encoder and a fresh linear classifier. Training clips are
     those of pretraining: random in time, crop and flip. only_head: the encoder stays as it is,
     BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips. Each split's
     result is kept in `out`, or in the run's folder, as soon as it is there, and not made again.
 
-    Returns {modality: {..., splits: [{split, train, test, unread, clip@1, video@1, video@5}],
-    mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
+    Returns {modality: {..., splits: [{split, train, test, n_unreadable, clip@1, video@1,
+    video@5}], mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
     Raises UserError as splits_of does, and for a loss that is not finite.
     """
     settings = settings or FinetuneSettings()
     evaluator = Evaluator(model, shards, modality, out)
     codes, classes = classes_of(shards, label)
-    splits = splits_of(shards, label, codes, classes, columns, seed=seed)
+    splits = splits_of(shards, label, codes, classes, columns, test_share=test_share, seed=seed)
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
     results = {}
     for name in evaluator.modalities:
@@ -110,19 +112,20 @@ def finetune(
             "modality": name,
             "mode": mode,
             "asked": [split.name for split in splits],
+            "test_share": test_share,
             "seed": seed,
             "settings": asdict(settings),
             **evaluator.made_by(name),
         }
         place = ("finetune", "-".join((label, *columns, name, mode)), made_by)
-        about = {"where": model.name, "data": str(shards.root), **made_by}
-        scores = evaluator.kept(*place).get("splits", [])
+        about = evaluator.about(made_by)
+        scores = evaluator.saved_result(*place).get("splits", [])
         for split in splits[len(scores) :]:
             classifier = train(evaluator, name, codes, classes, split, only_head, settings, seed)
-            logits, seen = classify(evaluator, name, classifier, split, settings)
+            logits, valid = classify(evaluator, name, classifier, split, settings)
             sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
-            scores.append(sizes | score(logits, seen, codes[split.test]))
-            evaluator.keep(*place, about | summary(scores))
+            scores.append(sizes | score(logits, valid, codes[split.test]))
+            evaluator.save_result(*place, about | summary(scores))
         results[name] = about | summary(scores)
     return results
 
@@ -140,7 +143,7 @@ class Classifier(Encoder):
 
 def summary(scores: list[dict]) -> dict:
     """The splits that are done, their mean and spread."""
-    return {"splits": scores, **over_splits(scores, FIGURES)}
+    return {"splits": scores, **over_splits(scores, METRICS)}
 
 
 def train(
@@ -164,10 +167,8 @@ def train(
         groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     recipe, loader = evaluator.recipe, evaluator.loader(modality)
-    sizes, batch = (
-        count_by_shard(evaluator.shards, split.train),
-        min(settings.batch, len(split.train)),
-    )
+    sizes = count_by_shard(evaluator.shards, split.train)
+    batch = min(settings.batch, len(split.train))
     half = recipe.train.precision == "bfloat16" and evaluator.device.type == "cuda"
     labels = torch.from_numpy(codes[split.train])
     steps = settings.epochs * EpochSampler(sizes, batch).steps
@@ -206,7 +207,7 @@ def classify(
     split: Split,
     settings: FinetuneSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): what was read."""
+    """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): the valid."""
     found = compute_features(
         {modality: classifier},
         evaluator.loader(modality),
@@ -224,23 +225,24 @@ def classify(
             "has outputs that are not finite; lower --lr and --head-lr"
         )
     shape = (len(split.test), settings.clips)
-    seen = found.valid.reshape(shape)
-    check_readable(evaluator.shards, split.train, split.test[seen.any(axis=1)])
-    return logits.reshape(*shape, -1), seen
+    valid = found.valid.reshape(shape)
+    check_readable(evaluator.shards, split.train, split.test[valid.any(axis=1)])
+    return logits.reshape(*shape, -1), valid
 
 
-def score(logits: np.ndarray, seen: np.ndarray, codes: np.ndarray) -> dict:
+def score(logits: np.ndarray, valid: np.ndarray, codes: np.ndarray) -> dict:
     """Accuracy by clip, and by the softmax averaged over a video's clips.
 
-    logits: float (N, clips, classes). seen: bool (N, clips), which count. codes: int (N,).
+    logits: float (N, clips, classes). valid: bool (N, clips), the clips that count. codes: int
+    (N,), the classes.
     """
-    read = seen.any(axis=1)
-    shares = torch.softmax(torch.from_numpy(logits).double(), dim=2).numpy() * seen[:, :, None]
+    readable = valid.any(axis=1)
+    shares = torch.softmax(torch.from_numpy(logits).double(), dim=2).numpy() * valid[:, :, None]
     order = np.argsort(-shares.sum(axis=1), axis=1, kind="stable")
-    right = (order == codes[:, None])[read]
+    right = (order == codes[:, None])[readable]
     return {
-        "unread": int((~read).sum()),
-        "clip@1": float((logits.argmax(axis=2) == codes[:, None])[seen].mean()),
+        "n_unreadable": int((~readable).sum()),
+        "clip@1": float((logits.argmax(axis=2) == codes[:, None])[valid].mean()),
         "video@1": float(right[:, 0].mean()),
         "video@5": float(right[:, :5].any(axis=1).mean()) if logits.shape[2] > 5 else None,
     }

@@ -43,7 +43,7 @@ def class_recall(
     one that is not -1 are one recording, and no neighbours.
     """
     classes, every = codes[gallery_index], np.arange(codes.max() + 1)
-    figures: dict[str, list] = {}
+    metrics: dict[str, list] = {}
     for part, rows in similarities(queries, gallery):
         index = query_index[rows.numpy()]
         wanted = codes[index][:, None]
@@ -57,15 +57,15 @@ def class_recall(
         left = (~barred).sum(axis=1)
         wrong = left - ((classes == wanted) & ~barred).sum(axis=1)
         for k in RANKS:
-            figures.setdefault(f"R@{k}", []).append((found == wanted)[:, :k].any(axis=1))
+            metrics.setdefault(f"R@{k}", []).append((found == wanted)[:, :k].any(axis=1))
         for k in NEIGHBOURS:
             votes = (found[:, :k, None] == every).sum(axis=1)
-            figures.setdefault(f"NN@{k}", []).append(votes.argmax(axis=1) == wanted[:, 0])
+            metrics.setdefault(f"NN@{k}", []).append(votes.argmax(axis=1) == wanted[:, 0])
         for k in RANKS:  # the chance that k drawn without replacement are all of other classes
             drawn = np.arange(k)
             none = np.maximum(wrong[:, None] - drawn, 0) / np.maximum(left[:, None] - drawn, 1)
-            figures.setdefault(f"chance R@{k}", []).append(1 - none.prod(axis=1))
-    return {name: float(np.concatenate(values).mean()) for name, values in figures.items()}
+            metrics.setdefault(f"chance R@{k}", []).append(1 - none.prod(axis=1))
+    return {name: float(np.concatenate(values).mean()) for name, values in metrics.items()}
 
 
 def similarities(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -10,18 +11,20 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import class_columns, label_counts
-from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.calibrate import calibrate
-from xdc_fast.encoders.features import compute_features
-from xdc_fast.encoders.transform import ClipTransform
-from xdc_fast.encoders.weights import load_encoder_weights
+from xdc_fast.encoders.features import Features
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.splits import check_label_leakage, check_readable, classes_of, splits_of
+from xdc_fast.evaluation.evaluator import Evaluator
+from xdc_fast.evaluation.splits import (
+    Split,
+    check_label_leakage,
+    check_readable,
+    classes_of,
+    splits_of,
+)
 from xdc_fast.kernels.labels import nmi
-from xdc_fast.pretraining.run import Run
+from xdc_fast.models.load import Model, load
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
@@ -29,146 +32,184 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, chosen on the trai
 FOLDS = 3
 LEAST = 4  # samples per cluster, on average
 
-Features = dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How to probe.
+
+    split: a label column of train and test (videos with neither are left out); without it, a share
+    `test_share` of the videos is drawn by `seed` as the test part, stratified by class.
+    clips: equally spaced clips per video; their features are averaged.
+    k: clusters for the NMI; without it, as many as the recipe says.
+    """
+
+    split: str | None = None
+    test_share: float = 0.3
+    clips: int = 3
+    seed: int = 0
+    k: int | None = None
 
 
 def probe(
-    run: Run,
+    model: Model,
     shards: ShardSet,
     label: str,
+    settings: ProbeSettings | None = None,
     *,
-    split: str | None = None,
-    test_share: float = 0.3,
-    clips: int = 3,
-    seed: int = 0,
-    k: int | None = None,
-    features: Features | None = None,
+    modality: str | None = None,
+    out: str | Path | None = None,
 ) -> dict:
-    """Linear-probe accuracy of a run's encoders and of the same ones before any training.
+    """Linear-probe accuracy of a model's encoders, and of the same ones before any training.
 
-    Features are frozen and averaged over `clips` equally spaced clips of each video. Videos are
-    divided at random, stratified by class, or by the label column `split` (train, test; videos
-    with neither are left out). Multinomial logistic regression on standardised features, its
-    strength chosen by cross-validation on the training part alone.
+    The classifier is a multinomial logistic regression on standardised features, its strength
+    chosen by cross-validation on the training part alone. The random encoders have the weights
+    that a run of the model's recipe begins with, and BatchNorm calibrated on `shards`.
     Beside it the features of all videos are clustered by k-means as in the recipe, and compared
-    with the label and every other column of classes. k: of these clusters, if not the recipe's.
-    features: those of both_features, when several labels are probed.
+    with the label and every other column of classes.
 
     Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test, nmi:
-    {modality: {column: ...}}, nmi_random, and what it is of: data, split, test_share, clips, seed,
-    k, finished}: accuracies and chance (share of the test part's most frequent class) 0 to 1,
-    counts of videos, NMI of pretrained and of random features' clusters, the fingerprint of the
-    shards, and whether the run had ended.
+    {modality: {column: ...}}, nmi_random, ...}: accuracies and chance (the share of the test
+    part's most frequent class) 0 to 1, counts of videos, NMI of the clusters of pretrained and of
+    random features, then what the result was made of. It is kept in `out`, or in the run's folder.
     Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
     in both parts.
     """
-    codes, classes = classes_of(shards, label)
-    train, test = divide(shards, label, codes, classes, split, test_share, seed)
-    check_label_leakage(run, shards, label, [test])
-    finished = (run.root / "encoders.pt").is_file()
-    if features is None:
-        features = both_features(run, shards, clips)
-    seen = features["pretrained"][1] & features["random"][1]
-    train, test = train[seen[train]], test[seen[test]]
-    check_readable(shards, train, test)
-    result: dict = {
-        "label": label,
-        "classes": len(classes),
-        "chance": float(np.bincount(codes[test]).max() / len(test)),
-    }
-    for modality in MODALITIES:
-        result[modality] = {
-            name: accuracy(parts[modality], codes, train, test, seed)
-            for name, (parts, _) in features.items()
-        }
-    result |= {"train": len(train), "test": len(test)}
-    k = k or run.recipe.k
-    columns = list(dict.fromkeys((label, *class_columns(shards))))
-    for key, name in (("nmi", "pretrained"), ("nmi_random", "random")):
-        result[key] = {
-            modality: label_nmi(
-                features[name][0][modality],
-                features[name][1],
-                k,
-                run.recipe.cluster,
-                seed,
-                shards,
-                columns,
-            )
-            for modality in MODALITIES
-        }
-    result |= {"data": shards.fingerprint, "split": split, "test_share": test_share}
-    result |= {"clips": clips, "seed": seed, "k": k, "finished": finished}
-    run.save_probe(result)
+    (result,) = probe_labels(model, shards, (label,), settings, modality=modality, out=out)
     return result
 
 
-def both_features(run: Run, shards: ShardSet, clips: int) -> Features:
-    """{pretrained, random: what run_features gives}."""
-    return {
-        "pretrained": run_features(run, shards, clips, trained=True),
-        "random": run_features(run, shards, clips, trained=False),
-    }
+def probe_labels(
+    model: Model,
+    shards: ShardSet,
+    labels: tuple[str, ...],
+    settings: ProbeSettings | None = None,
+    *,
+    modality: str | None = None,
+    out: str | Path | None = None,
+) -> list[dict]:
+    """`probe` of several labels, for which the features are made once."""
+    settings = settings or ProbeSettings()
+    settings = replace(settings, k=settings.k or model.recipe.k)
+    splits = []
+    for label in labels:
+        codes, classes = classes_of(shards, label)
+        splits.append(divide(shards, label, codes, classes, settings))
+        check_label_leakage(model.run, shards, label, [splits[-1].test])
+    evaluator = Evaluator(model, shards, modality, out)
+    trained = evaluator.features(*evaluator.modalities, clips=settings.clips)
+    random = trained
+    if model.name != "random":
+        start = load("random", recipe=model.recipe)
+        start.encoders = {name: start.encoders[name] for name in evaluator.modalities}
+        random = Evaluator(start, shards).features(
+            *evaluator.modalities, clips=settings.clips, title="random features"
+        )
+    results = []
+    for label, split in zip(labels, splits, strict=True):
+        result = score(evaluator, label, split, settings, trained, random)
+        made_by = {
+            "label": label,
+            **asdict(settings),
+            "cluster": asdict(model.recipe.cluster),
+            "random_seed": model.recipe.seed,
+            **evaluator.made_by(*evaluator.modalities),
+        }
+        result |= evaluator.about(made_by)
+        evaluator.save_result("probes", label, made_by, result)
+        results.append(result)
+    return results
 
 
-def run_features(
-    run: Run, shards: ShardSet, clips: int, *, trained: bool
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features of a shard set by a run's encoders, or by their random start.
-
-    The start has the weights that the run began with; its BatchNorm is calibrated on `shards`.
-    """
-    recipe = run.recipe
-    inputs, device = ClipTransform(recipe), choose_device(recipe.device)
-    encoders = build_encoders(recipe, device)
-    loader = open_loader(
-        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
-    )
-    if trained:
-        load_encoder_weights(encoders, run.encoder_weights(), recipe, run.root)
-    else:
-        calibrate(encoders, loader, inputs, recipe.train.batch)
-    found = compute_features(encoders, loader, inputs, recipe.train.batch, clips=clips)
-    return found.arrays, found.valid
+def score(
+    evaluator: Evaluator,
+    label: str,
+    split: Split,
+    settings: ProbeSettings,
+    trained: Features,
+    random: Features,
+) -> dict:
+    """The metrics of `probe` for one label, from the features of all samples."""
+    shards, k = evaluator.shards, settings.k or evaluator.recipe.k
+    codes, classes = classes_of(shards, label)
+    valid = trained.valid & random.valid
+    train, test = split.train[valid[split.train]], split.test[valid[split.test]]
+    check_readable(shards, train, test)
+    chance = float(np.bincount(codes[test]).max() / len(test))
+    result: dict = {"label": label, "classes": len(classes), "chance": chance}
+    for name in evaluator.modalities:
+        result[name] = {
+            "pretrained": accuracy(trained.arrays[name], codes, train, test, settings.seed),
+            "random": accuracy(random.arrays[name], codes, train, test, settings.seed),
+        }
+    result |= {"train": len(train), "test": len(test)}
+    columns = list(dict.fromkeys((label, *class_columns(shards))))
+    for key, features in (("nmi", trained), ("nmi_random", random)):
+        result[key] = {
+            name: label_nmi(
+                features.arrays[name],
+                valid,
+                k,
+                evaluator.recipe.cluster,
+                settings.seed,
+                shards,
+                columns,
+            )  # fmt: skip
+            for name in evaluator.modalities
+        }
+    return result
 
 
 def label_nmi(
     features: np.ndarray,
-    seen: np.ndarray,
+    valid: np.ndarray,
     k: int,
     settings: Cluster,
     seed: int,
     shards: ShardSet,
     columns: list[str],
 ) -> dict[str, float]:
-    """{column: NMI with it} of label columns and a k-means of all features (N, D) that were read.
+    """{column: NMI with it} of label columns and a k-means of all valid features (N, D).
 
-    Of few videos or few distinct features are made fewer clusters: no more than one for every 4
-    videos. So with cluster.pca.
+    Few videos or few distinct features make fewer clusters: at most one for every 4 videos. The
+    same limit holds for cluster.pca.
     """
-    most = max(int(seen.sum()) // LEAST, 1)
-    k = min(k, most, len(np.unique(features[seen], axis=0)))
+    most = max(int(valid.sum()) // LEAST, 1)
+    k = min(k, most, len(np.unique(features[valid], axis=0)))
     settings = replace(settings, pca=min(settings.pca, most, features.shape[1]))
-    assignment = cluster([features], seen, k, settings, seed).assignment
+    assignment = cluster([features], valid, k, settings, seed).assignment
     return {name: float(nmi(label_counts(assignment, k, shards, name)[0])) for name in columns}
 
 
-def divide(shards, label, codes, classes, split, test_share, seed):
-    """Sample indices of the training and the test part."""
-    columns = (split,) if split else ()
+def divide(
+    shards: ShardSet, label: str, codes: np.ndarray, classes: list[str], settings: ProbeSettings
+) -> Split:
+    """The training and the test part; codes, classes: the column `label`, as classes_of."""
+    columns = (settings.split,) if settings.split else ()
     first, *more = splits_of(
-        shards, label, codes, classes, columns, needed=FOLDS, test_share=test_share, seed=seed
+        shards,
+        label,
+        codes,
+        classes,
+        columns,
+        needed=FOLDS,
+        test_share=settings.test_share,
+        seed=settings.seed,
     )
     if more:
         raise UserError(
-            f"{shards.root}: column '{split}' holds {1 + len(more)} folds; a probe takes a column "
-            "of train and test, `xdc svm` takes folds"
+            f"{shards.root}: column '{settings.split}' holds {1 + len(more)} folds; a probe takes "
+            "a column of train and test, `xdc svm` takes folds"
         )
-    return first.train, first.test
+    return first
 
 
-def accuracy(features: np.ndarray, codes: np.ndarray, train, test, seed: int) -> float:
-    """Test accuracy of logistic regression on standardised features (N, D)."""
+def accuracy(
+    features: np.ndarray, codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+) -> float:
+    """Test accuracy, 0 to 1, of logistic regression on standardised features float (N, D).
+
+    codes: int (N,), the classes. train, test: int (M,), the samples of each part.
+    """
     model = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": STRENGTHS},

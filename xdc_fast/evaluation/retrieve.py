@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from xdc_fast.clusters.kmeans import prepare
+from xdc_fast.clusters.kmeans import prepare, unit_length
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.neighbours import class_recall, instance_recall
 from xdc_fast.evaluation.splits import (
+    Split,
     check_label_leakage,
     check_readable,
     classes_of,
@@ -21,6 +23,8 @@ from xdc_fast.evaluation.splits import (
     splits_of,
 )
 from xdc_fast.models.load import Model
+from xdc_fast.pretraining.run import Run
+from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
 
@@ -30,6 +34,7 @@ def retrieve(
     label: str | None = None,
     columns: tuple[str, ...] = (),
     *,
+    modality: str | None = None,
     clips: int = 10,
     out: str | Path | None = None,
 ) -> dict:
@@ -37,73 +42,105 @@ def retrieve(
 
     Within a modality, given a label: R@k, the share of videos with one of their class among the k
     nearest, and NN@k, the accuracy of a majority vote of the k nearest. Neighbours are all other
-    videos, but none of the same recording; or, on the splits that `columns` name (see splits_of),
-    the training part those of the test part.
+    videos that are not of the same recording; or, on the splits that `columns` name (see
+    splits_of), the training part for each video of the test part.
     Across modalities: R@k, the share of videos whose own other track is among the k nearest of all
-    (`own`), and as above with the own recording left out (`class`). XDC's feature spaces have no
-    common axes; `shared` says how they are compared, which is ours.
+    (`own`), and as above without the own recording (`class`). XDC's feature spaces have no common
+    axes; `shared` says how they are compared, which is ours.
 
     Returns {..., within: {modality: {splits, mean, spread}}, across: {"audio->video": {own,
-    class}, ...}, note}: each figure 0 to 1 beside its chance; across is empty, and note says why,
-    where spaces cannot be compared. It is kept in `out`, or in the run's folder.
+    class}, ...}, note}: each metric 0 to 1 beside its chance. Where the spaces cannot be compared,
+    across is empty and note says why. The result is kept in `out`, or in the run's folder.
     Raises UserError as splits_of does.
     """
     if columns and label is None:
         raise UserError("a split is of labeled videos: give --label too, or leave --split out")
-    evaluator = Evaluator(model, shards, out=out)
+    evaluator = Evaluator(model, shards, modality, out)
+    task = None if label is None else class_task(model.run, shards, label, columns)
     found = evaluator.features(*evaluator.modalities, clips=clips)
-    features, read = found.arrays, found.valid
-    made_by = {"label": label, "asked": [*columns], "clips": clips}
-    made_by |= evaluator.made_by(*evaluator.modalities)
-    result: dict = {"where": model.name, "data": str(shards.root), **made_by}
-    result |= {"videos": int(read.sum()), "within": {}, "across": {}, "note": ""}
-    codes = None
-    if label is not None:
-        codes, classes = classes_of(shards, label)
-        known = np.flatnonzero(read & (codes >= 0))
+    features, valid = found.arrays, found.valid
+    every = np.flatnonzero(valid)
+    spaces, note = shared(evaluator, features, valid)
+    within: dict[str, dict] = {}
+    across: dict[str, dict] = {
+        f"{query}->{other}": {"own": instance_recall(spaces[query][every], spaces[other][every])}
+        for query, other in ((MODALITIES, MODALITIES[::-1]) if spaces else ())
+    }
+    if task is not None:
+        known = np.intersect1d(task.labeled, every)
         if len(known) < 2:
             raise UserError(f"{shards.root}: {len(known)} readable videos have the label '{label}'")
-        groups = [column for column, _ in recordings_of(shards, label).values()]
-        pairs = [("leave one out", known, known)]
-        if columns:
-            splits = splits_of(shards, label, codes, classes, columns)
-            pairs = [(n, np.intersect1d(b, known), np.intersect1d(a, known)) for n, a, b in splits]
-        check_label_leakage(model.run, shards, label, [queries for _, queries, _ in pairs])
+        pairs = [
+            (name, np.intersect1d(test, known), np.intersect1d(train, known))
+            for name, train, test in task.splits
+        ] or [("leave one out", known, known)]
         for _, queries, gallery in pairs:
             check_readable(shards, gallery, queries)
         for name in evaluator.modalities:
-            unit = _unit(features[name])
+            unit = unit_length(features[name])
             rows = [
                 {"split": split, "queries": len(queries), "gallery": len(gallery)}
-                | class_recall(unit[queries], unit[gallery], codes, queries, gallery, groups)
+                | task.recall(unit, unit, queries, gallery)
                 for split, queries, gallery in pairs
             ]
-            figures = tuple(rows[0])[3:]
-            result["within"][name] = {"splits": rows, **over_splits(rows, figures)}
-    spaces, result["note"] = shared(evaluator, features, read)
-    for query, other in (MODALITIES, MODALITIES[::-1]) if spaces else ():
-        every = np.flatnonzero(read)
-        figures = {"own": instance_recall(spaces[query][every], spaces[other][every])}
-        if codes is not None:
-            figures["class"] = class_recall(
-                spaces[query][known], spaces[other][known], codes, known, known, groups
-            )
-        result["across"][f"{query}->{other}"] = figures
-    evaluator.keep("retrieve", "-".join((label or "own", *columns)), made_by, result)
+            within[name] = {"splits": rows, **over_splits(rows, tuple(rows[0])[3:])}
+        for way, kinds in across.items():
+            query, _, other = way.partition("->")
+            kinds["class"] = task.recall(spaces[query], spaces[other], known, known)
+    made_by = {"label": label, "asked": [*columns], "clips": clips}
+    made_by |= evaluator.made_by(*evaluator.modalities)
+    result = evaluator.about(made_by)
+    result |= {"videos": len(every), "within": within, "across": across, "note": note}
+    evaluator.save_result("retrieve", "-".join((label or "own", *columns)), made_by, result)
     return result
 
 
+@dataclass(frozen=True)
+class ClassTask:
+    """Neighbours of a query's class are sought.
+
+    codes: int (N,), the classes. labeled: int64 (M,), the samples that have one. groups: see
+    class_recall. splits: none for leave one out.
+    """
+
+    codes: np.ndarray
+    labeled: np.ndarray
+    groups: list[np.ndarray]
+    splits: list[Split]
+
+    def recall(
+        self, queries: np.ndarray, gallery: np.ndarray, ask: np.ndarray, among: np.ndarray
+    ) -> dict:
+        """class_recall of samples `ask` (Q,) `among` others (G,); queries, gallery: float32 (N, D),
+        the features of all samples."""
+        return class_recall(queries[ask], gallery[among], self.codes, ask, among, self.groups)
+
+
+def class_task(
+    run: Run | None, shards: ShardSet, label: str, columns: tuple[str, ...]
+) -> ClassTask:
+    """The task of a label column; UserError as splits_of and check_label_leakage."""
+    codes, classes = classes_of(shards, label)
+    labeled = np.flatnonzero(codes >= 0)
+    splits = splits_of(shards, label, codes, classes, columns) if columns else []
+    tests = [split.test for split in splits] or [labeled]
+    check_label_leakage(run, shards, label, tests)
+    groups = [column for column, _ in recordings_of(shards, label).values()]
+    return ClassTask(codes, labeled, groups, splits)
+
+
 def shared(
-    evaluator: Evaluator, features: dict[str, np.ndarray], read: np.ndarray
+    evaluator: Evaluator, features: dict[str, np.ndarray], valid: np.ndarray
 ) -> tuple[dict[str, np.ndarray], str]:
     """A space for both modalities: {modality: float32 (N, D), unit length}, or {} and the reason.
 
-    Its axes are clusters. For each clustering, both modalities have a distribution over its k
-    clusters: the softmax of the head that predicts it; or, for the clustering of the modality's
-    own features, softmax(-d^2 / s) of the distances d to its centroids, s being the mean d^2 to the
-    nearest one. Their square roots are joined over the clusterings, so that a cosine is the mean
-    Bhattacharyya coefficient. The centroids are of the last clustering, before the encoders' last
-    training; features are centred, where the recipe says so, on the set at hand.
+    valid: bool (N,), the samples that have features. The axes of the space are clusters. For each
+    clustering, both modalities have a distribution over its k clusters: the softmax of the head
+    that predicts it; or, for the clustering of the modality's own features, softmax(-d^2 / s) of
+    the distances d to its centroids, s being the mean d^2 to the nearest one. The square roots of
+    all clusterings are concatenated, so that a cosine is the mean Bhattacharyya coefficient. The
+    centroids are of the last clustering, before the encoders' last training; features are centred,
+    where the recipe says so, on the set at hand.
     """
     model = evaluator.model
     if len(evaluator.modalities) < len(MODALITIES):
@@ -115,12 +152,13 @@ def shared(
             with torch.no_grad():
                 logits = head(torch.from_numpy(features[modality]).to(evaluator.device))
             shares.setdefault(clustering, {})[modality] = torch.softmax(logits, 1).cpu().numpy()
-    for clustering, centroids in last_centroids(model).items():
-        have = shares.get(clustering, {})
-        if have and clustering in MODALITIES and clustering not in have:
-            have[clustering] = members(
-                features[clustering], centroids, read, model.run.recipe.cluster
-            )
+    if (run := model.run) is not None and model.heads:
+        for clustering, centroids in last_centroids(run).items():
+            have = shares.get(clustering, {})
+            if have and clustering in MODALITIES and clustering not in have:
+                have[clustering] = members(
+                    features[clustering], centroids, valid, run.recipe.cluster
+                )
     usable = [have for have in shares.values() if len(have) == len(MODALITIES)]
     if not usable:
         return {}, (
@@ -133,28 +171,27 @@ def shared(
     }, ""
 
 
-def last_centroids(model: Model) -> dict[str, np.ndarray]:
+def last_centroids(run: Run) -> dict[str, np.ndarray]:
     """{clustering: float32 (k, D)} of a run's last finished iteration, whose heads are kept.
 
-    Empty where there is no run or none is finished, and where a PCA was part of the clustering:
-    its axes are not kept.
+    Empty where a PCA was part of the clustering: its axes are not kept.
     """
-    if model.run is None or model.run.recipe.cluster.pca or not model.heads:
+    if run.recipe.cluster.pca:
         return {}
-    last = model.run.summary()["iterations"][-1]["iteration"]
-    return {name: arrays["centroids"] for name, arrays in model.run.clusters(last).items()}
+    last = run.summary()["iterations"][-1]["iteration"]
+    return {name: arrays["centroids"] for name, arrays in run.clusters(last).items()}
 
 
-def members(features: np.ndarray, centroids: np.ndarray, read: np.ndarray, settings) -> np.ndarray:
-    """softmax(-d^2 / s) over the centroids, float32 (N, k); see `shared`."""
-    points = prepare(features[read], settings)
+def members(
+    features: np.ndarray, centroids: np.ndarray, valid: np.ndarray, settings: Cluster
+) -> np.ndarray:
+    """softmax(-d^2 / s) over the centroids (k, D), float32 (N, k); see `shared`.
+
+    features: float32 (N, D). valid: bool (N,); other rows are 0.
+    """
+    points = prepare(features[valid], settings)
     square = torch.cdist(torch.from_numpy(points), torch.from_numpy(centroids)) ** 2
     shares = np.zeros((len(features), len(centroids)), dtype=np.float32)
     scale = square.min(dim=1).values.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    shares[read] = torch.softmax(-square / scale, dim=1).numpy()
+    shares[valid] = torch.softmax(-square / scale, dim=1).numpy()
     return shares
-
-
-def _unit(points: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.maximum(length, np.finfo(np.float32).tiny)

@@ -14,10 +14,7 @@ from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import LABEL_SEPARATOR
 
 TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
-GROUP_COLUMNS = (
-    "group",
-    "youtube_id",
-)  # label columns that name the recording a video was cut from
+GROUP_COLUMNS = ("group", "youtube_id")  # label columns that name the recording of a video
 
 
 class Split(NamedTuple):
@@ -43,8 +40,9 @@ def splits_of(
 
     codes, classes: the column `label`, as ShardSet.label returns it. A column of train and test is
     one split and leaves out other values; where it has no test, validation or val is the test. Any
-    other column holds folds: as many splits, each fold the test part of one. Without columns, a
-    share `test_share` is drawn at random, stratified by class. needed: training samples per class.
+    other column holds folds and gives a split for each, whose test part is that fold. Without
+    columns, a share `test_share` is drawn as the test part by `seed`, stratified by class.
+    needed: training samples per class.
     Raises UserError for a column that makes no split, for classes too small or never trained, and
     for recordings in both parts: equal sources, or equal values of a column in GROUP_COLUMNS.
     """
@@ -101,7 +99,7 @@ def check_label_leakage(
 
 
 def check_readable(shards: ShardSet, train: np.ndarray, test: np.ndarray) -> None:
-    """Raises UserError where nothing that can be read is left to train on or to test."""
+    """Raises UserError where no sample of a part, int64 (M,), can be read."""
     for part, samples in (("training", train), ("test", test)):
         if not len(samples):
             raise UserError(f"{shards.root}: no {part} video can be read; run `xdc-shard verify`")
@@ -119,18 +117,18 @@ def recordings_of(shards: ShardSet, *others: str) -> dict[str, tuple[np.ndarray,
     return {"source": (codes, names.tolist())} | {column: shards.label(column) for column in known}
 
 
-def over_splits(scores: list[dict], figures: tuple[str, ...]) -> dict:
-    """{mean: {figure: ...}, spread: {...}} of figures of each split, None where one has none.
+def over_splits(scores: list[dict], metrics: tuple[str, ...]) -> dict:
+    """{mean: {metric: ...}, spread: {...}} over the splits; None where a split has none.
 
-    The spread is the standard deviation over splits (divided by their number less 1).
+    The spread is the standard deviation over splits, with n - 1 in the denominator.
     """
-    columns = {figure: [score[figure] for score in scores] for figure in figures}
-    whole = {figure: None not in values for figure, values in columns.items()}
+    columns = {metric: [score[metric] for score in scores] for metric in metrics}
+    whole = {metric: None not in values for metric, values in columns.items()}
     return {
-        "mean": {f: float(np.mean(v)) if whole[f] else None for f, v in columns.items()},
+        "mean": {m: float(np.mean(v)) if whole[m] else None for m, v in columns.items()},
         "spread": {
-            f: float(np.std(v, ddof=1)) if whole[f] and len(v) > 1 else None
-            for f, v in columns.items()
+            m: float(np.std(v, ddof=1)) if whole[m] and len(v) > 1 else None
+            for m, v in columns.items()
         },
     }
 
@@ -141,15 +139,16 @@ def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split
     # official test lists may come without labels: then the validation part tests
     useful = {names[code] for code in np.unique(codes) if code >= 0}
     test = next((name for held in (useful, names) for name in TEST if name in held), None)
-    if test or "train" in names:
-        missing = {"train", test or "test"} - set(names)
-        if missing:
-            raise UserError(
-                f"{shards.root}: column '{column}' has no '{missing.pop()}'; a split column holds "
-                "train and test, or the numbers of folds"
-            )
-        train, test = (labeled[codes == names.index(name)] for name in ("train", test))
-        return [Split(column, train, test)]
+    if test is not None or "train" in names:
+        parts = ("train", test or "test")
+        for name in parts:
+            if name not in names:
+                raise UserError(
+                    f"{shards.root}: column '{column}' has no '{name}'; a split column holds train "
+                    "and test, or the numbers of folds"
+                )
+        train, test_samples = (labeled[codes == names.index(name)] for name in parts)
+        return [Split(column, train, test_samples)]
     if len(names) < 2:
         raise UserError(
             f"{shards.root}: column '{column}' holds {len(names)} fold; a split column holds train "
@@ -161,7 +160,9 @@ def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split
     ]
 
 
-def _at_random(shards: ShardSet, codes, labeled, test_share: float, seed: int) -> Split:
+def _at_random(
+    shards: ShardSet, codes: np.ndarray, labeled: np.ndarray, test_share: float, seed: int
+) -> Split:
     try:
         train, test = train_test_split(
             labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
@@ -169,13 +170,15 @@ def _at_random(shards: ShardSet, codes, labeled, test_share: float, seed: int) -
     except ValueError as error:
         raise UserError(
             f"{shards.root}: {len(labeled)} videos of {len(np.unique(codes[labeled]))} classes "
-            f"cannot be divided with a test share of {test_share:g} ({error}); change it, or name "
-            "a split column with --split"
+            f"cannot be divided with a test share of {test_share:g} ({error}); change "
+            "--test-share, or name a split column with --split"
         ) from None
     return Split("random", np.sort(train), np.sort(test))
 
 
-def _refuse_small(shards, label, classes, name, counts, needed: int) -> None:
+def _refuse_small(
+    shards: ShardSet, label: str, classes: list[str], name: str, counts: np.ndarray, needed: int
+) -> None:
     if counts.min() < needed:
         raise UserError(
             f"{shards.root}: class '{classes[int(counts.argmin())]}' of '{label}' has "
@@ -184,7 +187,9 @@ def _refuse_small(shards, label, classes, name, counts, needed: int) -> None:
         )
 
 
-def _refuse_leak(shards: ShardSet, split: Split, recordings) -> None:
+def _refuse_leak(
+    shards: ShardSet, split: Split, recordings: dict[str, tuple[np.ndarray, list[str]]]
+) -> None:
     for column, (codes, names) in recordings.items():
         both = np.intersect1d(codes[split.train], codes[split.test])
         both = both[both >= 0]

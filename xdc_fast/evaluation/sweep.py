@@ -1,133 +1,73 @@
-"""A sweep: the product of settings as runs; what is missing is run, then all are probed."""
+"""A sweep: its runs are made where they are missing, then probed, then tabulated."""
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
-from xdc_fast.evaluation.probe import both_features, probe
+from xdc_fast.evaluation.evaluator import clip_settings
+from xdc_fast.evaluation.probe import ProbeSettings, probe_labels
 from xdc_fast.evaluation.splits import GROUP_COLUMNS, classes_of, over_splits
+from xdc_fast.evaluation.trials import Trial
 from xdc_fast.interrupt import raising
+from xdc_fast.models.load import load
 from xdc_fast.pretraining.loop import pretrain
-from xdc_fast.pretraining.methods import heads_of
 from xdc_fast.pretraining.run import Run
-from xdc_fast.recipe import Recipe, load_recipe
+from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
-WHOLE = ("out", "label", "split")  # never split at commas
 SCRATCH = "scratch"  # in place of a method: the encoders before any training
-UNSAFE = re.compile(r"[^\w.+-]")  # in the name of a folder
-TEST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run of a sweep.
+class ProbeTask:
+    """What finished runs are probed on; settings.k is each trial's own.
 
-    values: {key: what a table shows}, of method, k, every key with several values, and seed.
-    clusters: those of the NMI; k, but for method=supervised the k of its neighbours.
+    Raises UserError for a column that the set lacks.
     """
-
-    recipe: Recipe
-    values: dict[str, str]
-    clusters: int
-
-    @property
-    def name(self) -> str:
-        return Path(self.recipe.out).name
-
-
-@dataclass(frozen=True)
-class Test:
-    """What finished runs are probed on. split: a label column of train and test, or None."""
 
     shards: ShardSet
     labels: tuple[str, ...]
-    clips: int = 3
-    split: str | None = None
-    seed: int = 0
-
-    @cached_property
-    def data(self) -> str:
-        return self.shards.fingerprint
+    settings: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:
-        for column in (*self.labels, *((self.split,) if self.split else ())):
-            classes_of(self.shards, column)  # UserError before anything is run
+        split = self.settings.split
+        for column in (*self.labels, *((split,) if split else ())):
+            classes_of(self.shards, column)
 
 
-def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
-    """The runs of a sweep, those of the first seed first.
-
-    settings: KEY=VALUE, or KEY=VALUE,VALUE for an axis; commas within brackets do not split, nor
-    do those of out and label, nor those of data unless every part is a folder. Each run is a
-    folder in `out`, named by method, k, the other keys with several values in alphabetical order,
-    and the seed: method=xdc,k=64,train.lr=0.1,seed=0. Of data it takes the folder's name; what is
-    not a letter, a digit or one of . _ + - becomes _.
-    For method=supervised k becomes the number of classes of `label`; other methods read no label
-    and no split, and none is kept in their recipes.
-    Raises UserError for what load_recipe refuses, unknown methods, and names that do not differ.
-    """
-    axes = _axes(settings)
-    order = sorted(axes, key=lambda key: key != "seed")  # a table of few seeds is whole early
-    several = {key for key in axes if len(axes[key]) > 1}
-    keys = ("method", "k", *sorted(several - {"method", "k", "seed"}), "seed")
-    trials: dict[str, Trial] = {}
-    for values in product(*(axes[key] for key in order)):
-        given = dict(zip(order, values, strict=True))
-        loaded = load_recipe(recipe, tuple(f"{key}={value}" for key, value in given.items()))
-        heads_of(loaded.method)
-        if not loaded.out:
-            raise UserError("no folder for the sweep; give out=FOLDER")
-        if loaded.method != "supervised":
-            chosen = replace(loaded, label="", split="")
-        elif loaded.label:
-            classes = ShardSet(loaded.data).memberships(loaded.label)[2]
-            chosen = replace(loaded, k=len(classes))
-        else:
-            raise UserError("method=supervised: give label=COLUMN, what it is to predict")
-        shown = {key: _show(chosen, key) for key in keys}
-        name = ",".join(f"{key}={UNSAFE.sub('_', shown[key])}" for key in keys)
-        chosen = replace(chosen, out=str(Path(loaded.out) / name))
-        before = trials.setdefault(name, Trial(chosen, shown, loaded.k))
-        if before.recipe != chosen:
-            raise UserError(f"two runs would be named {name}; give values whose names differ")
-    return list(trials.values())
-
-
-def run_trial(trial: Trial, test: Test | None) -> Run:
+def run_trial(trial: Trial, task: ProbeTask | None) -> Run:
     """Trains what is missing of a run and makes what is missing of its probes.
 
     Raises UserError when the run or a probe is refused, Busy when another process is at work on
     it, Interrupted after SIGINT or SIGTERM; then the same call goes on.
     """
-    _check_label_leakage(trial.recipe, test)
+    if task is not None:
+        check_leakage_ahead(trial.recipe, task)
     with raising():
         run = _train(trial.recipe)
         with run.hold():
-            _probe(run, trial, test)
+            if task is not None:
+                _probe(run, trial, task)
     return run
 
 
-def _check_label_leakage(recipe: Recipe, test: Test | None) -> None:
-    """UserError, before the training, for a test that check_label_leakage would refuse after it."""
-    if recipe.method != "supervised" or test is None or recipe.label not in test.labels:
+def check_leakage_ahead(recipe: Recipe, task: ProbeTask) -> None:
+    """UserError, before the training, for what check_label_leakage would refuse after it."""
+    if recipe.method != "supervised" or recipe.label not in task.labels:
         return
-    apart = recipe.split and recipe.split == test.split
-    if not apart and ShardSet(recipe.data).fingerprint == test.data:
+    apart = recipe.split and recipe.split == task.settings.split
+    if not apart and ShardSet(recipe.data).fingerprint == task.shards.fingerprint:
         raise UserError(
             f"{recipe.out}: would learn the label '{recipe.label}' of the videos it is tested on; "
             "name a column of train and test by split=COLUMN and --split COLUMN"
         )
 
 
-def figures_of(trial: Trial, test: Test | None) -> dict | None:
+def metrics_of(trial: Trial, task: ProbeTask | None) -> dict | None:
     """What a run came to; None when it is not finished and probed.
 
     {samples, seconds, nmi_audio_video (of the last iteration, None where the method has none)} and
@@ -138,31 +78,31 @@ def figures_of(trial: Trial, test: Test | None) -> dict | None:
     root = Path(trial.recipe.out)
     if not _finished(root):
         return None
-    probes = [_kept_probe(root, trial, test, label) for label in test.labels] if test else []
-    if None in probes:
+    probes = _find_probes(trial, task)
+    if task is not None and len(probes) < len(task.labels):
         return None
     summary = Run.open(root).summary()
-    figures = {key: summary[key] for key in ("samples", "seconds")}
-    figures["nmi_audio_video"] = summary["iterations"][-1]["nmi_audio_video"]
-    return figures | _of_probes(probes, "pretrained", "nmi")
+    metrics = {key: summary[key] for key in ("samples", "seconds")}
+    metrics["nmi_audio_video"] = summary["iterations"][-1]["nmi_audio_video"]
+    return metrics | _of_probes(probes, "pretrained", "nmi")
 
 
-def scratch_of(trial: Trial, test: Test | None) -> dict:
-    """The figures of a finished run's encoders before any training."""
-    probes = [_kept_probe(Path(trial.recipe.out), trial, test, label) for label in test.labels]
-    figures = {"samples": None, "seconds": None, "nmi_audio_video": None}
-    return figures | _of_probes(probes, "random", "nmi_random")
+def scratch_metrics(trial: Trial, task: ProbeTask) -> dict:
+    """The metrics of a finished run's encoders before any training."""
+    metrics = {"samples": None, "seconds": None, "nmi_audio_video": None}
+    return metrics | _of_probes(_find_probes(trial, task), "random", "nmi_random")
 
 
-def tabulate(trials: list[Trial], test: Test | None, reasons: dict[str, str]) -> dict:
+def tabulate(trials: list[Trial], task: ProbeTask | None, reasons: dict[str, str]) -> dict:
     """The state of a sweep, from its folders alone.
 
-    reasons: {name of a run: why it has no figures}.
+    reasons: {name of a run: why it has no metrics}.
     Returns {keys, axes, labels, eval, runs, rows}. axes: those keys that differ, and their values
-    (k as it was asked for). runs: [{name, reason, *keys, seed, *figures}], reason
-    "" for those that have figures; then, of each seed and each choice of encoders, what they were
-    before any training, of method "scratch" and with the k that its NMI is of.
-    rows: [{values: {key: ...}, seeds, mean: {figure: ...}, spread: {...}}], over the runs that
+    (k as it was asked for). eval: what runs are probed on, None where they are not. runs: [{name,
+    reason, *keys, seed, *metrics}], reason "" for those that have metrics; then, of each seed and
+    each choice of encoders, what they were before any training, of method "scratch" and with the
+    k that its NMI is of.
+    rows: [{values: {key: ...}, seeds, mean: {metric: ...}, spread: {...}}], over the runs that
     differ in nothing but the seed; the spread is their standard deviation (n - 1).
     """
     keys = [key for key in trials[0].values if key != "seed"]
@@ -170,69 +110,54 @@ def tabulate(trials: list[Trial], test: Test | None, reasons: dict[str, str]) ->
     axes = {key: list(dict.fromkeys(values[key] for values in asked)) for key in keys}
     runs, scratch = [], {}
     for trial in trials:
-        figures = figures_of(trial, test)
-        reason = "" if figures else reasons.get(trial.name, "not run yet")
-        runs.append({"name": trial.name, "reason": reason, **trial.values, **(figures or {})})
-        if figures and test:
-            values = {k: v if k.startswith(("video.", "audio.")) else "" for k, v in
-                      trial.values.items()}  # fmt: skip
-            values |= {"method": SCRATCH, "k": "", "seed": trial.values["seed"]}
-            if tuple(values.values()) not in scratch:
-                start = values | {"k": str(trial.clusters)}
-                begun = {"name": "", "reason": "", **start, **scratch_of(trial, test)}
-                scratch[tuple(values.values())] = begun
+        metrics = metrics_of(trial, task)
+        reason = "" if metrics else reasons.get(trial.name, "not run yet")
+        runs.append({"name": trial.name, "reason": reason, **trial.values, **(metrics or {})})
+        if metrics and task:
+            values = scratch_values(trial)
+            start = {"name": "", "reason": "", **values, "k": str(trial.clusters)}
+            if (group := tuple(values.values())) not in scratch:
+                scratch[group] = start | scratch_metrics(trial, task)
     groups: dict[tuple, list[dict]] = {}
     for run in [*scratch.values(), *runs]:
         if not run["reason"]:
             groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    averaged = _averaged(task)
     rows = [
         {
             "values": dict(zip(keys, values, strict=True)),
             "seeds": [run["seed"] for run in group],
-            **over_splits(group, tuple(f for f in group[0] if f in _numbers(test))),
+            **over_splits(group, tuple(metric for metric in group[0] if metric in averaged)),
         }
         for values, group in groups.items()
     ]
     return {
         "keys": keys,
         "axes": {key: values for key, values in axes.items() if len(values) > 1},
-        "labels": list(test.labels) if test else [],
-        "eval": test and {"data": str(test.shards.root), "samples": len(test.shards),
-                          "clips": test.clips, "split": test.split, "seed": test.seed},
+        "labels": list(task.labels) if task else [],
+        "eval": task and _describe(task),
         "runs": [*runs, *scratch.values()],
         "rows": rows,
-    }  # fmt: skip
+    }
 
 
-def _numbers(test: Test | None) -> list[str]:
-    """The figures that have a mean."""
+def scratch_values(trial: Trial) -> dict[str, str]:
+    """A trial's values as the row of its encoders before any training: those that these have."""
+    own = {k: v if k.startswith(("video.", "audio.")) else "" for k, v in trial.values.items()}
+    return own | {"method": SCRATCH, "seed": trial.values["seed"]}
+
+
+def _describe(task: ProbeTask) -> dict:
+    settings = {key: value for key, value in asdict(task.settings).items() if key != "k"}
+    return {"data": str(task.shards.root), "samples": len(task.shards), **settings}
+
+
+def _averaged(task: ProbeTask | None) -> list[str]:
+    """The metrics that have a mean."""
     names = ["samples", "seconds", "nmi_audio_video"]
-    for label in test.labels if test else ():
+    for label in task.labels if task else ():
         names += [f"{label}_{m}_{f}" for m in MODALITIES for f in ("accuracy", "nmi", "other_nmi")]
     return names
-
-
-def _axes(settings: tuple[str, ...]) -> dict[str, list[str]]:
-    """{key: its values} of KEY=VALUE,VALUE."""
-    axes: dict[str, list[str]] = {}
-    for setting in settings:
-        key, sign, text = setting.partition("=")
-        if not sign:
-            raise UserError(f"{setting}: settings are given as KEY=VALUE or KEY=VALUE,VALUE")
-        if key in axes:
-            raise UserError(f"{setting}: '{key}' is given twice; give its values as {key}=A,B")
-        parts = re.split(r",(?![^\[]*\])", text)
-        if key in WHOLE or (key == "data" and not all(Path(part).is_dir() for part in parts)):
-            parts = [text]
-        axes[key] = list(dict.fromkeys(parts))
-    return axes
-
-
-def _show(recipe: Recipe, key: str) -> str:
-    value = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
-    return Path(value).name if key == "data" else str(value)
 
 
 def _finished(root: Path) -> bool:
@@ -242,49 +167,56 @@ def _finished(root: Path) -> bool:
 def _train(recipe: Recipe) -> Run:
     if not _finished(Path(recipe.out)):
         pretrain(recipe)
-        return Run.open(recipe.out)
-    return Run.start(recipe, ShardSet(recipe.data).fingerprint)  # refuses other runs
+    return Run.start(recipe, ShardSet(recipe.data).fingerprint)  # refuses a run of anything else
 
 
-def _probe(run: Run, trial: Trial, test: Test | None) -> None:
-    labels = test.labels if test else ()
-    missing = [label for label in labels if _kept_probe(run.root, trial, test, label) is None]
+def _probe(run: Run, trial: Trial, task: ProbeTask) -> None:
+    missing = tuple(label for label in task.labels if not _find_probe(trial, task, label))
     if missing:
-        features = both_features(run, test.shards, test.clips)
-        for label in missing:
-            probe(
-                run, test.shards, label, split=test.split, test_share=TEST_SHARE,
-                clips=test.clips, seed=test.seed, k=trial.clusters, features=features,
-            )  # fmt: skip
+        settings = replace(task.settings, k=trial.clusters)
+        probe_labels(load(run.root), task.shards, missing, settings)
 
 
-def _kept_probe(root: Path, trial: Trial, test: Test, label: str) -> dict | None:
-    """RUN/probes/LABEL.json when it is of the same data and options, after the whole training."""
-    path = root / "probes" / (label.replace("/", "_") + ".json")
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text())
-    asked = {
-        "label": label, "data": test.data, "split": test.split, "test_share": TEST_SHARE,
-        "clips": test.clips, "seed": test.seed, "k": trial.clusters, "finished": True,
-    }  # fmt: skip
-    return kept if asked.items() <= kept.items() else None
+def _find_probes(trial: Trial, task: ProbeTask | None) -> list[dict]:
+    """A finished run's probes of a task, those that there are."""
+    labels = task.labels if task else ()
+    found = [_find_probe(trial, task, label) for label in labels] if task else []
+    return [result for result in found if result is not None]
+
+
+def _find_probe(trial: Trial, task: ProbeTask, label: str) -> dict | None:
+    """The finished run's probe of these very data and settings."""
+    recipe = trial.recipe
+    wanted = {
+        "label": label,
+        **asdict(replace(task.settings, k=trial.clusters)),
+        "cluster": asdict(recipe.cluster),
+        "random_seed": recipe.seed,
+        "shards": task.shards.fingerprint,
+        "clip": clip_settings(recipe, MODALITIES),
+        "finished": True,
+    }
+    for path in sorted(Path(recipe.out).glob("probes/*.json")):
+        result = json.loads(path.read_text())
+        if wanted.items() <= result.items():
+            return result
+    return None
 
 
 def _of_probes(probes: list[dict], accuracies: str, nmis: str) -> dict:
-    figures = {}
+    metrics = {}
     for result in probes:
         label = result["label"]
         aside = (label, result["split"], *GROUP_COLUMNS)
-        figures[f"{label}_chance"] = result["chance"]
+        metrics[f"{label}_chance"] = result["chance"]
         for modality in MODALITIES:
             nmi = result[nmis][modality]
             others = {column: value for column, value in nmi.items() if column not in aside}
             most = max(others, key=others.__getitem__, default=None)
-            figures |= {
+            metrics |= {
                 f"{label}_{modality}_accuracy": result[modality][accuracies],
                 f"{label}_{modality}_nmi": nmi[label],
                 f"{label}_{modality}_other": most,
-                f"{label}_{modality}_other_nmi": others.get(most),
+                f"{label}_{modality}_other_nmi": None if most is None else others[most],
             }
-    return figures
+    return metrics

@@ -8,7 +8,7 @@ RUN/heads.pt                  the heads of the last finished iteration: {head: s
 RUN/features/000/             finished shards of the pass before a clustering, while it goes on
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering; a resumed run
                               needs those of its iteration and of the one before
-RUN/probes/LABEL.json         what `xdc probe` found
+RUN/probes/*.json             what `xdc probe` found; other evaluations have folders likewise
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
 RUN/tensorboard/              the same numbers for TensorBoard
@@ -217,13 +217,6 @@ class Run:
     def save_summary(self, summary: dict) -> None:
         """Writes summary.json."""
         write_json(self.root / "summary.json", summary)
-
-    def save_probe(self, result: dict) -> None:
-        """Keeps a probe's result as RUN/probes/LABEL.json."""
-        folder = self.root / "probes"
-        folder.mkdir(exist_ok=True)
-        name = result["label"].replace("/", "_") + ".json"
-        write_json(folder / name, result)
 
     def summary(self) -> dict:
         """What summary.json holds; UserError when no iteration has finished."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.report.matching import Matching
 
 LETTER = 6.3  # mean width of a character at the charts' 11 px
@@ -142,10 +143,15 @@ def heat_map(title: str, matching: Matching) -> Markup:
     return svg(title, left + side, left + side, parts)
 
 
+def encoders_of(probe: dict) -> list[str]:
+    """The modalities that a probe was made of."""
+    return [modality for modality in MODALITIES if modality in probe]
+
+
 def probe_chart(title: str, probes: list[dict]) -> Markup:
     """Accuracy of linear probes, a row each: from random initialisation to pretrained."""
     width, row, left, right = 560, 24, 52, 450
-    height = 30 + len(probes) * (3 * row + 8)
+    height = 30 + sum((1 + len(encoders_of(probe))) * row + 8 for probe in probes)
 
     def at(share: float) -> float:
         return left + (right - left) * share
@@ -156,11 +162,12 @@ def probe_chart(title: str, probes: list[dict]) -> Markup:
         parts.append(text_at(at(tick), height - 8, f"{tick:.0%}", "middle"))
     y = 16
     for probe in probes:
-        parts.append(text_at(0, y, probe["label"], kind="strong"))
-        y += row
-        low, high = y - 8, y + row + 8
+        name = probe["label"] if probe["finished"] else f"{probe['label']} (unfinished)"
+        parts.append(text_at(0, y, name, kind="strong"))
+        encoders, y = encoders_of(probe), y + row
+        low, high = y - 8, y + (len(encoders) - 1) * row + 8
         parts.append(f'<path class="level" d="M{at(probe["chance"]):.1f} {low}V{high}"/>')
-        for modality in ("video", "audio"):
+        for modality in encoders:
             ours, random = probe[modality]["pretrained"], probe[modality]["random"]
             parts.append(text_at(0, y + 4, modality, kind=f"label {modality}"))
             parts.append(

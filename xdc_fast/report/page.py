@@ -121,9 +121,10 @@ def choose_labels(shards: ShardSet) -> list[str]:
 
 
 def read_probes(run: Run, label: str | None) -> list[dict]:
-    """The results of `xdc probe`, that of `label` first."""
-    found = [json.loads(path.read_text()) for path in sorted(run.root.glob("probes/*.json"))]
-    return sorted(found, key=lambda probe: probe["label"] != label)
+    """The newest result of `xdc probe` for each label, that of `label` first."""
+    files = sorted(run.root.glob("probes/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    found = {result["label"]: result for result in (json.loads(f.read_text()) for f in files)}
+    return sorted(found.values(), key=lambda probe: (probe["label"] != label, probe["label"]))
 
 
 def show_samples(

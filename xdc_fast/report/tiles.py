@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.report.charts import encoders_of
 from xdc_fast.report.wording import share
 
 
@@ -15,13 +15,13 @@ def make_tiles(
     the NMI of audio with video clusters.
     """
     tiles: list[dict[str, str]] = []
-    for modality in MODALITIES if probes else ():
+    for modality in encoders_of(probes[0]) if probes else ():
         probe = probes[0]
         random, least = share(probe[modality]["random"]), share(probe["chance"])
         tiles.append(
             {
                 "value": share(probe[modality]["pretrained"]),
-                "name": f"{modality} probe",
+                "name": f"{modality} probe" + ("" if probe["finished"] else " (unfinished)"),
                 "note": f"{probe['label']}; random {random}, chance {least}",
                 "kind": modality,
             }
