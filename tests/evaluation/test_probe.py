@@ -21,7 +21,7 @@ from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders
-from xdc_fast.encoders.r2plus1d import r2plus1d_18
+from xdc_fast.encoders.r2plus1d import r2plus1d_tiny
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.probe import (
@@ -33,6 +33,7 @@ from xdc_fast.evaluation.probe import (
     probe_labels,
 )
 from xdc_fast.evaluation.svm import svm
+from xdc_fast.models import official
 from xdc_fast.models.export import write_export
 from xdc_fast.models.load import load
 from xdc_fast.pretraining.loop import pretrain
@@ -103,11 +104,12 @@ def test_random_encoders_are_their_own_start(result, toy_shards, tmp_path):
     assert kept(tmp_path) == [found]
 
 
-def test_the_authors_weights_are_probed_by_their_pictures(toy_shards, tmp_path):
-    torch.save(r2plus1d_18().state_dict(), tmp_path / "draft")
+def test_the_authors_weights_are_probed_by_their_pictures(toy_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(official, "ENCODER", "r2plus1d_tiny")  # theirs takes a minute
+    torch.save(r2plus1d_tiny().state_dict(), tmp_path / "draft")
     digits = hashlib.sha256((tmp_path / "draft").read_bytes()).hexdigest()[:8]
     file = (tmp_path / "draft").rename(tmp_path / f"xdc-{digits}.pth")
-    recipe = load_recipe(None, ("video.frames=2", "video.crop=32", "device=cpu", "k=4"))
+    recipe = load_recipe(None, (*TINY, "train.batch=12"))
     found = probe(load(file, recipe=recipe), toy_shards, "class", ONE, out=tmp_path)
     assert "audio" not in found and set(found["video"]) == {"pretrained", "random"}
     assert found["nmi"].keys() == found["nmi_random"].keys() == {"video"}

@@ -143,19 +143,9 @@ def score(
         }
     result |= {"train": len(train), "test": len(test)}
     columns = list(dict.fromkeys((label, *class_columns(shards))))
+    how = (valid, k, evaluator.recipe.cluster, settings.seed, shards, columns)
     for key, features in (("nmi", trained), ("nmi_random", random)):
-        result[key] = {
-            name: label_nmi(
-                features.arrays[name],
-                valid,
-                k,
-                evaluator.recipe.cluster,
-                settings.seed,
-                shards,
-                columns,
-            )  # fmt: skip
-            for name in evaluator.modalities
-        }
+        result[key] = {m: label_nmi(features.arrays[m], *how) for m in evaluator.modalities}
     return result
 
 
