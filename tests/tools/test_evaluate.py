@@ -1,6 +1,7 @@
-"""`xdc finetune`, `svm`, `retrieve`, `extract`: tables, JSON, and one line for a mistake."""
+"""The evaluation commands: tables, JSON, what is kept, and one line for a mistake."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -11,8 +12,8 @@ from xdc_fast.tools import Group, evaluate
 
 SETTINGS = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
             "train.iterations=1", "train.epochs=1", "train.batch=12")  # fmt: skip
-COMMANDS = {name: getattr(evaluate, name) for name in (
-    "probe", "finetune", "svm", "retrieve", "extract")}  # fmt: skip
+NAMES = ("probe", "finetune", "svm", "retrieve", "extract")
+COMMANDS = {name: getattr(evaluate, name) for name in NAMES}
 
 
 def xdc(*arguments):
@@ -48,6 +49,36 @@ def test_tables_json_and_files(run, toy_shards, arguments, figure, lines):
     folder = "probes" if name == "probe" else name
     kept = [json.loads(file.read_text()) for file in (run / folder).glob("*.json")]
     assert (shown["audio"] if name == "finetune" else shown) in kept
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_of_an_unfinished_run_are_marked(run, toy_shards, tmp_path, name):
+    early = shutil.copytree(run, tmp_path / "early", ignore=shutil.ignore_patterns("encoders.pt"))
+    options = {
+        "probe": ("--label", "class", "--clips", 1),
+        "finetune": ("--label", "class", "--clips", 1, "--epochs", 1, "--only-head"),
+        "svm": ("--label", "class", "--clips", 1),
+        "retrieve": ("--clips", 1),
+        "extract": ("--stride", 9),
+    }[name]
+    out = (tmp_path / "out",) if name == "extract" else ()
+    command = (name, early, *out, "--data", toy_shards.root, "--modality", "audio", *options)
+    table = xdc(*command)
+    assert table.exit_code == 0, table.output
+    assert f"{early} (unfinished)" in table.stdout
+    shown = json.loads(xdc(*command, "--json").stdout)
+    assert (shown["audio"] if name == "finetune" else shown)["finished"] is False
+
+
+def test_the_share_and_the_seed_of_a_random_split(run, toy_shards):
+    common = (run, "--data", toy_shards.root, "--label", "class", "--modality", "audio", "--clips",
+              1, "--test-share", 0.5, "--seed", 3, "--json")  # fmt: skip
+    for name, more in (("probe", ()), ("svm", ()), ("finetune", ("--epochs", 1, "--only-head"))):
+        shown = json.loads(xdc(name, *common, *more).stdout)
+        result = shown["audio"] if name == "finetune" else shown
+        (row,) = [result] if name == "probe" else result["splits"]
+        assert (row["train"], row["test"]) == (24, 24)
+        assert (result["test_share"], result["seed"]) == (0.5, 3)
 
 
 def test_extract_and_settings(run, toy_shards, tmp_path):
