@@ -16,7 +16,7 @@ from xdc_fast.packing.datasets.collect import READERS, collect_dataset
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.tools.shard import main
 
-ESC10 = Path(__file__).parents[3] / "shared/data/esc10"
+ESC10 = Path(__file__).parents[4] / "shared/data/esc10"
 
 
 def lay(root, *media, **lists):
