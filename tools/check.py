@@ -15,6 +15,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows
 from xdc_fast.clusters.kmeans import cluster
@@ -150,6 +151,7 @@ def compare_labels(device: torch.device) -> float:
     table = contingency_matrix(a[both], b[both])
     sizes = np.unique(a[a >= 0], return_counts=True)[1]
     index = np.random.default_rng(1).permutation(len(a))
+    found: tuple[np.ndarray, ...]
     if device.type == "cpu":
         found = (
             contingency(a, b, 64, 50, threads=torch.get_num_threads()),
@@ -223,6 +225,7 @@ def check_loaders(folder: Path, devices: list[torch.device]) -> Iterator[Check]:
 
 def read_batch(name: str, shards: ShardSet, device: torch.device) -> Batch:
     """The middle clip of every video, by the loader of that name."""
+    loader: Loader
     if name == "host":
         loader = HostLoader(shards, SHAPE, device=device)
     else:
@@ -238,6 +241,7 @@ def read_batch(name: str, shards: ShardSet, device: torch.device) -> Batch:
 
 def compare_frames(name: str, shards: ShardSet, device: torch.device) -> float:
     batch, rows = read_batch(name, shards, device), shards.rows()
+    assert batch.frames is not None
     windows = fixed_windows(batch.index.numpy(), rows, shape=SHAPE)
     worst = 0.0
     for slot, index in enumerate(batch.index.tolist()):
@@ -251,6 +255,7 @@ def compare_frames(name: str, shards: ShardSet, device: torch.device) -> float:
 
 def compare_sound(name: str, shards: ShardSet, device: torch.device) -> float:
     batch, rows = read_batch(name, shards, device), shards.rows()
+    assert batch.waveform is not None
     windows = fixed_windows(batch.index.numpy(), rows, shape=SHAPE)
     worst = 0
     for slot, index in enumerate(batch.index.tolist()):
