@@ -1,5 +1,7 @@
 """The command `xdc`: what it prints, and how it refuses."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -23,7 +25,13 @@ def run(toy_shards, tmp_path_factory):
                  f"out={folder / 'run'}")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "xdc, k=4, 48 samples, 1 iterations" in result.stdout
+    assert len(result.stdout.splitlines()) == 1 and "iteration 1 · video loss" in result.stderr
     return Run.open(folder / "run")
+
+
+def test_pretrain_prints_the_summary_as_json(run):
+    result = xdc("pretrain", run.root / "recipe.yaml", "--json")  # finished: it only prints
+    assert json.loads(result.stdout) == run.summary()
 
 
 def test_report_prints_where_it_is(run):
