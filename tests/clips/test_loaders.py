@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from xdc_fast.clips.dali import DaliLoader
+from xdc_fast.clips.dali import DaliLoader, PipelineQueue
 from xdc_fast.clips.failures import NothingRead
 from xdc_fast.clips.host import HostLoader
+from xdc_fast.clips.loader import open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
 SHAPE = ClipShape(frames=8, fps=7.5, crop=32, samples=16096, sample_rate=16000)
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 random = partial(random_windows, shape=SHAPE, seed=1, epoch=2, flip=True)
 
 
@@ -130,9 +132,10 @@ def damaged(toy_shards, tmp_path):
     return ShardSet(shards.root)
 
 
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("kind", [HostLoader, DaliLoader])
-def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
-    loader = kind(damaged, SHAPE, device="cpu")
+def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind, device):
+    loader = kind(damaged, SHAPE, device=device)
     sampler = EpochSampler(damaged.shard_sizes, 12, seed=1, epoch=2)
     batches = collect(loader, sampler)
     index = torch.cat([batch.index for batch in batches])
@@ -147,10 +150,27 @@ def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
         assert torch.equal(batch.index, clean.index)
 
 
-def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, tmp_path):
-    """Headers are sound, so DALI meets it: the batch comes from the host path, or as it is."""
-    shutil.copytree(toy_shards.root, tmp_path / "set")
-    shards = ShardSet(tmp_path / "set")
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, tmp_path, device):
+    """Headers are sound, so DALI meets it: the batch comes from the host loader, or as it is."""
+    shards = damage_within(toy_shards, tmp_path / "set")
+    sampler = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
+    loader = HostLoader(shards, SHAPE)
+    assert len(collect(loader, sampler)) == 4
+    assert loader.failures == {"undecodable": 1}
+    whole = collect(HostLoader(toy_shards, SHAPE), sampler)
+    batches = collect(DaliLoader(shards, SHAPE, device=device), sampler)
+    for batch, clean in zip(batches, whole, strict=True):
+        sound = (clean.index != 5).nonzero()[:, 0]
+        assert torch.equal(batch.index[sound], clean.index[sound])
+        off = (batch.frames[sound].cpu().int() - clean.frames[sound].int()).abs()
+        assert off.float().mean(dim=(1, 2, 3, 4)).max() < 5  # nvJPEG repeats the colour planes
+
+
+def damage_within(toy_shards, root):
+    """A copy of the set in which the pictures of sample 5 end half-way."""
+    shutil.copytree(toy_shards.root, root)
+    shards = ShardSet(root)
     name, row = shards.row(5)
     packets = shards.packets(name, row, np.arange(row["frames"]))
     sizes = [len(packet) for packet in packets]
@@ -159,12 +179,53 @@ def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, 
             offset = packets_offset(shards, name, row, k)
             file.seek(offset + size // 2)
             file.write(b"\xff\xd9" * (size // 4))
-    shards = ShardSet(tmp_path / "set")
-    sampler = EpochSampler(shards.shard_sizes, 12, seed=1, epoch=2)
-    loader = HostLoader(shards, SHAPE)
-    assert len(collect(loader, sampler)) == 4
-    assert loader.failures == {"undecodable": 1}
-    assert len(collect(DaliLoader(shards, SHAPE, device="cpu"), sampler)) == 4
+    return ShardSet(root)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_batch_that_dali_fails_on_comes_from_the_host_loader(
+    toy_shards, tmp_path, monkeypatch, device
+):
+    shards = damage_within(toy_shards, tmp_path / "set")
+    pop, failed = PipelineQueue.pop, []
+
+    def failing(self):
+        if 5 in self.pending[0].rest.index.tolist():
+            failed.append(len(self.pending))
+            raise RuntimeError("a bad picture")
+        return pop(self)
+
+    monkeypatch.setattr(PipelineQueue, "pop", failing)
+    loader = DaliLoader(shards, SHAPE, device=device)
+    for _ in range(2):
+        sampler = EpochSampler(shards.shard_sizes, 4, seed=1, epoch=2)
+        host = collect(HostLoader(shards, SHAPE), sampler)
+        for a, b in zip(host, collect(loader, sampler), strict=True):
+            assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform.cpu())
+            assert (a.frames.int() - b.frames.cpu().int()).abs().float().mean() < 5
+    assert len(failed) == 2 and loader.failures == {"undecodable": 2}
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_one_pipeline_serves_every_pass(toy_shards, monkeypatch, device):
+    built, build = [], DaliLoader._build
+    monkeypatch.setattr(DaliLoader, "_build", lambda *given: built.append(given) or build(*given))
+    loader = DaliLoader(toy_shards, SHAPE, device=device)
+    for epoch in range(3):
+        sampler = EpochSampler(toy_shards.shard_sizes, 12, seed=1, epoch=epoch)
+        left = loader.batches(sampler, random)
+        next(left)
+        left.close()
+        host = collect(HostLoader(toy_shards, SHAPE), sampler)
+        for a, b in zip(host, collect(loader, sampler), strict=True):
+            assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform.cpu())
+            assert (a.frames.int() - b.frames.cpu().int()).abs().float().mean() < 5
+    assert len(built) == 1
+    assert not [t for t in threading.enumerate() if t.name.startswith("clips")]
+    two = [loader.batches(sampler, random) for _ in range(2)]
+    for a, b in zip(*two, strict=True):
+        assert torch.equal(a.frames, b.frames)
+    assert len(built) == 2
 
 
 def packets_offset(shards, name, row, frame):
@@ -237,6 +298,22 @@ def test_dali_refuses_what_it_cannot_decode_here(toy_h264):
 
 
 @pytest.mark.gpu
+def test_frames_from_dali_may_be_kept(toy_shards):
+    """None is written over by a later batch, on whatever stream its reader is."""
+    sampler = EpochSampler(toy_shards.shard_sizes, 4, seed=1, epoch=2)
+    kept = []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for batch in DaliLoader(toy_shards, SHAPE, device="cuda").batches(sampler, random):
+            torch.cuda._sleep(10_000_000)  # the step is slower than the loader
+            kept.append((batch.frames, batch.frames.sum(dim=(1, 2, 3, 4))))
+        for frames, total in kept:
+            assert torch.equal(frames.sum(dim=(1, 2, 3, 4)), total)
+    host = collect(HostLoader(toy_shards, SHAPE), sampler)
+    for (frames, _), clean in zip(kept, host, strict=True):
+        assert (clean.frames.int() - frames.cpu().int()).abs().float().mean() < 5
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("codec", ["toy_shards", "toy_h264"])
 def test_dali_on_the_gpu_gives_the_same_frames(codec, request):
     shards = request.getfixturevalue(codec)
@@ -246,6 +323,16 @@ def test_dali_on_the_gpu_gives_the_same_frames(codec, request):
         assert b.frames.is_cuda and b.waveform.is_cuda and not b.index.is_cuda
         assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform.cpu())
         assert (a.frames.int() - b.frames.cpu().int()).abs().float().mean() < 3
+
+
+def test_on_a_gpu_only_jpeg_packets_go_to_dali_unasked(toy_shards, toy_h264):
+    for shards, name, kind in (
+        (toy_shards, "auto", DaliLoader),
+        (toy_h264, "auto", HostLoader),
+        (toy_h264, "dali", DaliLoader),
+    ):
+        loader = open_loader(shards, SHAPE, device=torch.device("cuda"), loader=name)
+        assert type(loader) is kind
 
 
 def test_settings_that_do_not_fit_the_shards_are_refused(toy_shards):
