@@ -41,9 +41,9 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def make_learner(chosen, labels):
+def make_learner(chosen, labels, device="cpu"):
     return Learner(
-        build_encoders(chosen), ClipTransform(chosen), labels, chosen.method, chosen.k,
+        build_encoders(chosen, device), ClipTransform(chosen), labels, chosen.method, chosen.k,
         chosen.train, seed=0,
     )  # fmt: skip
 

@@ -46,6 +46,24 @@ def test_metrics_are_of_the_clips_that_have_a_label(toy_shards):
     assert {float(value) for key, value in metrics.items() if "accuracy" in key} == {1.0}
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_step_on_a_gpu_waits_for_nothing(toy_shards):
+    chosen = recipe(toy_shards, "", "device=cuda", "train.precision=bfloat16", "method=mdc")
+    rng = np.random.default_rng(0)
+    labels = {m: rng.integers(6, size=48).astype(np.int32) for m in ("video", "audio")}
+    learner, inputs = make_learner(chosen, labels, device="cuda"), ClipTransform(chosen)
+    sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
+    loader = HostLoader(toy_shards, inputs.shape, device="cuda")
+    batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
+    learner.step(batch, 0, 0.1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.step(batch, 0, 0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_in_the_control_no_encoder_learns_from_itself_or_the_other_modality():
     for head in METHODS["same"]:
         (teacher,) = head.clustering

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from xdc_fast.clips.batch import Batch
@@ -19,6 +20,7 @@ class ClipTransform:
 
     def __init__(self, recipe: Recipe):
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
+        self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         audio = recipe.audio
         try:
             self.spec = MelSpec(
@@ -50,7 +52,14 @@ class ClipTransform:
     def _draw(self, batch: Batch, epoch: int, stream: int) -> torch.Tensor:
         """Uniform in [-1, 1), float32 (B,) on the batch's device."""
         draws = 2 * uniform(self.seed, epoch, batch.index.numpy(), stream) - 1
-        return torch.from_numpy(draws).to(batch.device, torch.float32)
+        return send(draws.astype(np.float32), batch.device)
+
+    def _mean_and_std(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the pictures, float32 (3,) each, sent to a device once."""
+        if device not in self._constants:
+            mean, std = (torch.tensor(v, device=device) for v in (self.video.mean, self.video.std))
+            self._constants[device] = mean, std
+        return self._constants[device]
 
     def _pictures(self, batch: Batch, epoch: int | None) -> torch.Tensor:
         assert batch.frames is not None, "a batch without pictures"
@@ -58,8 +67,7 @@ class ClipTransform:
         # of three channels, a CPU reads either order as fast, and takes its own from the weights
         order = torch.preserve_format if x.is_cuda else torch.contiguous_format
         x = x.to(torch.float32, memory_format=order)
-        mean = torch.tensor(self.video.mean, device=x.device)
-        std = torch.tensor(self.video.std, device=x.device)
+        mean, std = self._mean_and_std(x.device)
         gain, shift = torch.ones(len(batch), device=x.device), torch.zeros(1, device=x.device)
         if epoch is not None and self.video.jitter:
             gain = 1 + self.video.jitter * self._draw(batch, epoch, GAIN)
@@ -78,6 +86,18 @@ class ClipTransform:
             normal = 3**0.5 * self._draw(batch, epoch, LEVEL)  # uniform of unit variance
             x.add_(self.audio.jitter * normal[:, None, None])
         return x.div_(self.audio.std).unsqueeze(1)
+
+
+def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device, in the order of a GPU's current stream.
+
+    The caller goes on at once: a copy from pageable memory would wait for all that the GPU has
+    still to do.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
 from xdc_fast.encoders.encoder import Encoder
-from xdc_fast.encoders.transform import ClipTransform
+from xdc_fast.encoders.transform import ClipTransform, send
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import clustering_name, heads_of
@@ -89,7 +89,7 @@ class Learner:
         for head in self.table:
             clustering = clustering_name(head.clustering)
             labels, weight = self.labels[clustering], self.weights[clustering]
-            target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).to(device)
+            target = send(gather_labels(labels, batch.index.numpy()), device)
             logits = self.heads[head.name](features[head.encoder])
             total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
             labeled = (target >= 0).sum().clamp(min=1)
