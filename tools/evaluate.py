@@ -146,8 +146,8 @@ def probe(
 ) -> None:
     """Linear probe of the frozen encoders of WHERE, beside the same encoders before training.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
-    overrides its recipe: device=cpu
+    WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    changes a setting of its recipe, such as device=cpu.
     """
     from xdc_fast.evaluation.probe import ProbeSettings, probe
     from xdc_fast.shards.dataset import ShardSet
@@ -203,13 +203,14 @@ def finetune(
     preset: str | None,
     **own: Any,
 ) -> None:
-    """Train a classifier on the encoders of WHERE, with them or --only-head, and test it.
+    """Fine-tune the encoders of WHERE with a classifier, and test it.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe, which is the
-    scratch baseline. KEY=VALUE overrides its recipe: video.frames=32
+    With --only-head the classifier alone is trained. WHERE is a run, a checkpoint, an export, an
+    XDC .pth file, or random with --recipe, which is the scratch baseline. KEY=VALUE changes a
+    setting of its recipe, such as video.frames=32.
 
-    The result of each split is kept in the run or in --out as soon as it is there. The same command
-    then makes the missing ones.
+    The result of each split is kept in the run or in --out as soon as it is there. When the command
+    is started again, it computes the splits that are missing.
     """
     from xdc_fast.evaluation.finetune import METRICS, PRESETS, FinetuneSettings, finetune
     from xdc_fast.shards.dataset import ShardSet
@@ -245,11 +246,11 @@ def svm(
     out: Path | None,
     clips: int,
 ) -> None:
-    """Linear SVM on frozen features of WHERE, of its sound unless --modality says otherwise.
+    """Linear SVM on frozen features of WHERE, by default on those of the sound.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
-    overrides its recipe: audio.frames=200 makes clips of 2 s. As far as is remembered, the paper
-    takes 10 clips for ESC-50 and 60 for DCASE.
+    WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    changes a setting of its recipe: audio.frames=200 makes clips of 2 s. The paper is recalled to
+    take 10 clips for ESC-50 and 60 for DCASE; this is not confirmed.
     """
     from xdc_fast.evaluation.svm import svm
     from xdc_fast.shards.dataset import ShardSet
@@ -307,12 +308,13 @@ def retrieve(
 ) -> None:
     """Nearest neighbours by the features of WHERE, within and across modalities.
 
-    Within a modality, a --label says which videos are alike: R@k is the share of videos with one of
-    their class among the k nearest, NN@k the accuracy of a vote of the k nearest. Across
-    modalities, a video's own other track is sought; that needs a run that kept its cluster heads.
+    Within a modality, --label names the column that says which videos are alike. R@k is the share
+    of videos with one of their class among the k nearest. NN@k is the accuracy of a vote of the k
+    nearest. Across modalities, the other track of the same video is searched for; this needs a run
+    that kept its cluster heads.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
-    overrides its recipe.
+    WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    changes a setting of its recipe.
     """
     from xdc_fast.evaluation.neighbours import RANKS
     from xdc_fast.evaluation.retrieve import retrieve

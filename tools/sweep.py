@@ -55,18 +55,18 @@ def sweep(
     xdc sweep recipes/toy.yaml out=runs/sweep data=shards/train \\
         method=sdc,xdc k=64,128,256 seed=0,1,2 --data shards/test --label class
 
-    KEY=VALUE,VALUE is an axis; commas within [] do not split, nor those of out and label. data=A,B
-    is an axis when every part is a folder. method=supervised needs label=COLUMN, whose number of
-    classes becomes its k.
+    A key with several values, KEY=VALUE,VALUE, is an axis. Commas within [] do not separate values,
+    and neither do commas in out and label. data=A,B is an axis if every part is a folder.
+    method=supervised needs label=COLUMN, and its k is the number of classes of that label.
 
-    Each run is the folder out/NAME, named by method, k, the other keys with several values, and
-    seed: method=xdc,k=64,seed=0. A run that is already there goes on, or is left alone when it has
-    finished; so it is with its probes. Several sweeps may share a folder, at the same time too, and
-    probe its runs in different ways.
+    Each run is a folder in `out`. It is named by method, k, the other axes, and seed:
+    method=xdc,k=64,seed=0. A run or a probe that is finished is left alone, and one that was
+    interrupted is continued. Several sweeps may share a folder, at the same time too, and probe its
+    runs in different ways.
 
-    The command writes sweep.csv (every run), sweep.json, sweep.md, sweep.html and, of runs that are
-    probed, sweep.svg into `out`, anew after each run. Its exit status is 2 when a run was refused;
-    the others are made all the same.
+    After each run the command writes sweep.csv (every run), sweep.json, sweep.md, sweep.html and,
+    if runs are probed, sweep.svg into `out`. When a run is refused, the others are made, and the
+    exit status is 2.
     """
     from xdc_fast.errors import UserError
     from xdc_fast.evaluation.probe import ProbeSettings
@@ -89,7 +89,7 @@ def sweep(
         options += [f"--clips={clips}"]
     folder = Path(trials[0].recipe.out).parent
     command = shlex.join(["xdc", "sweep", str(recipe), *settings, *options])
-    after_a_signal(f"the same command goes on with {folder}")
+    after_a_signal(f"run the same command again to continue {folder}")
     reasons: dict[str, str] = {}
     refused = 0
     for number, trial in enumerate(trials, 1):

@@ -339,7 +339,7 @@ def test_an_interrupted_sweep_goes_on(swept, xdc, tmp_path, monkeypatch, place):
     before = signal.getsignal(signal.SIGTERM)
     stopped = xdc(f"out={tmp_path}", "method=xdc")
     assert stopped.exit_code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM; the same command goes on" in stopped.stderr
+    assert "stopped by SIGTERM; run the same command again to continue" in stopped.stderr
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / NAMES[1] / "encoders.pt").exists() == (place == "probe")
     steps = len(calls)
