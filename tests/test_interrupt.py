@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM within a process: when they end a block, and when they are only noted."""
+
+import signal
+import threading
+
+import pytest
+
+from xdc_fast.interrupt import SIGNALS, Interrupt, Interrupted, raising
+
+
+@pytest.fixture(autouse=True)
+def handlers_come_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_raising_ends_a_block_at_once(number):
+    with pytest.raises(Interrupted) as error, raising():
+        signal.raise_signal(number)
+        pytest.fail("goes on")
+    assert error.value.signal == number and str(error.value) == number.name
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_first_signal_is_noted_and_a_second_ends_the_block(number):
+    with raising(), Interrupt() as interrupt:
+        interrupt.check()
+        assert interrupt.received is None
+        signal.raise_signal(number)
+        assert interrupt.received == number
+        with pytest.raises(Interrupted):
+            interrupt.check()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_in_other_threads_the_main_thread_keeps_its_handlers():
+    found = []
+
+    def work():
+        with raising(), Interrupt() as interrupt:
+            interrupt.check()
+            found.extend(signal.getsignal(number) for number in SIGNALS)
+
+    before = [signal.getsignal(number) for number in SIGNALS]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == before
