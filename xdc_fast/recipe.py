@@ -157,7 +157,9 @@ class Recipe:
     seed: int = setting(0, "seed of everything random", least=0)
     device: str = setting("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     loader: str = setting(
-        "auto", "auto: dali on a CUDA device, else host", choices=("auto", "host", "dali")
+        "auto",
+        "auto: dali for JPEG packets on a CUDA device, else host",
+        choices=("auto", "host", "dali"),
     )
     threads: int = setting(2, "loader threads", least=1)
     video: Video = field(default_factory=Video)

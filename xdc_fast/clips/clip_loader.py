@@ -34,7 +34,7 @@ class ClipLoader:
         seed: of the order and the windows.
         device: "auto" (CUDA where there is a device, else the CPU), "cpu" or "cuda".
         loader: "host" decodes on the CPU, "dali" by NVIDIA DALI, "auto" by DALI on a CUDA device
-            for sets packed as jpeg or h264.
+            for sets packed as jpeg, else on the CPU.
         threads: decoding threads.
         flip: whether to mirror half of the clips left to right.
 

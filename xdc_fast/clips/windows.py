@@ -57,7 +57,7 @@ class Windows:
     frames: int64 (B, T), frame numbers in each sample; past an end, the end frame again.
     start: int64 (B,), the first sound sample; may be negative (zeros are read there).
     top, left: int64 (B,), the crop's corner in pixels. flip: bool (B,), mirrored left to right.
-    Of a track that the samples lack, the numbers mean nothing.
+    The numbers of a track that the samples lack mean nothing.
     """
 
     frames: np.ndarray

@@ -39,7 +39,7 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
     settings: KEY=VALUE, or KEY=VALUE,VALUE for an axis; commas within brackets do not split, nor
     do those of out and label, nor those of data unless every part is a folder. Each run is a
     folder in `out`, named by method, k, the other keys with several values in alphabetical order,
-    and the seed: method=xdc,k=64,train.lr=0.1,seed=0. Of data it takes the folder's name; what is
+    and the seed: method=xdc,k=64,train.lr=0.1,seed=0. For data it is the folder's name; what is
     not a letter, a digit or one of . _ + - becomes _.
     For method=supervised k becomes the number of classes of `label`; other methods read no label
     and no split, and none is kept in their recipes.
