@@ -77,7 +77,9 @@ def sweep(
     from xdc_fast.shards.dataset import ShardSet
 
     if (data is None) == bool(labels):
-        raise UserError("--data and --label belong together: a set to probe on, and a column of it")
+        raise UserError(
+            "--data and --label belong together; give both, the set to probe on and its column"
+        )
     trials = plan(recipe, settings)
     task, options = None, []
     if data is not None:

@@ -130,7 +130,7 @@ def test_a_folder_of_something_else_is_refused(done, model, toy_shards, tmp_path
     with pytest.raises(UserError, match="features of another weights"):
         extract_features(other, toy_shards, out, stride=0.5)
     shutil.copy(out / "samples.csv", tmp_path)
-    with pytest.raises(UserError, match=r"not empty and not of `xdc extract`"):
+    with pytest.raises(UserError, match=r"not empty, and not from `xdc extract`"):
         extract_features(model, toy_shards, tmp_path)
 
 

@@ -277,7 +277,7 @@ def test_a_supervised_run_is_not_probed_on_what_it_learned(run, toy_shards, tmp_
 
 def test_labels_that_are_joined_are_no_classes(run, toy_shards, tmp_path):
     shards = relabel(toy_shards, tmp_path / "set", tags=["a;b", "a", "b", "c"] * 12)
-    with pytest.raises(UserError, match=r"'tags' gives samples several labels \('a;b'\)"):
+    with pytest.raises(UserError, match=r"'tags' has several labels in a cell \('a;b'\)"):
         probe(load(run), shards, "tags", ONE)
 
 

@@ -66,7 +66,7 @@ def test_random_encoders_are_those_a_run_begins_with():
     assert model.recipe.seed == 5 and model.recipe.out == ""
     wanted = {m: encoder.state_dict() for m, encoder in build_encoders(recipe).items()}
     assert has_weights(model, wanted)
-    with pytest.raises(UserError, match=r"random: no recipe says which encoders; .*--recipe"):
+    with pytest.raises(UserError, match=r"random: a recipe must name the encoders; .*--recipe"):
         xdc_fast.load("random")
 
 

@@ -201,7 +201,7 @@ def test_a_damaged_or_renamed_file_is_refused(tmp_path):
     match = f"a damaged download, its SHA-256 begins with {found} and not with {sound.stem[-8:]}"
     with pytest.raises(UserError, match=match):
         xdc_fast.load(sound, CPU)
-    with pytest.raises(UserError, match=r"xdc.pth: its name ends in no 8-digit checksum"):
+    with pytest.raises(UserError, match=r"xdc.pth: its name does not end in an 8-digit checksum"):
         xdc_fast.load(sound.rename(tmp_path / "xdc.pth"), CPU)
     with pytest.raises(UserError, match=r"none-00000000.pth: No such file"):
         xdc_fast.load(tmp_path / "none-00000000.pth", CPU)

@@ -37,7 +37,7 @@ def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, f
     assert (run.root / "recipe.yaml").read_text() == kept
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(UserError, match="not empty and not a run"):
+    with pytest.raises(UserError, match="not empty, and not a run"):
         pretrain(recipe(toy_shards, tmp_path / "photos"))
 
 

@@ -77,7 +77,7 @@ def begin(out: Path, shards: ShardSet, made_by: dict, about: dict) -> None:
                 f"{out}: holds features of another {' and '.join(changed)}; give another folder"
             )
     elif out.is_file() or any(out.glob("[!.]*")):
-        raise UserError(f"{out}: not empty and not of `xdc extract`; give another folder")
+        raise UserError(f"{out}: not empty, and not from `xdc extract`; give another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, about)

@@ -54,7 +54,7 @@ def retrieve(
     Raises UserError as splits_of does.
     """
     if columns and label is None:
-        raise UserError("a split is of labeled videos: give --label too, or leave --split out")
+        raise UserError("--split needs --label; give both, or leave --split out")
     evaluator = Evaluator(model, shards, modality, out)
     task = None if label is None else class_task(model.run, shards, label, columns)
     found = evaluator.features(*evaluator.modalities, clips=clips)

@@ -74,8 +74,8 @@ def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
     codes, classes = shards.label(label)
     if joined := next((name for name in classes if LABEL_SEPARATOR in name), None):
         raise UserError(
-            f"{shards.root}: label '{label}' gives samples several labels ('{joined}'), and here "
-            "one class is predicted; name a column with one"
+            f"{shards.root}: column '{label}' has several labels in a cell ('{joined}'), and one "
+            "class is to be predicted; name a column with one label a cell"
         )
     return codes, classes
 

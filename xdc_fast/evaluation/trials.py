@@ -62,7 +62,7 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
             classes = ShardSet(loaded.data).memberships(loaded.label)[2]
             chosen = replace(loaded, k=len(classes))
         else:
-            raise UserError("method=supervised: give label=COLUMN, what it is to predict")
+            raise UserError("method=supervised: give label=COLUMN, the column to predict")
         shown = {key: _show(chosen, key) for key in keys}
         name = ",".join(f"{key}={UNSAFE.sub('_', shown[key])}" for key in keys)
         chosen = replace(chosen, out=str(Path(loaded.out) / name))

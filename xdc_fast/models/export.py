@@ -127,7 +127,7 @@ def _clear(out: Path) -> None:
     ours = {CONFIG, HEADS, *(f"{m}.{kind}" for m in MODALITIES for kind in ("safetensors", "onnx"))}
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if found and (CONFIG not in found or found - ours):
-        raise UserError(f"{out}: not empty and not an earlier export; give another folder")
+        raise UserError(f"{out}: not empty, and not an earlier export; give another folder")
     for name in sorted(found, key=CONFIG.__ne__):  # the config first: what is left is no export
         (out / name).unlink()
     out.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def write_onnx(path: Path, encoder: nn.Module, shape: tuple[int, ...]) -> None:
         error = np.abs(found - wanted).max() / np.abs(wanted).max()
         if found.shape != wanted.shape or not error <= TOLERANCE:
             raise UserError(
-                f"{path}: not written, by onnxruntime its features are {error:.1e} off; export "
+                f"{path}: not written: the features of onnxruntime differ by {error:.1e}; export "
                 "without --onnx"
             )
     write(path, content)

@@ -40,7 +40,7 @@ def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None =
     path = Path(where)
     if str(where) == "random":
         if recipe is None:
-            raise UserError("random: no recipe says which encoders; give one by --recipe FILE")
+            raise UserError("random: a recipe must name the encoders; give it with --recipe FILE")
         model = _fresh(override(recipe, settings))
     elif path.suffix == ".pth":
         model = _official(path, override(recipe or Recipe(), settings))

@@ -39,8 +39,8 @@ def load_official(file: Path, encoder: nn.Module) -> Keys:
     match = NAME.fullmatch(file.name)
     if match is None:
         raise UserError(
-            f"{file}: its name ends in no 8-digit checksum; give it the name it was released by, "
-            "such as r2plus1d_18_xdc_ig65m_kinetics-f24f6ffb.pth"
+            f"{file}: its name does not end in an 8-digit checksum; give it the name of its "
+            "release, such as r2plus1d_18_xdc_ig65m_kinetics-f24f6ffb.pth"
         )
     try:
         total = checksum(file)

@@ -144,7 +144,9 @@ def _check_same_run(out: Path, old: dict, new: dict) -> None:
             said = f"was {was}, now {now}"
         if part == "inputs":
             said = f"{(was or {}).get('count')} files then, {now['count']} now, or other labels"
-        raise UserError(f"{out}: holds a set with other {part} ({said}); choose another folder")
+        raise UserError(
+            f"{out}: holds a set that was packed with other {part} ({said}); choose another folder"
+        )
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class Run:
                     "it was started on, or another out=FOLDER"
                 )
         elif found and "recipe.yaml" not in found:
-            raise UserError(f"{root}: not empty and not a run; give another out=FOLDER")
+            raise UserError(f"{root}: not empty, and not a run; give another out=FOLDER")
         return cls(root, recipe, fingerprint)
 
     @contextmanager

@@ -110,7 +110,7 @@ def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
     """Raises UserError unless the run was made from these shards."""
     if summary["data"] != shards.fingerprint:
         raise UserError(
-            f"{run.root}: was made from other shards than {shards.root} holds "
+            f"{run.root}: was trained on other shards than those in {shards.root} "
             f"({summary['samples']} samples, {len(shards)} there); give its own with --data"
         )
 

@@ -180,7 +180,7 @@ def test_kinetics400_has_its_split_and_test_videos_without_class(tmp_path):
     assert names == sorted(names)
     assert missing == {"_gone0000aa_000000_000010": "train.csv"}
     assert notes[0].startswith("kinetics400: 1 of 5 videos are missing;")
-    assert notes[1].startswith("kinetics400: 1 files have the name of another;")
+    assert notes[1].startswith("kinetics400: 1 files have the same name as another file;")
 
 
 def test_kinetics400_lists_under_their_first_names(tmp_path):

@@ -102,7 +102,8 @@ def collect_dataset(name: str, root: Path, out: Path) -> PackInputs:
     named = {path for row in rows for path in row.paths}
     counts = {
         f"of {len(rows):,} {kind} are missing; {out / MISSING} lists them": len(missing),
-        "files have the name of another; the first by path is taken": len(named) - len(taken),
+        "files have the same name as another file; the first by path is taken": len(named)
+        - len(taken),
         "lines name a file that an earlier one names; it is taken once": (
             len(rows) - len(missing) - len(taken)
         ),
