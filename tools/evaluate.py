@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xdc_fast.errors import UserError
+from xdc_fast.tools import json_option, print_result
+
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
 
@@ -64,7 +67,7 @@ def clips_option(default: int) -> Function:
     )
 
 
-def common(*arguments: str) -> Function:
+def common(*arguments: str, data_required: bool = True) -> Function:
     """The arguments and options that every evaluation has."""
 
     def decorate(command: Function) -> Function:
@@ -73,7 +76,11 @@ def common(*arguments: str) -> Function:
             *(click.argument(name) for name in arguments),
             click.argument("settings", nargs=-1, metavar="[KEY=VALUE]..."),
             click.option(
-                "--data", required=True, type=FOLDER, metavar="SHARDS", help="Evaluate on this set."
+                "--data",
+                required=data_required,
+                type=FOLDER,
+                metavar="SHARDS",
+                help="Evaluate on this set.",
             ),
             click.option(
                 "--recipe",
@@ -82,9 +89,7 @@ def common(*arguments: str) -> Function:
                 help="The recipe for WHERE random or .pth, which bring none.",
             ),
             modality_option,
-            click.option(
-                "--json", "as_json", is_flag=True, help="Print the result as one JSON document."
-            ),
+            json_option,
         )
 
     return decorate
@@ -346,7 +351,13 @@ def retrieve(
 
 
 @click.command()
-@common("where", "out")
+@common("where", "out", data_required=False)
+@click.option(
+    "--media",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Read the media files in this folder, which need not be packed, in place of a set.",
+)
 @click.option(
     "--stride",
     default=1.0,
@@ -357,30 +368,36 @@ def retrieve(
 def extract(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Path | None,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
     out: str,
+    media: Path | None,
     stride: float,
 ) -> None:
     """Features of WHERE all along every video, with their times, to npz files in the folder OUT.
 
     WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
-    overrides its recipe. The same command goes on with an interrupted extraction.
+    overrides its recipe. The same command continues an interrupted extraction.
+
+    With --media, files that cannot be decoded are passed over; OUT/refused.csv lists them.
     """
     from xdc_fast.evaluation.extract import extract_features
+    from xdc_fast.evaluation.extract_media import extract_media
     from xdc_fast.shards.dataset import ShardSet
 
-    result = extract_features(
-        open_model(where, settings, recipe), ShardSet(data), out, stride, modality=modality
-    )
-    if as_json:
-        click.echo(json.dumps(result))
-        return
+    model = open_model(where, settings, recipe)
+    if data is not None and media is None:
+        result = extract_features(model, ShardSet(data), out, stride, modality=modality)
+        kind, failed = "samples", result["n_unreadable"]
+        hint = f"{failed} clips could not be read; run `xdc-shard verify {data}`"
+    elif media is not None and data is None:
+        result = extract_media(model, media, Path(out), stride, modality=modality)
+        kind, failed = "files", result["refused"]
+        hint = f"{failed} files have no features; {Path(out) / 'refused.csv'} says why"
+    else:
+        raise UserError("give either --data SHARDS or --media FOLDER")
     count, samples = result["clips"], result["samples"]
-    click.echo(f"{out}: {count} clips of {samples} samples by {source(result)}, one per {stride} s")
-    if result["n_unreadable"]:
-        click.echo(
-            f"{result['n_unreadable']} clips could not be read; run `xdc-shard verify {data}`"
-        )
+    lines = [f"{out}: {count} clips of {samples} {kind} by {source(result)}, one per {stride} s"]
+    print_result(result, lines + [hint] * bool(failed), as_json)

@@ -10,11 +10,13 @@ OUT/shard-000000.npz  of a shard of the set: index int64 (M,), the sample of eac
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast.clips.subset import ClipSubset
+from xdc_fast.clips.windows import ClipShape
 from xdc_fast.encoders.features import Features, iterate_features
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
@@ -44,7 +46,9 @@ def extract_features(
     out, evaluator = Path(out), Evaluator(model, shards, modality)
     made_by = {"stride": stride, **evaluator.made_by(*evaluator.modalities)}
     about = evaluator.about(made_by)
-    begin(out, shards, made_by, about)
+    begin(out, made_by, about)
+    if not (out / SAMPLES).is_file():
+        write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
     clips, start, stop = lay_clips(evaluator, stride)
     paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
     for number, features in iterate_features(
@@ -66,7 +70,7 @@ def extract_features(
     return about | counts
 
 
-def begin(out: Path, shards: ShardSet, made_by: dict, about: dict) -> None:
+def begin(out: Path, made_by: dict, about: dict) -> None:
     """Makes the folder with `about` as its extract.json, or checks what it was made by."""
     path = out / "extract.json"
     if path.is_file():
@@ -81,21 +85,41 @@ def begin(out: Path, shards: ShardSet, made_by: dict, about: dict) -> None:
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, about)
-    if not (out / SAMPLES).is_file():
-        write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
 
 
 def lay_clips(evaluator: Evaluator, stride: float) -> tuple[ClipSubset, np.ndarray, np.ndarray]:
     """The clips of a set by sample and time, and their start and stop, float64 (M,), in seconds."""
-    samples = np.arange(len(evaluator.shards))
-    seconds, length = spans(evaluator, samples)
+    shards = evaluator.shards
+    seconds, length = spans(shards.rows(), evaluator.inputs.shape, evaluator.modalities)
+    placed = place_clips(seconds, length, stride)
+    samples = np.repeat(np.arange(len(shards)), placed.counts)
+    return ClipSubset(shards, samples, placed.positions), placed.start, placed.stop
+
+
+@dataclass(frozen=True)
+class PlacedClips:
+    """M clips of N samples, those of a sample one after the other.
+
+    counts: int64 (N,), of each sample. start, stop: float64 (M,), seconds. positions: float64 (M,),
+    from 0, at the beginning of its sample, to 1, at its end.
+    """
+
+    counts: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    positions: np.ndarray
+
+
+def place_clips(seconds: np.ndarray, length: float, stride: float) -> PlacedClips:
+    """Clips of `length` seconds, one every `stride`, as far as samples of `seconds` (N,) reach."""
     spare = np.maximum(seconds - length, 0)
-    each = ((spare + TICK) / stride).astype(np.int64) + 1
-    index, spare = np.repeat(samples, each), np.repeat(spare, each)
-    start = (np.arange(len(index)) - np.repeat(np.cumsum(each) - each, each)) * stride
+    counts = ((spare + TICK) / stride).astype(np.int64) + 1
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    start = (np.arange(len(first)) - first) * stride
+    spare = np.repeat(spare, counts)
     positions = np.divide(start, spare, out=np.zeros(len(start)), where=spare > 0)
-    clips = ClipSubset(evaluator.shards, index, np.minimum(positions, 1))
-    return clips, start, np.minimum(start + length, np.repeat(seconds, each))
+    stop = np.minimum(start + length, np.repeat(seconds, counts))
+    return PlacedClips(counts, start, stop, np.minimum(positions, 1))
 
 
 def save_shard(
@@ -113,16 +137,17 @@ def save_shard(
     write(path, content.getbuffer())
 
 
-def spans(evaluator: Evaluator, samples: np.ndarray) -> tuple[np.ndarray, float]:
+def spans(
+    rows: np.ndarray, shape: ClipShape, modalities: tuple[str, ...]
+) -> tuple[np.ndarray, float]:
     """The seconds of each sample, float64 (N,), and of a clip, over the tracks that are read.
 
-    As the windows of a loader are laid: the shorter track of a sample, the longer one of a clip.
+    rows: SAMPLE rows (N,). As the windows of a loader are laid: the shorter track of a sample, the
+    longer one of a clip.
     """
-    rows = np.array([evaluator.shards.row(int(sample))[1] for sample in samples])
-    shape = evaluator.inputs.shape
-    spans = {
+    tracks = {
         "video": (rows["frames"] / np.maximum(rows["fps"], TICK), shape.frames / shape.fps),
         "audio": (rows["samples"] / shape.sample_rate, shape.samples / shape.sample_rate),
     }
-    seconds, length = zip(*(spans[m] for m in evaluator.modalities), strict=True)
+    seconds, length = zip(*(tracks[modality] for modality in modalities), strict=True)
     return np.min(seconds, axis=0), max(length)
