@@ -1,8 +1,8 @@
 """Measure stages against their peers and the machine's limit.
 
-Each stage runs once per number of threads, in a process bound to as many cores, whose libraries
-are told so too; and once on the GPU, if it has a part for it and there is one. Outputs are
-compared before anything is timed: exit status 1 where they differ.
+Each stage runs once per number of threads, in a process with as many cores and library threads,
+and once on the GPU, where it has GPU cases and there is one. Outputs are compared before anything
+is timed; the exit status is 1 where they differ.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draw the tables and the chart of README.md and docs/ from benchmarks/results.
 
-A page holds `<!-- draw: NAME -->` ... `<!-- end -->`; what lies between is replaced. NAME is a
-stage, for its tables, or `summary`. Stages come in the order of docs/performance.md.
+The text between `<!-- draw: NAME -->` and `<!-- end -->` on a page is replaced. NAME is a stage,
+for its tables, or `summary`. Stages have the order of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def draw(root: Path) -> dict[Path, str]:
 
 
 def read_results(folder: Path) -> list[dict]:
-    """All items, by file name; exits where one is no result to show."""
+    """All items, by file name; exits at an item that is not a result to show."""
     items = []
     for path in sorted(folder.glob("*/*.json")):
         for item in json.loads(path.read_text(encoding="utf-8")):
@@ -85,7 +85,7 @@ def by_device(items: list[dict]) -> list[tuple[str, list[dict]]]:
 
 
 def ratio(item: dict) -> float | None:
-    """Ours over the best peer. None for figures other than rates: more need not be better."""
+    """Ours over the best peer; None for values that are not rates, where more may be worse."""
     return item["ratio_best_peer"] if item["unit"].endswith("per second") else None
 
 
@@ -106,7 +106,7 @@ def table_stage(items: list[dict]) -> str:
 
 
 def row(item: dict) -> dict[str, str]:
-    """The cells of an item by column; empty where there is nothing to say."""
+    """The cells of an item by column."""
     times, limit, share = ratio(item), item["limit"], item["share_of_limit"]
     named = [best_peer(item)] if times else item["peers"]
     return {
@@ -130,7 +130,7 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def describe(machine: dict) -> str:
-    """A machine and what ran on it, in a line."""
+    """A machine and its software in one line."""
     gpu = [f"{machine['gpu']}, driver {machine['driver']}"] if machine["gpu"] else []
     system = [f"{machine['memory_gib']:.3g} GiB", machine["system"], f"Python {machine['python']}"]
     libraries = [f"{name} {version}" for name, version in machine["libraries"].items()]

@@ -1,4 +1,4 @@
-"""FFmpeg's libraries for peers that look for a system's: PyAV's wheel has them."""
+"""FFmpeg's libraries, from PyAV's wheel, for peers that expect them in the system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import av
 def link_ffmpeg(folder: Path) -> None:
     """Links to the wheel's libraries under the names that the dynamic linker looks for.
 
-    libavcodec-5e6b81c2.so.62.28.102 becomes libavcodec.so.62. Nothing where PyAV was built
+    libavcodec-5e6b81c2.so.62.28.102 becomes libavcodec.so.62. Does nothing where PyAV was built
     against the system's FFmpeg.
     """
     for library in (Path(av.__file__).parents[1] / "av.libs").glob("lib*.so.*"):

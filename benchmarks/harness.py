@@ -1,4 +1,4 @@
-"""Ours, the peers and the limit in one run on the same bytes."""
+"""Measure ours, the peers and the limit on the same bytes, in turns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass
 class Figure:
-    """What is no rate: values without a clock, one or more per contestant."""
+    """Values that are not rates, one or more per contestant."""
 
     name: str
     unit: str
@@ -43,10 +43,10 @@ class Figure:
 
 
 def measure(case: Case | Figure, runs: int, seconds: float = SECONDS) -> dict:
-    """The item of a case: medians and quartiles, or `failed` where a peer computes otherwise.
+    """The item of a case: medians and quartiles, or `failed` where outputs differ.
 
-    Contestants take turns, first in one order and then in the other. Each has run twice before:
-    for the comparison, and to see how many calls fill `seconds`.
+    Contestants take turns, in alternating order. Each has run twice before: once to compare its
+    output, once to find how many calls fill `seconds`.
     """
     if isinstance(case, Figure):
         return _item(case, {"ours": case.ours} | case.peers, None, {})

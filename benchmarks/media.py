@@ -15,8 +15,10 @@ GRID = Path(__file__).parents[2] / "shared/data/grid_s1"
 
 
 def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
-    """What they are, and `count` videos: GRID's where it lies beside the repository, else the toy
-    world's, made in `folder`."""
+    """The name of the source and `count` videos.
+
+    They are GRID's where it lies beside the repository, else toy videos, made in `folder`.
+    """
     if GRID.is_dir():
         every = sorted(GRID.glob("*.mp4"))
         return "GRID", every[:: max(1, len(every) // count)][:count]

@@ -1,9 +1,8 @@
-"""The plain way to clips, as written without this project: a DataLoader over the webdataset
-library, torchcodec or PyAV for the tracks, torchaudio for the spectrogram.
+"""The peer of the loaders: a DataLoader over the webdataset library, with torchcodec or PyAV for
+the tracks and torchaudio for the spectrogram.
 
-What speeds it up is in: one FFmpeg thread per worker, seeking instead of decoding from the start,
-only the frames that are wanted, resized while decoded, spectrograms of whole batches, workers
-that stay.
+It is written to be fast: one FFmpeg thread per worker, seeking, only the frames of the clip,
+resizing while decoding, spectrograms of whole batches, persistent workers.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SLACK = 1e-3  # seconds; a frame is on screen at its own timestamp, however that
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the clip of a sample lies.
+    """The place of a sample's clip.
 
     seconds: when its pictures are on screen. start: its first sound sample, at SHAPE's rate.
     height, width: pixels of the picture that is cropped. top, left: the crop's corner.
@@ -179,7 +178,7 @@ def torchcodec_sound(file: bytes, cut: Cut) -> torch.Tensor:
 
 
 def pyav_pictures(file: bytes, cut: Cut) -> torch.Tensor:
-    """The frame on screen at each time: the last that has begun."""
+    """The frame on screen at each time."""
     found, reformatter = [], VideoReformatter()
     with av.open(io.BytesIO(file)) as container:
         stream = container.streams.video[0]

@@ -1,4 +1,4 @@
-"""One stage on one device: what `python -m benchmarks` starts, with the environment."""
+"""One stage on one device, in a process that `python -m benchmarks` starts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def bind(threads: int) -> None:
-    """This process to its first cores, and the pools that were not told by the environment."""
+    """Give this process `threads` cores and torch as many threads."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import torch
 

@@ -1,4 +1,4 @@
-"""What the kernels accept as an array."""
+"""Types of the arrays that the kernels accept."""
 
 from typing import Any, Protocol
 

@@ -63,19 +63,19 @@ def check_pair(a: Shaped, b: Shaped) -> None:
 
 
 def range_error(name: str, position: int, value: int, k: int) -> ValueError:
-    """What is wrong with the value of an assignment."""
+    """The error for a value of an assignment that is out of range."""
     return ValueError(f"{name}[{position}] is {value}, outside -1 to {k - 1}")
 
 
 def pair_error(position: int, a: int, b: int, ka: int, kb: int) -> ValueError:
-    """What is wrong with the first of two values that is out of range."""
+    """The error for the first of two values that is out of range."""
     if not -1 <= a < ka:
         return range_error("a", position, a, ka)
     return range_error("b", position, b, kb)
 
 
 def index_error(position: int, value: int, samples: int) -> IndexError:
-    """What is wrong with a sample index."""
+    """The error for a sample index that is out of range."""
     return IndexError(f"index[{position}] is {value}, outside 0 to {samples - 1}")
 
 
@@ -132,7 +132,7 @@ def gather_labels(
 
 
 def purity(table: np.ndarray) -> tuple[np.ndarray, float]:
-    """Share of each cluster's commonest class, from a contingency table (clusters, classes).
+    """Share of each cluster's most frequent class, from a contingency table (clusters, classes).
 
     Returns float64 (clusters,), NaN for an empty cluster, and the mean weighted by cluster size
     (NaN where all are empty).

@@ -81,8 +81,8 @@ class MelSpec:
 
 
 class Tables(NamedTuple):
-    """What a kernel reads besides the waveform. Rows are rows of the transform buffer:
-    real parts at even rows, imaginary parts at odd ones."""
+    """Constants of a kernel. Rows are rows of the transform buffer: real parts at even rows,
+    imaginary parts at odd ones."""
 
     window: np.ndarray
     """float32 (window,)."""

@@ -1,4 +1,4 @@
-"""JPEG packets, the default, against short-GOP H.264: what choosing one costs and gives.
+"""JPEG packets, the default, against short-GOP H.264: speed, size and quality.
 
 Ours is JPEG packets, the peer H.264. Quality is the PSNR of the packed luma against the source's
 frames at the packed size.
@@ -73,7 +73,7 @@ def video_megabytes(shards: ShardSet) -> float:
 
 
 def convert_videos(videos: list[Path], codec: str, folder: Path) -> list[dict]:
-    """Each video to a packed one and its sound, over and over in the same two files."""
+    """Convert each video, always into the same two files."""
     settings = PackSettings(codec=codec)
     return [convert(v, settings, folder / f"{codec}.mp4", folder / f"{codec}.wav") for v in videos]
 

@@ -1,7 +1,7 @@
-"""What a first call costs: every CPU kernel compiled anew, and loaded from the cache after.
+"""First calls of the CPU kernels: compiled, and loaded from the cache.
 
-Each start is a process of its own with a cache folder of its own. The clock runs over the first
-calls alone, on arrays too small to compute for long; imports are counted apart.
+Each start is a new process with its own cache folder. Only the first calls are timed, on small
+arrays; imports are counted apart.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def cases(quick: bool, threads: int) -> Iterator[Figure]:
 
 
 def start(cache: str) -> dict[str, float]:
-    """Seconds of each first call in a process that finds nothing but this cache folder."""
+    """Seconds of each first call in a new process with this cache folder."""
     done = subprocess.run(
         [sys.executable, "-c", FIRST_CALLS],
         env=os.environ | {"NUMBA_CACHE_DIR": cache},

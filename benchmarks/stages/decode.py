@@ -1,6 +1,6 @@
 """Windows of packed samples, decoded and cropped, with their sound.
 
-Everybody reads the same bytes through the shard set's offsets, on a pool of as many threads.
+All contestants read the same bytes through the shard set's offsets, with equally many threads.
 """
 
 from __future__ import annotations
@@ -126,8 +126,10 @@ def _pyav_frames(container: InputContainer, numbers: list[int]) -> list[np.ndarr
 
 
 def read_wav(file: bytes, start: int) -> np.ndarray:
-    """A window of the sound by Python's wave, far faster than the peers' own decoders; zeros
-    beyond both ends."""
+    """A window of the sound, zeros beyond both ends, by Python's wave module.
+
+    It is far faster than the peers' own decoders.
+    """
     out = np.zeros(SHAPE.samples, np.int16)
     before = max(-start, 0)
     with wave.open(io.BytesIO(file)) as sound:
@@ -221,7 +223,7 @@ def corners(windows: Windows) -> np.ndarray:
 
 
 class Epoch:
-    """What a generator function yields, from its beginning each time."""
+    """Iterates over a new generator each time."""
 
     def __init__(self, generate: Callable[[], Iterator]):
         self.generate = generate
@@ -231,8 +233,10 @@ class Epoch:
 
 
 def run_dali(pipe: Pipeline) -> Callable[[], list[np.ndarray]]:
-    """A call that takes a pipeline through its source once: the frames of every clip. At its end
-    nothing is under way, so what is timed next has the cores to itself."""
+    """A call that runs a pipeline through its source once: the frames of every clip.
+
+    At its end the pipeline is idle, so that the next contestant has the cores to itself.
+    """
     pipe.build()
 
     def run() -> list[np.ndarray]:

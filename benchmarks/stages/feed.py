@@ -1,9 +1,8 @@
-"""Clips as training takes them: pictures cropped and mirrored, log-mel normalised, in shuffled
-batches.
+"""Clips for training: frames cropped and mirrored, log-mel normalised, in shuffled batches.
 
-Everybody draws the same windows and has equally many cores, and decoding threads or processes. A
-call is a whole pass, or several, so that nothing is ready before the clock starts or under way
-when it stops.
+All contestants draw the same windows and have equally many cores and decoding threads or
+processes. A call is one pass or several, so that no work is done before the clock starts or after
+it stops.
 """
 
 from __future__ import annotations
@@ -211,7 +210,7 @@ def thin(batches: Iterable[Batch]) -> list[Parts]:
 
 
 def _few(frames: torch.Tensor) -> torch.Tensor:
-    """Rows to compare, on their own: training does not keep its batches either."""
+    """A copy of some rows, to compare; training does not keep its batches either."""
     rows = frames[:, :, ::8]
     # NumPy has one thread; those of torch would go on spinning where the next batch is decoded
     return rows.clone() if rows.is_cuda else torch.from_numpy(rows.numpy().copy())

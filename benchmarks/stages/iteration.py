@@ -1,9 +1,8 @@
 """A whole XDC iteration on small encoders: BatchNorm set, features, k-means, training.
 
-Ours is `pretrain` itself, run folder and checkpoints included. The peer is a plain loop around the
-same encoders, which takes its clips from the plain DataLoader, its features in a pass of their own
-and its clusters from faiss. The limit is what the encoders alone take of it, on one batch again
-and again.
+Ours is `pretrain` with its run folder and checkpoints. The peer is a plain loop around the same
+encoders, with clips from the plain DataLoader, a separate pass for the features and clusters from
+faiss. The limit is the encoders alone, on the same batch again and again.
 """
 
 from __future__ import annotations

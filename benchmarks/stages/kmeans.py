@@ -60,7 +60,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
 
 
 class World:
-    """Features as an encoder gives them: groups of unlike size, and a spectrum that decays."""
+    """Features like those of an encoder: groups of different sizes, and a decaying spectrum."""
 
     def __init__(self, samples: int, dim: int, groups: int):
         self.rng = np.random.default_rng(0)

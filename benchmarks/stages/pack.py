@@ -1,7 +1,7 @@
-"""Packing with the default settings, as many worker processes as threads, everything they cost.
+"""Packing with the default settings and as many worker processes as threads, start-up included.
 
-Peers: a process of the ffmpeg program per video, then a tar; and the same written as a plain PyAV
-script. The limit is the codecs alone, in processes that have started already.
+Peers: an ffmpeg process per video, then a tar; and the same as a plain PyAV script. The limit is
+the codecs alone, in processes that have started already.
 """
 
 from __future__ import annotations
@@ -165,8 +165,10 @@ def run_codecs(video: Path, size: tuple[int, int]) -> int:
 def frames_at_rate(
     media: av.container.InputContainer,
 ) -> Iterator[tuple[av.AudioFrame | av.VideoFrame, int | None]]:
-    """Every frame of sound with None, and for every number n the picture that is on screen at
-    n / FPS, where pictures come at least that often."""
+    """Every audio frame with None, and (picture, n) for the picture on screen at n / FPS.
+
+    The source's rate must be at least FPS.
+    """
     pictures, sound = media.streams.video[0], media.streams.audio[0]
     pictures.thread_count = sound.thread_count = 1
     number, last = 0, None
@@ -212,7 +214,7 @@ def set_jpeg(context: av.VideoCodecContext) -> None:
 
 
 def assert_same_samples(ours: Path, other: Path) -> None:
-    """As many samples, and in each the same pictures and sound but for the peer's rounding."""
+    """As many samples, and the same pictures and sound but for the peer's rounding."""
     for number, (a, b) in enumerate(zip_longest(read_samples(ours), read_samples(other))):
         assert a and b, f"{'no' if a else 'more than our'} sample {number}"
         (pictures, sound), (pictures_b, sound_b) = a, b

@@ -1,9 +1,8 @@
 """Reading samples of packed shards: from page cache, in one thread, nothing decoded.
 
-Everybody hands out bytes of their own, one sample after the other, and each is dropped when the
-next comes, as in training. Kept all together they would time the system instead: new memory is
-cleared page by page as it is touched, which takes longer than copying into it, and several times
-as long on a virtual machine.
+Every contestant copies the bytes of one sample after the other; each copy is dropped when the next
+comes, as in training. Keeping all copies would time the system instead: it clears new memory page
+by page, which takes longer than copying into it, on a virtual machine several times as long.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
 
 
 def stream(read: Callable[[], Iterable]) -> Callable[[], Iterable]:
-    """A call that reads to the end: the first one keeps what comes, to be compared, the ones that
-    are timed drop it."""
+    """A call that reads to the end; the first keeps its items for the comparison."""
     ends = chain([list], repeat(partial(deque, maxlen=0)))
     return lambda: next(ends)(read())
 

@@ -1,4 +1,4 @@
-"""What a loader keeps: memory of this process while it reads epoch after epoch."""
+"""Memory of this process while a loader reads epoch after epoch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_growth(
     threads: int,
     device: str,
 ) -> Iterator[Figure]:
-    """Memory after all batches, beside that after the first tenth.
+    """Memory after all batches and after the first tenth.
 
     A small set, so that its mapped files are in memory by then; an epoch is 8 batches, so that
     loaders also begin and end.
@@ -96,6 +96,6 @@ def resident() -> int:
 
 
 def used_on_gpu(device: str) -> int:
-    """Bytes in use on the device, by whomever: DALI allocates beside torch."""
+    """Bytes in use on the device by all libraries: DALI allocates beside torch."""
     free, total = torch.cuda.mem_get_info(device)
     return total - free

@@ -1,4 +1,4 @@
-"""A training step on data that is there already: inputs, both encoders, heads, SGD.
+"""A training step on a batch in memory: inputs, both encoders, heads, SGD.
 
 The peer is the step of a plain PyTorch script with the same encoders: contiguous pictures,
 torchaudio's spectrogram, PyTorch's default SGD. The limit is forward and backward of the encoders
@@ -171,5 +171,5 @@ def bare_encoders(
 
 
 def assert_same(tolerance: float, ours: list[float], other: list[float]) -> None:
-    """The losses of the first step, relatively."""
+    """The losses of the first step, up to a relative tolerance."""
     assert np.allclose(ours, other, rtol=tolerance), f"losses {other}, ours {ours}"
