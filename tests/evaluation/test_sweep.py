@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from tests.common.relabel import relabel
 from tests.common.reporting import Page
+from tests.common.toy import pack_toy
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import sweep as sweeping
 from xdc_fast.evaluation.probe import ProbeSettings, probe, probe_labels
@@ -174,12 +175,14 @@ def test_mistakes_are_refused_before_anything_runs(xdc, tmp_path, settings, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_probing_needs_a_set_and_a_label_of_it(recipe, xdc, toy_shards, tmp_path):
+def test_probing_needs_a_set_and_a_label_of_it(recipe, toy_shards, toy_videos, tmp_path):
     group = Group(name="xdc", commands={"sweep": command})
+    sound = pack_toy(toy_videos, tmp_path / "sound", tracks="audio").root
     for options, message in (
         (("--label", "class"), "belong together"),
         (("--data", toy_shards.root), "belong together"),
         (("--data", toy_shards.root, "--label", "clas"), "did you mean 'class'"),
+        (("--data", sound, "--label", "class"), "holds audio only, a sweep probes the encoders of"),
     ):
         arguments = (recipe, f"out={tmp_path}/out", f"data={toy_shards.root}", *options)
         result = CliRunner().invoke(group, ["sweep", *map(str, arguments)])

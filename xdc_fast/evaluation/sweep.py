@@ -26,7 +26,7 @@ SCRATCH = "scratch"  # in place of a method: the encoders before any training
 class ProbeTask:
     """What finished runs are probed on; settings.k is each trial's own.
 
-    Raises UserError for a column that the set lacks.
+    Raises UserError for a track or a column that the set lacks.
     """
 
     shards: ShardSet
@@ -34,6 +34,11 @@ class ProbeTask:
     settings: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:
+        if self.shards.modalities != MODALITIES:
+            raise UserError(
+                f"{self.shards.root}: holds {self.shards.modalities[0]} only, a sweep probes the "
+                "encoders of both tracks; pack with --tracks both"
+            )
         split = self.settings.split
         for column in (*self.labels, *((split,) if split else ())):
             classes_of(self.shards, column)
