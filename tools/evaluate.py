@@ -19,18 +19,15 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 Function = Callable[..., Any]
 
-modality_option = click.option(
-    "--modality",
-    type=click.Choice(["video", "audio"]),
-    help="Evaluate this encoder alone. Otherwise each encoder that WHERE and SHARDS have.",
-)
 out_option = click.option(
     "--out",
     type=FOLDER,
     metavar="OUT",
     help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
 )
-label_option = click.option("--label", required=True, help="Predict this label column.")
+label_option = click.option(
+    "--label", required=True, metavar="COLUMN", help="Predict this label column."
+)
 random_split_options = (
     click.option(
         "--test-share",
@@ -67,8 +64,11 @@ def clips_option(default: int) -> Function:
     )
 
 
-def common(*arguments: str, data_required: bool = True) -> Function:
-    """The arguments and options that every evaluation has."""
+def common(
+    *arguments: str, data_required: bool = True, modality: str | None = None
+) -> Function:
+    """The arguments and options that every evaluation has. modality: the default one."""
+    otherwise = "" if modality else " Otherwise each encoder that WHERE and SHARDS have."
 
     def decorate(command: Function) -> Function:
         return decorated(
@@ -88,7 +88,13 @@ def common(*arguments: str, data_required: bool = True) -> Function:
                 metavar="RECIPE",
                 help="The recipe for WHERE random or .pth, which bring none.",
             ),
-            modality_option,
+            click.option(
+                "--modality",
+                type=click.Choice(["video", "audio"]),
+                default=modality,
+                show_default=True,
+                help=f"Evaluate this encoder alone.{otherwise}",
+            ),
             json_option,
         )
 
@@ -183,14 +189,16 @@ def probe(
     type=click.Choice(["ucf101", "hmdb51", "esc50", "dcase"]),
     help="Take the options below as they are usual for this set. docs/study.md lists them.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training part.  [12]")
-@click.option("--batch", type=click.IntRange(1), help="Clips per step.  [32]")
-@click.option("--lr", type=click.FloatRange(0), help="The encoder's learning rate.  [0.01]")
-@click.option("--head-lr", type=click.FloatRange(0), help="The classifier's learning rate.  [0.1]")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training part, usually 12.")
+@click.option("--batch", type=click.IntRange(1), help="Clips per step, usually 32.")
+@click.option("--lr", type=click.FloatRange(0), help="Learning rate of the encoder, usually 0.01.")
+@click.option(
+    "--head-lr", type=click.FloatRange(0), help="Learning rate of the classifier, usually 0.1."
+)
 @click.option(
     "--clips",
     type=click.IntRange(1),
-    help="Read this many equally spaced clips of each test video.  [10]",
+    help="Read this many equally spaced clips of each test video, usually 10.",
 )
 def finetune(
     where: str,
@@ -234,7 +242,7 @@ def finetune(
 
 
 @click.command()
-@common("where")
+@common("where", modality="audio")
 @classified
 @clips_option(10)
 def svm(
@@ -242,7 +250,7 @@ def svm(
     settings: tuple[str, ...],
     data: Path,
     recipe: Path | None,
-    modality: str | None,
+    modality: str,
     as_json: bool,
     label: str,
     columns: tuple[str, ...],
@@ -251,7 +259,7 @@ def svm(
     out: Path | None,
     clips: int,
 ) -> None:
-    """Linear SVM on frozen features of WHERE, by default on those of the sound.
+    """Linear SVM on the frozen features of WHERE.
 
     WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
     changes a setting of its recipe: audio.frames=200 makes clips of 2 s. The paper is recalled to
@@ -260,7 +268,6 @@ def svm(
     from xdc_fast.evaluation.svm import svm
     from xdc_fast.shards.dataset import ShardSet
 
-    modality = modality or "audio"
     result = svm(
         open_model(where, settings, recipe), ShardSet(data), label, columns, modality=modality,
         clips=clips, test_share=test_share, seed=seed, out=out,
@@ -288,7 +295,9 @@ def print_splits(title: str, result: dict, metrics: tuple[str, ...]) -> None:
 
 @click.command()
 @common("where")
-@click.option("--label", help="Count neighbours of the same class in this label column.")
+@click.option(
+    "--label", metavar="COLUMN", help="Count neighbours of the same class in this label column."
+)
 @click.option(
     "--split",
     "columns",

@@ -26,6 +26,7 @@ from xdc_fast.tools.evaluate import clips_option, random_split_options
     "--label",
     "labels",
     multiple=True,
+    metavar="COLUMN",
     help="Predict this label column. May be given several times.",
 )
 @click.option(
