@@ -119,6 +119,15 @@ def test_headline_figures(page, run):
     assert note["text"].startswith("1 samples could not be read")
 
 
+def test_probes_of_one_encoder_and_of_unfinished_runs(run):
+    (kept,) = (json.loads(path.read_text()) for path in run.root.glob("probes/*.json"))
+    early = {key: value for key, value in kept.items() if key != "video"} | {"finished": False}
+    chart = Page(charts.probe_chart("Probes", [kept, early]))
+    names = [e["text"] for e in chart.all("text", _class="strong")]
+    assert names == ["class", "class (unfinished)"]
+    assert len(chart.all("circle")) == 2 * 3  # pretrained and random of three encoders
+
+
 def test_labels_and_shares_agree_with_a_recount(page, run, shards):
     names = codes_of(shards)
     for clustering, arrays in last(run).items():

@@ -21,8 +21,10 @@ from xdc_fast.shards.dataset import ShardSet
 
 
 class Evaluator:
-    """modalities: those that both the set and the model have, or the one of them that is asked for.
+    """The encoders of a model on a shard set, and the folder of their results.
 
+    modality: the encoder to evaluate; without it, each that both the model and the set have. They
+    are in `modalities`.
     out: the folder for results; without it, the run's folder if the model is of a run.
     BatchNorm of random encoders is calibrated on the set.
     Raises UserError when there is no such modality.
