@@ -64,9 +64,7 @@ def clips_option(default: int) -> Function:
     )
 
 
-def common(
-    *arguments: str, data_required: bool = True, modality: str | None = None
-) -> Function:
+def common(*arguments: str, data_required: bool = True, modality: str | None = None) -> Function:
     """The arguments and options that every evaluation has. modality: the default one."""
     otherwise = "" if modality else " Otherwise each encoder that WHERE and SHARDS have."
 
