@@ -84,7 +84,7 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
                 "--recipe",
                 type=FOLDER,
                 metavar="RECIPE",
-                help="The recipe for WHERE random or .pth, which bring none.",
+                help="The recipe, where WHERE is random or a .pth file.",
             ),
             click.option(
                 "--modality",
@@ -383,12 +383,14 @@ def extract(
     media: Path | None,
     stride: float,
 ) -> None:
-    """Features of WHERE all along every video, with their times, to npz files in the folder OUT.
+    """Write features of WHERE all along every video, with their times, to the folder OUT.
 
-    WHERE: a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
-    overrides its recipe. The same command continues an interrupted extraction.
+    The videos are those of a shard set (--data) or of a folder of media files (--media). With
+    --media, files that cannot be decoded are left out, and OUT/refused.csv lists them. The same
+    command continues an interrupted extraction.
 
-    With --media, files that cannot be decoded are passed over; OUT/refused.csv lists them.
+    WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
+    changes a setting of its recipe.
     """
     from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.evaluation.extract_media import extract_media

@@ -30,6 +30,7 @@ def run(toy_shards, tmp_path_factory):
         ("pretrain", folder / "recipe.yaml", *TINY, *short, data, f"out={folder / 'run'}"),
         ("probe", folder / "run", "--data", toy_shards.root, "--label", "class"),
         ("report", folder / "run"),
+        ("extract", folder / "run", folder / "features", "--data", toy_shards.root),
     ):
         done = CliRunner().invoke(main, [str(word) for word in command])
         assert done.exit_code == 0, done.output
@@ -56,3 +57,16 @@ def test_the_page_names_every_key_and_array(run):
             wanted, axes = kind.split(" ", 1)
             assert array.dtype == wanted
             assert array.shape == tuple(shape[a] for a in axes.strip("(,)").split(", "))
+
+
+def test_the_page_names_the_arrays_of_extract(run):
+    out = run.root.parent / "features"
+    assert {"extract.json", "samples.csv", "shard-000000.npz"} <= {p.name for p in out.iterdir()}
+    rows = table(PAGE, "The arrays of an npz file")[1:]
+    with np.load(out / "shard-000000.npz") as arrays:
+        assert {name for row in rows for name in names(row)} == set(arrays)
+        for row in rows:
+            wanted, axes = row[1].split(" ", 1)
+            for name in names(row):
+                assert arrays[name].dtype == wanted
+                assert arrays[name].ndim == len(axes.strip("(),").split(",")) * (axes != "()")
