@@ -153,7 +153,7 @@ def probe(
     clips: int,
     out: Path | None,
 ) -> None:
-    """Linear probe of the frozen encoders of WHERE, beside the same encoders before training.
+    """Train a linear probe on the frozen encoders of WHERE, and on the same ones before training.
 
     WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
     changes a setting of its recipe, such as device=cpu.
@@ -257,7 +257,7 @@ def svm(
     out: Path | None,
     clips: int,
 ) -> None:
-    """Linear SVM on the frozen features of WHERE.
+    """Train a linear SVM on frozen features of WHERE.
 
     WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
     changes a setting of its recipe: audio.frames=200 makes clips of 2 s. The paper is recalled to
@@ -318,7 +318,7 @@ def retrieve(
     clips: int,
     out: Path | None,
 ) -> None:
-    """Nearest neighbours by the features of WHERE, within and across modalities.
+    """Find nearest neighbours by the features of WHERE, within and across modalities.
 
     Within a modality, --label names the column that says which videos are alike. R@k is the share
     of videos with one of their class among the k nearest. NN@k is the accuracy of a vote of the k

@@ -50,7 +50,7 @@ def sweep(
     clips: int,
     as_json: bool,
 ) -> None:
-    """Run RECIPE once for every combination of settings, probe the runs, and tabulate them.
+    """Run RECIPE for every combination of settings, probe the runs, and write tables of them.
 
     \b
     xdc sweep recipes/toy.yaml out=runs/sweep data=shards/train \\
