@@ -17,6 +17,10 @@ class MelSpec:
     filters are narrower than a bin, and the ones between two bins stay at ln(floor).
 
     Raises ValueError for a setting that has no meaning.
+
+    >>> spec = xdc_fast.MelSpec(n_mels=64, n_fft=512, win_length=400)
+    >>> spec.frames(16000), spec.samples(97)
+    (97, 15872)
     """
 
     sample_rate: int = 16000

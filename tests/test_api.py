@@ -43,6 +43,7 @@ def test_the_examples_run(toy_videos, tmp_path, monkeypatch):
     order = ["pack", "pretrain"]  # the others read what these two write
     for name in order + [name for name in xdc_fast.__all__ if name not in order]:
         for test in finder.find(getattr(xdc_fast, name), name, globs=dict(names)):
+            assert test.examples, f"{name} has no example"
             runner.run(test)
     assert not runner.summarize(verbose=False).failed
 

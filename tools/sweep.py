@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from xdc_fast.tools import after_a_signal
+from xdc_fast.tools import after_a_signal, json_option
 from xdc_fast.tools.evaluate import clips_option, random_split_options
 
 
@@ -38,7 +38,7 @@ from xdc_fast.tools.evaluate import clips_option, random_split_options
 @random_split_options[0]
 @random_split_options[1]
 @clips_option(3)
-@click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON document.")
+@json_option
 def sweep(
     recipe: Path,
     settings: tuple[str, ...],

@@ -6,4 +6,10 @@ class UserError(Exception):
 
     The message is one clear line that names the file, the reason and the way out. The commands
     print it without a traceback and exit with status 2.
+
+    >>> try:
+    ...     xdc_fast.load("nowhere")
+    ... except xdc_fast.UserError as error:
+    ...     print(str(error).split(";")[0])
+    nowhere: no such file or folder
     """

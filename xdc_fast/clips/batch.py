@@ -19,6 +19,11 @@ class Batch:
         index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
             replaced by another of its batch, and its place here names that other one. A loader
             that was given `samples` counts those.
+
+    >>> clip = xdc_fast.ClipShape(frames=8, fps=7.5, crop=32, samples=16000, sample_rate=16000)
+    >>> batch = next(xdc_fast.ClipLoader("shards", clip, batch_size=4, device="cpu").epoch(0))
+    >>> len(batch), batch.frames.shape, batch.waveform.dtype
+    (4, torch.Size([4, 8, 32, 32, 3]), torch.int16)
     """
 
     frames: torch.Tensor | None

@@ -23,6 +23,10 @@ class ClipShape:
         crop: the side of the pictures in pixels.
         samples: sound samples in a clip; 0 for clips of pictures alone.
         sample_rate: sound samples per second.
+
+    >>> clip = xdc_fast.ClipShape(frames=8, fps=7.5, crop=112, samples=16000, sample_rate=16000)
+    >>> clip.modalities, round(clip.seconds, 2)
+    (('video', 'audio'), 1.07)
     """
 
     frames: int

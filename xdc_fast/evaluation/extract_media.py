@@ -151,7 +151,7 @@ class Block:
             kind = np.int64 if name == "refused" else np.str_
             arrays[name] = np.array([row[column] for row in self.refused], kind)
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, allow_pickle=False, **arrays)
         write(self.path, content.getbuffer())
         self.found.clear()
 
