@@ -24,7 +24,7 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @njit(fastmath=FAST, forceinline=True)
-def _radix4(z: np.ndarray, n: int, h: int, twiddles: np.ndarray) -> None:
+def _radix4(z: np.ndarray, n: int, h: int | np.int64, twiddles: np.ndarray) -> None:
     """One stage over n complex rows: butterflies of rows h apart."""
     im, b, c, d = U(LANES), U(h * PAIR), U(2 * h * PAIR), U(3 * h * PAIR)
     for j in range(h):
@@ -209,9 +209,9 @@ def _load(
             for part in range(4):
                 clip, frame = divmod(min(first + quarter + 4 * part, last), frames)
                 for t in range(n):
-                    i = abs(frame * hop + skip + t)
-                    i = min(i, 2 * (length - 1) - i)
-                    x[row + U(4 * t + part)] = flat[clip * length + i] * window[t]
+                    at = abs(frame * hop + skip + t)
+                    at = min(at, 2 * (length - 1) - at)
+                    x[row + U(4 * t + part)] = flat[clip * length + at] * window[t]
     b, c, d = U(4 * n), U(8 * n), U(12 * n)
     for t in range(4 * n):
         i, to = U(t), U(4 * t)

@@ -111,7 +111,7 @@ def uniform(seed: int, epoch: int, index: np.ndarray, stream: int) -> np.ndarray
     OOPSLA 2014).
     """
     with np.errstate(over="ignore"):
-        state = np.uint64(0)
+        state: np.ndarray | np.uint64 = np.uint64(0)
         for word in (seed, epoch, stream):
             state = _mix(state + np.uint64(word & 0xFFFFFFFFFFFFFFFF))
         bits = _mix(state + np.asarray(index, dtype=np.uint64))
