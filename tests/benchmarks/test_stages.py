@@ -19,6 +19,7 @@ from benchmarks.worker import line
 from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
+SLOW = ("compile", "iteration", "kmeans", "model")  # ten seconds and more
 FORM = {
     *("stage", "case", "device", "threads", "unit", "ours", "peers", "missing", "limit"),
     *("ratio_best_peer", "share_of_limit", "runs", "quartiles", "quick", "machine"),
@@ -52,7 +53,13 @@ def check_item(item):
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # the webdataset library leaves files open
-@pytest.mark.parametrize("stage", stage_names())
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in stage_names()
+    ],
+)
 def test_stage(stage):
     items = run_quick(stage)
     assert items

@@ -77,7 +77,7 @@ def test_an_unknown_encoder_is_refused_with_the_known_ones():
         build_encoders(load_recipe(None, ("video.encoder=resnet",)))
 
 
-@pytest.mark.parametrize("batch", [3, 11])
+@pytest.mark.parametrize("batch", [3, pytest.param(11, marks=pytest.mark.slow)])
 def test_gradients_of_odd_batches_are_those_of_float64(batch):
     # in a process of its own: channels-last, the smallest audio encoder dies here
     run_script(f"""

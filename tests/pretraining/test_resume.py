@@ -26,7 +26,9 @@ from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
 
 
-@pytest.mark.parametrize("at", [1, 4, 5, 8, 9, 13])
+@pytest.mark.parametrize(
+    "at", [4, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5, 8, 13))]
+)
 def test_killed_at_any_step_and_resumed_the_weights_are_the_same(
     at, finished, toy_shards, tmp_path, monkeypatch
 ):
@@ -151,7 +153,7 @@ def test_a_finished_run_is_not_run_again(finished, toy_shards):
     assert (run.root / "checkpoint.pt").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("at", [5, 9, 13])
+@pytest.mark.parametrize("at", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 13))])
 def test_a_memory_bank_survives_a_kill(at, toy_shards, tmp_path, monkeypatch):
     banked = ("cluster.features=training", "train.checkpoint_steps=3")
     summary = pretrain(recipe(toy_shards, tmp_path / "whole", *banked))

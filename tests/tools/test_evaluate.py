@@ -104,7 +104,7 @@ def test_random_is_the_baseline(toy_shards, tmp_path):
         (("svm", "{run}", "--data", "{data}", "--label", "clas"), "did you mean 'class'?"),
         (("svm", "{run}", "--data", "{data}", "--label", "class", "--split", "class"),
          "has 0 training videos in split 'class=0'"),
-        (("retrieve", "{run}", "--data", "{data}", "--split", "drift"), "give --label too"),
+        (("retrieve", "{run}", "--data", "{data}", "--split", "drift"), "--split needs --label"),
         (("finetune", "{run}", "--data", "{data}", "--label", "class", "frames=3"),
          "no setting 'frames'"),
     ],
