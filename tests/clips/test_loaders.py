@@ -310,7 +310,7 @@ def test_frames_from_dali_may_be_kept(toy_shards):
             assert torch.equal(frames.sum(dim=(1, 2, 3, 4)), total)
     host = collect(HostLoader(toy_shards, SHAPE), sampler)
     for (frames, _), clean in zip(kept, host, strict=True):
-        assert (clean.frames.int() - frames.cpu().int()).abs().float().mean() < 5
+        assert (clean.frames.int() - frames.cpu().int()).abs().float().mean() < 3
 
 
 @pytest.mark.gpu
