@@ -31,7 +31,7 @@ setup(
         "faiss-gpu>=1.15",
         "webdataset>=1.0",
         "numba>=0.61",
-        "numba-cuda>=0.30",
+        "numba-cuda[cu13]>=0.30",  # the extra holds libNVVM; without it no kernel compiles
         "numpy>=1.26",
         "av>=16",
         "simplejpeg>=1.8",

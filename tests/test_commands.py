@@ -1,6 +1,7 @@
 """The command `xdc`: what it prints, and how it refuses."""
 
 import json
+from importlib.metadata import requires
 
 import pytest
 from click.testing import CliRunner
@@ -45,8 +46,19 @@ def test_report_prints_where_it_is(run):
 
 def test_doctor_names_every_stage():
     text = xdc("doctor").stdout
-    for word in ("torch", "NVDEC", "faiss", "numba threading", "clips", "log-mel", "k-means"):
+    for word in ("torch", "CUDA kernels", "NVDEC", "faiss", "numba threading", "clips", "log-mel",
+                 "k-means"):  # fmt: skip
         assert word in text
+
+
+@pytest.mark.gpu
+def test_doctor_tries_the_compiler():
+    assert "compile and run" in xdc("doctor").stdout
+
+
+def test_numba_is_asked_for_with_its_cuda_compiler():
+    (line,) = (line for line in requires("xdc_fast") if line.startswith("numba-cuda"))
+    assert "[cu13]" in line
 
 
 def test_doctor_says_which_path_a_gpu_changes(monkeypatch):

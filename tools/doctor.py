@@ -43,6 +43,7 @@ def machine() -> list[tuple[str, str]]:
         ("cores", str(len(os.sched_getaffinity(0)))),
         ("memory", f"{memory:.0f} GiB"),
         ("GPU", gpu(torch)),
+        ("CUDA kernels", kernels(torch)),
         ("NVDEC", nvdec()),
         ("DALI", importable("nvidia.dali")),
         ("faiss GPUs", str(faiss.get_num_gpus())),
@@ -78,6 +79,27 @@ def gpu(torch) -> str:
         return "none usable: no device, or no driver for CUDA " + torch.version.cuda
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{', '.join(names)} (CUDA {torch.version.cuda})"
+
+
+def kernels(torch) -> str:
+    """Whether numba compiles for the device: its compiler is a package of its own."""
+    if not torch.cuda.is_available():
+        return "not tried: no CUDA device is usable"
+    from numba import cuda
+
+    import xdc_fast.kernels._cuda  # noqa: F401  one thread is no reason to warn
+
+    @cuda.jit
+    def put(out):
+        out[0] = 1
+
+    out = torch.zeros(1, dtype=torch.int32, device="cuda")
+    try:
+        put[1, 1](cuda.as_cuda_array(out))
+    except Exception as error:  # of numba, the compiler, the linker or the driver, any kind
+        why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        return f"do not compile: {why}; pip install 'numba-cuda[cu13]' brings the compiler"
+    return "compile and run" if int(out) else "compile, and do nothing"
 
 
 def nvdec() -> str:
