@@ -18,6 +18,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
 SHAPE = ClipShape(frames=8, rate=7.5, crop=32, samples=16096, audio_rate=16000)
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 random = partial(random_windows, shape=SHAPE, seed=1, epoch=2, flip=True)
 
 
@@ -131,9 +132,10 @@ def damaged(toy_shards, tmp_path):
     return ShardSet(shards.root)
 
 
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("kind", [HostFeed, DaliFeed])
-def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
-    feed = kind(damaged, SHAPE, device="cpu")
+def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind, device):
+    feed = kind(damaged, SHAPE, device=device)
     plan = EpochPlan(damaged.shard_sizes, 12, seed=1, epoch=2)
     batches = collect(feed, plan)
     index = torch.cat([batch.index for batch in batches])
@@ -148,7 +150,8 @@ def test_bad_samples_are_replaced_in_their_batch_and_counted(damaged, kind):
         assert torch.equal(batch.index, clean.index)
 
 
-def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, tmp_path):
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, tmp_path, device):
     """Headers are sound, so DALI meets it: the batch comes from the host path, or as it is."""
     shutil.copytree(toy_shards.root, tmp_path / "set")
     shards = ShardSet(tmp_path / "set")
@@ -165,7 +168,13 @@ def test_a_picture_that_only_decoding_shows_damaged_is_replaced_too(toy_shards, 
     feed = HostFeed(shards, SHAPE)
     assert len(collect(feed, plan)) == 4
     assert feed.failures == {"undecodable": 1}
-    assert len(collect(DaliFeed(shards, SHAPE, device="cpu"), plan)) == 4
+    whole = collect(HostFeed(toy_shards, SHAPE), plan)
+    batches = collect(DaliFeed(shards, SHAPE, device=device), plan)
+    for batch, clean in zip(batches, whole, strict=True):
+        sound = (clean.index != 5).nonzero()[:, 0]
+        assert torch.equal(batch.index[sound], clean.index[sound])
+        off = (batch.frames[sound].cpu().int() - clean.frames[sound].int()).abs()
+        assert off.float().mean(dim=(1, 2, 3, 4)).max() < 3
 
 
 def packets_offset(shards, name, row, frame):
@@ -212,6 +221,21 @@ def test_dali_by_file_gives_the_same_frames(toy_shards):
 def test_dali_refuses_what_it_cannot_decode_here(toy_h264):
     with pytest.raises(UserError, match=r"JPEG packets only, not h264; set loader=host"):
         DaliFeed(toy_h264, SHAPE, device="cpu")
+
+
+@pytest.mark.gpu
+def test_frames_from_dali_may_be_kept(toy_shards):
+    """None is written over by a later batch, on whatever stream its reader is."""
+    plan = EpochPlan(toy_shards.shard_sizes, 4, seed=1, epoch=2)
+    kept = []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for batch in DaliFeed(toy_shards, SHAPE, device="cuda").batches(plan, random):
+            torch.cuda._sleep(10_000_000)  # the step is slower than the loader
+            kept.append((batch.frames, batch.frames.sum(dim=(1, 2, 3, 4))))
+        for frames, total in kept:
+            assert torch.equal(frames.sum(dim=(1, 2, 3, 4)), total)
+    for (frames, _), clean in zip(kept, collect(HostFeed(toy_shards, SHAPE), plan), strict=True):
+        assert (clean.frames.int() - frames.cpu().int()).abs().float().mean() < 3
 
 
 @pytest.mark.gpu

@@ -384,3 +384,23 @@ def test_cuda_equals_cpu(spec, dtype):
     stream = torch.cuda.current_stream().cuda_stream
     assert log_mel_cuda(torch.from_numpy(waveform).cuda(), spec, out, stream) is out
     np.testing.assert_allclose(out.cpu().numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_cuda_keeps_the_order_of_its_stream():
+    """The waveform gets there on the same stream, behind work that takes a while."""
+    from xdc_fast.kernels.logmel_cuda import log_mel_cuda
+
+    waveform = as_int16(waves(9001, clips=30))
+    expected = log_mel(waveform, PAPER)
+    waiting = torch.from_numpy(waveform).pin_memory()
+    source = torch.zeros(waveform.shape, dtype=torch.int16, device="cuda")
+    out = torch.zeros(expected.shape, device="cuda")
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        source.copy_(waiting, non_blocking=True)
+        log_mel_cuda(source, PAPER, out, stream.cuda_stream)
+        result = out.cpu()
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-3)

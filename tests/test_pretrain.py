@@ -242,11 +242,26 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
 
 
 @pytest.mark.gpu
-def test_the_loop_runs_on_a_gpu_in_bfloat16(toy_shards, tmp_path):
-    chosen = recipe(toy_shards, tmp_path / "run", "device=cuda", "train.precision=bfloat16")
-    summary = pretrain(chosen)
-    assert 0 < summary["iterations"][1]["video_loss"] < 5
-    assert Run.open(tmp_path / "run").encoder_weights()
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("loader=dali",),
+        ("loader=host",),
+        ("train.precision=bfloat16",),
+        ("train.compile=true", "train.precision=bfloat16"),
+        ("cluster.features=training",),
+    ],
+    ids=" ".join,
+)
+def test_the_loop_runs_on_a_gpu(settings, finished, toy_shards, tmp_path):
+    chosen = recipe(toy_shards, tmp_path / "run", "device=cuda", *settings)
+    first, last = pretrain(chosen)["iterations"]
+    expected = finished[1]["iterations"][0]
+    for name in ("video_loss", "audio_loss"):
+        assert first[name] == pytest.approx(expected[name], rel=0.2)
+        assert 0 < last[name] < 5
+    for weights in Run.open(tmp_path / "run").encoder_weights().values():
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
