@@ -28,6 +28,8 @@ class Case:
     """takes our output and a peer's, raises AssertionError where they differ"""
     limit: tuple[str, Callable[[], object]] | None = None
     """what the machine can do at most, with nothing but the unavoidable part"""
+    clock: Callable[[Callable, int], float] | None = None
+    """seconds that so many calls take; None: by the wall clock"""
 
 
 @dataclass
@@ -58,11 +60,12 @@ def measure(case: Case | Figure, runs: int, seconds: float = SECONDS) -> dict:
         return _item(case, {}, None, missing) | {"failed": failed}
     if case.limit:
         contestants["limit"] = case.limit[1]
-    repeats = {name: _repeats(call, seconds) for name, call in contestants.items()}
+    clock = case.clock or _clock
+    repeats = {name: _repeats(call, seconds, clock) for name, call in contestants.items()}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(runs):
         for name in list(contestants)[:: -1 if turn % 2 else 1]:
-            rate = case.amount * repeats[name] / _clock(contestants[name], repeats[name])
+            rate = case.amount * repeats[name] / clock(contestants[name], repeats[name])
             rates[name].append(rate)
     return _item(case, rates, case.limit and case.limit[0], missing)
 
@@ -79,9 +82,9 @@ def _differing(case: Case, contestants: dict) -> str | None:
     return None
 
 
-def _repeats(call: Callable, seconds: float) -> int:
+def _repeats(call: Callable, seconds: float, clock: Callable[[Callable, int], float]) -> int:
     """Calls that fill `seconds`."""
-    once = _clock(call, 1)
+    once = clock(call, 1)
     return max(1, round(seconds / once))
 
 
@@ -92,6 +95,20 @@ def _clock(call: Callable, repeats: int) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # kernels run on after their launch
     return time.perf_counter() - begun
+
+
+def device_clock(call: Callable, repeats: int) -> float:
+    """Seconds between two CUDA events around the calls, on torch's current stream.
+
+    Where the host launches faster than the device works, that is the device's time alone.
+    """
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    for _ in range(repeats):
+        call()
+    ended.record()
+    ended.synchronize()
+    return begun.elapsed_time(ended) / 1000
 
 
 def _item(case, rates: dict[str, list[float]], limit: str | None, missing: dict) -> dict:

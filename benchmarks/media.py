@@ -23,9 +23,9 @@ def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
     return "toy world", sorted((folder / "toy").glob("*.mp4"))
 
 
-def pack_videos(videos: list[Path], out: Path, **settings) -> ShardSet:
+def pack_videos(videos: list[Path], out: Path, workers: int = 1, **settings) -> ShardSet:
     """The videos packed with these settings, in shards of 16 MB."""
-    pack(collect(videos, None, out), out, Settings(**settings), shard_mb=16, workers=1)
+    pack(collect(videos, None, out), out, Settings(**settings), shard_mb=16, workers=workers)
     return ShardSet(out)
 
 

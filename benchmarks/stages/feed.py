@@ -98,9 +98,9 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
     """
     batch, passes = (BATCH, 1) if quick else (32, 8)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
-        what, videos = find_videos(Path(folder), batch * (1 if quick else 16))
+        what, videos = find_videos(Path(folder), batch * (1 if quick else 4))
         for codec in ("jpeg", "h264"):
-            shards = pack_videos(videos, Path(folder) / codec, codec=codec)
+            shards = pack_videos(videos, Path(folder) / codec, workers=threads, codec=codec)
             plan = Passes(shards, batch, passes)
             dali = partial(through_dali, shards, plan, threads, device)
             host = HostFeed(shards, SHAPE, device=device, threads=threads)
