@@ -110,8 +110,11 @@ def log_mel_kernel(
 
 
 @lru_cache
-def _device_tables(spec: MelSpec, integer: bool, device):
-    """The tables on a device, with the window scaled for the waveform's type."""
+def _device_tables(spec: MelSpec, integer: bool, device: int):
+    """The tables on the current device, number `device`; the window scaled for the waveform's type.
+
+    The number, since the device object that numba gives is a proxy, and no key of a cache.
+    """
     table = tables(spec)
     if integer:
         table = table._replace(window=table.window * np.float32(1 / 32768))
@@ -136,7 +139,7 @@ def log_mel_cuda(waveform, spec: MelSpec, out, stream=0):
         raise ValueError(f"n_fft {spec.n_fft} does not fit the shared memory of a block")
     frames = result.shape[0] * result.shape[2]
     if frames:
-        device = cuda.get_current_device()
+        device = cuda.get_current_device().id
         table = _device_tables(spec, source.dtype == np.int16, device)
         grid, shared = -(-frames >> shift), spec.n_fft * ((1 << shift) + 1) * 4
         log_mel_kernel[grid, THREADS, as_stream(stream), shared](
