@@ -264,6 +264,25 @@ def test_the_loop_runs_on_a_gpu(settings, finished, toy_shards, tmp_path):
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_step_on_a_gpu_waits_for_nothing(toy_shards):
+    chosen = recipe(toy_shards, "", "device=cuda", "train.precision=bfloat16", "method=mdc")
+    device, inputs = torch.device("cuda"), Inputs(chosen)
+    rng = np.random.default_rng(0)
+    labels = {m: rng.integers(6, size=48).astype(np.int32) for m in ("video", "audio")}
+    learner = Learner(chosen, build_encoders(chosen, device), inputs, labels, 0)
+    plan = EpochPlan(toy_shards.shard_sizes, 12, shuffle=False)
+    feed = HostFeed(toy_shards, inputs.shape, device="cuda")
+    batch = next(feed.batches(plan, partial(fixed_windows, shape=inputs.shape)))
+    learner.step(batch, 0, 0.1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.step(batch, 0, 0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     finished, toy_shards, tmp_path
 ):

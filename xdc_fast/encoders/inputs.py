@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from xdc_fast.clips.batch import Batch
@@ -19,6 +20,7 @@ class Inputs:
 
     def __init__(self, recipe: Recipe):
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
+        self._sent: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         audio = recipe.audio
         size = 1 << (audio.window - 1).bit_length()
         try:
@@ -47,15 +49,22 @@ class Inputs:
     def _draw(self, batch: Batch, epoch: int, stream: int) -> torch.Tensor:
         """Uniform in [-1, 1), float32 (B,) on the batch's device."""
         draws = 2 * uniform(self.seed, epoch, batch.index.numpy(), stream) - 1
-        return torch.from_numpy(draws).to(batch.device, torch.float32)
+        return send(draws.astype(np.float32), batch.device)
+
+    def _scale(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pictures' mean and standard deviation, sent to a device once."""
+        if device not in self._sent:
+            self._sent[device] = tuple(
+                torch.tensor(values, device=device) for values in (self.video.mean, self.video.std)
+            )
+        return self._sent[device]
 
     def _pictures(self, batch: Batch, epoch: int | None) -> torch.Tensor:
         x = batch.frames.permute(0, 4, 1, 2, 3)  # channels_last_3d without a copy
         # of three channels, a CPU reads either order as fast, and takes its own from the weights
         order = torch.preserve_format if x.is_cuda else torch.contiguous_format
         x = x.to(torch.float32, memory_format=order)
-        mean = torch.tensor(self.video.mean, device=x.device)
-        std = torch.tensor(self.video.std, device=x.device)
+        mean, std = self._scale(x.device)
         gain, shift = torch.ones(len(batch), device=x.device), torch.zeros(1, device=x.device)
         if epoch is not None and self.video.jitter:
             gain = 1 + self.video.jitter * self._draw(batch, epoch, GAIN)
@@ -73,6 +82,15 @@ class Inputs:
             normal = 3**0.5 * self._draw(batch, epoch, LEVEL)  # uniform of unit variance
             x.add_(self.audio.jitter * normal[:, None, None])
         return x.div_(self.audio.std).unsqueeze(1)
+
+
+def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device. A GPU gets it in the order of the current stream, and the caller goes
+    on at once: from pageable memory a copy would wait for all that the GPU has still to do."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def spectrogram(waveform: torch.Tensor, spec: MelSpec) -> torch.Tensor:

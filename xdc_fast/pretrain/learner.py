@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
-from xdc_fast.encoders.inputs import Inputs
+from xdc_fast.encoders.inputs import Inputs, send
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretrain.bank import Bank
 from xdc_fast.pretrain.methods import clustering_name, heads_of
@@ -87,7 +87,7 @@ class Learner:
         for head in self.table:
             clustering = clustering_name(head.clustering)
             labels, weight = self.labels[clustering], self.weights[clustering]
-            target = torch.from_numpy(gather_labels(labels, batch.index.numpy())).to(device)
+            target = send(gather_labels(labels, batch.index.numpy()), device)
             logits = self.heads[head.name](features[head.encoder])
             total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
             labeled = (target >= 0).sum().clamp(min=1)
