@@ -34,26 +34,31 @@ def log_mel_kernel(
     first = cuda.blockIdx.x << shift
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
 
-    # Samples innermost here, so that the reads of a warp are neighbours.
+    # Samples innermost here, so that the reads of a warp are neighbours. Divisions are dear: one
+    # a frame, none a sample.
     left = (n_fft - window.size) // 2
-    for i in range(thread, n_fft * lanes, threads):
-        lane, t = i // n_fft, i % n_fft
+    for lane in range(lanes):
         frame = first + lane
-        value = numba.float32(0)
-        if frame < total and 0 <= t - left < window.size:
-            at = abs(frame % frames * hop - pad + t)
-            at = min(at, 2 * (length - 1) - at)
-            value = numba.float32(waveform[frame // frames, at]) * window[t - left]
-        z[t * pitch + lane] = value
+        clip = frame // frames
+        begin = (frame - clip * frames) * hop - pad
+        for t in range(thread, n_fft, threads):
+            value = numba.float32(0)
+            if frame < total and 0 <= t - left < window.size:
+                at = abs(begin + t)
+                at = min(at, 2 * (length - 1) - at)
+                value = numba.float32(waveform[clip, at]) * window[t - left]
+            z[t * pitch + lane] = value
     cuda.syncthreads()
+
+    # From here on a thread keeps to one frame: there are a multiple of `lanes` threads.
+    lane, row, rows_at_once = thread & mask, thread >> shift, threads >> shift
 
     h, stage = n >> 2, 0
     while h >= 1:
         step = 2 * h * pitch
-        for i in range(thread, (n >> 2) * lanes, threads):
-            butterfly = i >> shift
+        for butterfly in range(row, n >> 2, rows_at_once):
             j = butterfly & (h - 1)
-            a = 2 * (4 * (butterfly - j) + j) * pitch + (i & mask)
+            a = 2 * (4 * (butterfly - j) + j) * pitch + lane
             b, c, d = a + step, a + 2 * step, a + 3 * step
             w = stage + 6 * j
             er, ei = z[a] + z[c], z[a + pitch] + z[c + pitch]
@@ -72,8 +77,8 @@ def log_mel_kernel(
             z[d + pitch] = xr * twiddles[w + 5] + xi * twiddles[w + 4]
         cuda.syncthreads()
         if h == 2:
-            for i in range(thread, (n >> 1) * lanes, threads):
-                a = 4 * (i >> shift) * pitch + (i & mask)
+            for pair in range(row, n >> 1, rows_at_once):
+                a = 4 * pair * pitch + lane
                 b = a + 2 * pitch
                 ar, ai, br, bi = z[a], z[a + pitch], z[b], z[b + pitch]
                 z[a], z[a + pitch], z[b], z[b + pitch] = ar + br, ai + bi, ar - br, ai - bi
@@ -82,15 +87,14 @@ def log_mel_kernel(
         h >>= 2
 
     # Four times the power spectrum, each bin in its own row (see logmel._power).
-    for i in range(thread, (n // 2 + 1) * lanes, threads):
-        k = i >> shift
-        a = rows[k] * pitch + (i & mask)
+    for k in range(row, n // 2 + 1, rows_at_once):
+        a = rows[k] * pitch + lane
         if k == 0:
             plus, minus = z[a] + z[a + pitch], z[a] - z[a + pitch]
             plus, minus = plus + plus, minus + minus
             z[a], z[a + pitch] = plus * plus, minus * minus
         else:
-            b = rows[n - k] * pitch + (i & mask)
+            b = rows[n - k] * pitch + lane
             er, ei = z[a] + z[b], z[a + pitch] - z[b + pitch]
             fr, fi = z[a] - z[b], z[a + pitch] + z[b + pitch]
             tr = unpack[k, 0] * fi - unpack[k, 1] * fr
@@ -99,21 +103,22 @@ def log_mel_kernel(
             z[b] = (er - tr) * (er - tr) + (ei - ti) * (ei - ti)
     cuda.syncthreads()
 
-    for i in range(thread, out.shape[1] * lanes, threads):
-        mel, lane = i >> shift, i & mask
-        frame = first + lane
-        if frame < total:
+    frame = first + lane
+    if frame < total:
+        clip = frame // frames
+        place = frame - clip * frames
+        for mel in range(row, out.shape[1], rows_at_once):
             power = floor
             for t in range(offsets[mel], offsets[mel + 1]):
                 power += weights[t] * z[taps[t] * pitch + lane]
-            out[frame // frames, mel, frame % frames] = log(power)
+            out[clip, mel, place] = log(power)
 
 
 @lru_cache
-def _device_tables(spec: MelSpec, integer: bool, device: int):
-    """The tables on the current device, number `device`; the window scaled for the waveform's type.
+def _device_tables(spec: MelSpec, integer: bool, device: str):
+    """The tables on the current device; the window scaled for the waveform's type.
 
-    The number, since the device object that numba gives is a proxy, and no key of a cache.
+    device: its UUID. The object that numba gives is a weak proxy, and no key of a cache.
     """
     table = tables(spec)
     if integer:
@@ -139,7 +144,7 @@ def log_mel_cuda(waveform, spec: MelSpec, out, stream=0):
         raise ValueError(f"n_fft {spec.n_fft} does not fit the shared memory of a block")
     frames = result.shape[0] * result.shape[2]
     if frames:
-        device = cuda.get_current_device().id
+        device = cuda.get_current_device().uuid
         table = _device_tables(spec, source.dtype == np.int16, device)
         grid, shared = -(-frames >> shift), spec.n_fft * ((1 << shift) + 1) * 4
         log_mel_kernel[grid, THREADS, as_stream(stream), shared](
