@@ -96,7 +96,7 @@ def cuda_cases(quick: bool, threads: int, device: str = "cuda") -> Iterator[Case
     decoders at work. A DALI pipeline takes longer to build than a call lasts, so its stream goes on
     from call to call: two of a call's batches may be ready when it begins.
     """
-    batch, passes = (BATCH, 1) if quick else (32, 8)
+    batch, passes = (BATCH, 1) if quick else (32, 4)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         what, videos = find_videos(Path(folder), batch * (1 if quick else 4))
         for codec in ("jpeg", "h264"):
