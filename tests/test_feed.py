@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from xdc_fast.clips.dali import DaliFeed, Line
+from xdc_fast.clips.feed import open_feed
 from xdc_fast.clips.host import HostFeed
 from xdc_fast.clips.plan import EpochPlan
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.errors import UserError
+from xdc_fast.recipe import load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
 SHAPE = ClipShape(frames=8, rate=7.5, crop=32, samples=16096, audio_rate=16000)
@@ -299,6 +301,16 @@ def test_dali_on_the_gpu_gives_the_same_frames(codec, request):
         assert b.frames.is_cuda and b.waveform.is_cuda and not b.index.is_cuda
         assert torch.equal(a.index, b.index) and torch.equal(a.waveform, b.waveform.cpu())
         assert (a.frames.int() - b.frames.cpu().int()).abs().float().mean() < 3
+
+
+def test_on_a_gpu_only_jpeg_packets_go_to_dali_unasked(toy_shards, toy_h264):
+    for shards, loader, kind in (
+        (toy_shards, "auto", DaliFeed),
+        (toy_h264, "auto", HostFeed),
+        (toy_h264, "dali", DaliFeed),
+    ):
+        chosen = load_recipe(None, (f"loader={loader}",))
+        assert type(open_feed(chosen, shards, SHAPE, torch.device("cuda"))) is kind
 
 
 def test_settings_that_do_not_fit_the_shards_are_refused(toy_shards):

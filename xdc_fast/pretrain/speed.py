@@ -243,10 +243,10 @@ def loader_advice(recipe: Recipe, shards, device: torch.device) -> list[str]:
     cores, codec = len(os.sched_getaffinity(0)), shards.settings["codec"]
     if recipe.threads < cores:
         advice.append(f"threads={cores}, as many as there are cores")
-    if device.type == "cuda" and recipe.loader == "host":
+    if device.type == "cuda" and recipe.loader == "host" and codec == "jpeg":
         advice.append("loader=dali, which decodes on the GPU")
-    if codec != "jpeg" and (device.type == "cpu" or recipe.loader == "host"):
-        advice.append("pack the videos with --codec jpeg: its windows decode far faster on a CPU")
+    if codec != "jpeg":
+        advice.append("pack the videos with --codec jpeg: its windows decode far faster")
     row = shards.row(0)[1]
     side, fits = min(int(row["height"]), int(row["width"])), round(recipe.video.crop * 8 / 7)
     if side > 1.25 * fits:
