@@ -24,11 +24,15 @@ NO_MEDIA = (
 
 @dataclass
 class Source:
-    """One input: `name` is what the set calls it, relative to the SOURCE argument."""
+    """One input: `name` is what the set calls it, relative to the SOURCE argument.
+
+    span: (start, end) in seconds of the file, where only a segment of it is meant; else None.
+    """
 
     path: Path
     name: str
     labels: dict[str, str] = field(default_factory=dict)
+    span: tuple[float, float] | None = None
 
 
 @dataclass
@@ -49,7 +53,8 @@ class PackInputs:
         total = hashlib.sha256()
         for source in self.sources:
             size = os.path.getsize(source.path) if os.path.isfile(source.path) else -1
-            total.update(json.dumps([source.name, size, source.labels]).encode())
+            span = () if source.span is None else (source.span,)
+            total.update(json.dumps([source.name, size, source.labels, *span]).encode())
         return total.hexdigest()
 
 
@@ -135,9 +140,9 @@ def _real(path: Path | str) -> str:
 
 
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
-    kept: dict[str, Source] = {}
+    kept: dict[tuple, Source] = {}
     for source in sources:
-        kept.setdefault(_real(source.path), source)
+        kept.setdefault((_real(source.path), source.span), source)
     if len(kept) < len(sources):
         notes.append(f"{len(sources) - len(kept)} files were given twice and are taken once")
     return list(kept.values())
