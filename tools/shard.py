@@ -106,6 +106,9 @@ def describe_packing(summary: Summary) -> Iterator[str]:
         yield f"  refused {count:6d}  {reason}: {REASONS[reason]}"
     if summary.cut:
         yield f"  cut     {summary.cut:6d}  to --max-seconds"
+    if summary.unpaired["samples"]:
+        seconds = summary.unpaired["seconds"]
+        yield f"  alone   {summary.unpaired['samples']:6d}  {seconds:g} s of one track are left out"
 
 
 @main.command()

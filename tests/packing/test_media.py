@@ -189,7 +189,7 @@ def test_size_is_upright_square_and_even(tmp_path, packed, size, sar, wanted):
 
 def test_strips_are_refused():
     with pytest.raises(Refusal, match="odd shape"):
-        packed_size(av.VideoFrame(1000, 10, "yuv420p"), None, 64)
+        packed_size(av.VideoFrame(1000, 10, "yuv420p"), 64)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "h264"])

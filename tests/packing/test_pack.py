@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.index import index
+from xdc_fast.shards.verify import verify
 from xdc_fast.tools.shard import main
 
 SMALL = PackSettings(short_side=32, fps=10)
@@ -97,9 +100,9 @@ def test_shards_are_closed_by_size(videos, tmp_path):
     summary = run([videos], tmp_path / "many", shard_mb=0)
     one, many = ShardSet(tmp_path / "one"), ShardSet(tmp_path / "many")
     assert summary.shards == len(many.shards) == 8
-    for index in range(8):
-        assert one.video_file(index) == many.video_file(index)
-        assert one.meta(index) == many.meta(index)
+    for number in range(8):
+        assert one.video_file(number) == many.video_file(number)
+        assert one.meta(number) == many.meta(number)
 
 
 def fail_some(path, settings, video, audio):
@@ -152,6 +155,43 @@ def lose_scratch(path, settings, video, audio):
 def test_what_cannot_be_written_is_not_the_files_fault(videos, tmp_path):
     with pytest.raises(UserError, match=r"packing stopped.*No such file"):
         run([videos], tmp_path / "out", task=lose_scratch)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        *(("run:1", "jpeg"), ("run:1", "copy"), ("-o", "jpeg"), ("a,b", "jpeg"), ("50%d", "jpeg")),
+        *(("new\nline", "jpeg"), ("http://x/y", "jpeg"), ("ü\udcff", "jpeg")),
+    ],
+)
+def test_no_name_is_an_address(tmp_path, monkeypatch, name, codec):
+    """FFmpeg takes `run:1` for a protocol, and `%d` for a pattern."""
+    monkeypatch.chdir(tmp_path)
+    make_media(Path("whole.mp4"), seconds=1.2)
+    source = Path("in") / name / f"{name.replace('/', '_')}.mp4"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(Path("whole.mp4").read_bytes())
+    for given in (Path("in"), source):
+        out = Path(name) / given.name
+        summary = run([given], out, PackSettings(codec=codec, short_side=32), workers=1)
+        assert (summary.packed, summary.refused) == (1, 0)
+        assert verify(out, decode=True)["damaged"] == []
+        index(out)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "copy"])
+def test_an_error_of_the_output_is_told_as_its_own(videos, tmp_path, codec):
+    """Whatever its number: here files may not grow as large as the video track."""
+    command = ("ulimit -f 8; exec " + shlex.quote(sys.executable)
+        + ' -c "from xdc_fast.tools.shard import main; main()" "$@"')  # fmt: skip
+    out = tmp_path / "out"
+    arguments = ["pack", videos, out, "--codec", codec, "--tracks", "video", "--workers", "1"]
+    ended = subprocess.run(
+        ["bash", "-c", command, "bash", *arguments], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "packing stopped" in ended.stderr and "large" in ended.stderr
+    assert not (out / "refused.csv").exists()
 
 
 def tell(path, settings, video, audio):

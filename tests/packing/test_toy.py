@@ -1,6 +1,7 @@
 import csv
 import filecmp
 import itertools
+from pathlib import Path
 
 import av
 import numpy as np
@@ -153,6 +154,13 @@ def test_numbers_out_of_range(tmp_path, videos, classes, seed, word):
     with pytest.raises(UserError, match=word):
         toy.make_toy(tmp_path / "out", videos, classes, seed)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("toy:1", "-o", "50%d", "new\nline"):
+        toy.make_toy(Path(name), 2, 2)
+        assert len(list(Path(name).glob("*.mp4"))) == 2
 
 
 def test_never_writes_into_a_used_folder(tmp_path):

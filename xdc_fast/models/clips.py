@@ -154,7 +154,7 @@ class ClipSink:
         longest: int | None,
     ) -> tuple[int, int, int, bool]:
         first = next(grid)
-        width, height = packed_size(first, stream.sample_aspect_ratio, settings.short_side)
+        width, height = packed_size(first, settings.short_side)
         full_range = settings.codec == "jpeg"
         scale, to_rgb = Scaler(width, height, full_range), VideoReformatter()
 

@@ -33,6 +33,7 @@ from xdc_fast.packing.timeline import (
 )
 
 SILENCE = 0.001  # of full scale
+ROUNDING = 1.0  # seconds; by less, tracks begin and end apart in many files
 
 
 class Sink(Protocol):
@@ -88,7 +89,7 @@ class Files:
     ) -> tuple[int, int, int, bool]:
         """Encodes the frames."""
         last = next(grid)
-        width, height = packed_size(last, stream.sample_aspect_ratio, settings.short_side)
+        width, height = packed_size(last, settings.short_side)
         scale, rate = Scaler(width, height, settings.codec == "jpeg"), settings.frame_rate
         picture = scale(last)
         with VideoWriter(self.video, settings.codec, rate, width, height) as writer:
@@ -153,10 +154,16 @@ def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
         tick = float(time_base(picture_stream))
         grid = resample_frames(chain([first], frames), start, fps, available, tick)
         count, width, height, cut = sink.write_video(grid, picture_stream, settings, longest)
+        end = start + float(count / fps)
+        if not cut:
+            for _, end, _ in frames:  # what the sound does not accompany
+                if longest is not None and end > start + longest / fps:
+                    break
     check_length(count, fps, settings)
     sink.finish_wav(samples, sample_count(count, fps, rate), rate)
     size = {"frames": count, "width": width, "height": height}
-    return _facts(start, original, count / fps, cut, fps=fps, **size)
+    unpaired = _unpaired(first[0], end, begin[0], start + samples / rate, fps)
+    return _facts(start, original, count / fps, cut, unpaired, fps=fps, **size)
 
 
 def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
@@ -208,15 +215,17 @@ def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
             begin = next(blocks)
             if begin[0] >= start + count / fps:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
-            samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, length))
+            samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, 2**62))
             if samples == 0:
                 raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
     width, height = sink.copy_video(path, fps, count)
     check_length(count, fps, settings)
+    unpaired = 0.0
     if with_sound:
         sink.finish_wav(samples, length, rate)
+        unpaired = _unpaired(start, start + count / fps, begin[0], start + samples / rate, fps)
     size = {"frames": count, "width": width, "height": height}
-    return _facts(start, original, count / fps, False, fps=fps, **size)
+    return _facts(start, original, count / fps, False, unpaired, fps=fps, **size)
 
 
 def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
@@ -224,11 +233,20 @@ def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
     return {stream.type: stream_facts(stream) for stream in streams}
 
 
+def _unpaired(
+    video: float, video_end: float, audio: float, audio_end: float, fps: Fraction
+) -> float:
+    """The seconds in which a source has one track alone; 0 where it is a rounding."""
+    seconds = abs(video - audio) + abs(video_end - audio_end)
+    return round(seconds, 3) if seconds > ROUNDING + 1 / fps else 0.0
+
+
 def _facts(
     start: float,
     original: dict,
     seconds: Fraction | float,
     cut: bool,
+    unpaired: float = 0.0,
     *,
     fps: Fraction | float = 0,
     frames: int = 0,
@@ -241,6 +259,7 @@ def _facts(
         "original": original,
         "seconds": float(seconds),
         "cut": cut,
+        "unpaired": unpaired,
         "fps": float(fps),
         "frames": frames,
         "width": width,

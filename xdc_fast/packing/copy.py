@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from xdc_fast.packing.encode import open_mp4
+from xdc_fast.packing.encode import open_mp4, writing
 from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
 from xdc_fast.packing.timeline import nearest_rate
 from xdc_fast.shards.decode import decode_frames, orientation
@@ -19,16 +19,19 @@ JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
     """Decode all of a video; returns its first frame's time, its rate and its number of frames.
 
-    Raises Refusal when it is rotated, of variable rate, does not decode cleanly, or lacks the sound
-    that `with_sound` asks for.
+    Raises Refusal when it is rotated, changes its shape, is of variable rate, does not decode
+    cleanly, or lacks the sound that `with_sound` asks for.
     """
     with open_media(path) as container:
         stream = choose_streams(container)[0] if with_sound else choose_video(container)
         rates = {stream.average_rate, stream.guessed_rate}
-        times = []
+        times, shapes = [], set()
         for time, _, frame in decoded(container, stream):
             if any(orientation(frame)):
                 raise Refusal("cannot be copied", "the picture is rotated")
+            shapes.add((frame.width, frame.height, frame.opaque))
+            if len(shapes) > 1:
+                raise Refusal("cannot be copied", f"the picture changes its shape at {time:.2f} s")
             times.append(time)
     if len(times) == 1:
         raise Refusal("cover art", "a single still")
@@ -66,16 +69,17 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
         order = sorted(range(frames), key=times.__getitem__)
         rank = {packet: k for k, packet in enumerate(order)}
         delay = max(i - rank[i] for i in range(frames))
-        try:
-            with open_mp4(target) as mp4:
-                track = mp4.add_stream_from_template(stream)
-                track.time_base = 1 / fps
-                for i, packet in enumerate(packets):
-                    packet.stream, packet.time_base = track, 1 / fps
-                    packet.pts, packet.dts, packet.duration = rank[i], i - delay, 1
-                    mp4.mux(packet)
-        except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
-            raise Refusal("cannot be copied", f"mp4 does not take it: {error}") from None
+        with writing(target):
+            try:
+                with open_mp4(target) as mp4:
+                    track = mp4.add_stream_from_template(stream)
+                    track.time_base = 1 / fps
+                    for i, packet in enumerate(packets):
+                        packet.stream, packet.time_base = track, 1 / fps
+                        packet.pts, packet.dts, packet.duration = rank[i], i - delay, 1
+                        mp4.mux(packet)
+            except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
+                raise Refusal("cannot be copied", f"mp4 does not take it: {error}") from None
         try:
             decode_frames(target.read_bytes(), np.array([0, frames - 1]))
         except (av.FFmpegError, ValueError, IndexError) as error:

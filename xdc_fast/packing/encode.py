@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -24,11 +27,16 @@ BT601 = 5
 MATRICES = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # the colour matrices that swscale knows besides
 
 
-def packed_size(frame: av.VideoFrame, aspect: Fraction | None, short_side: int) -> tuple[int, int]:
+def shape(frame: av.VideoFrame) -> tuple[Fraction, Fraction]:
+    """Width and height as a player shows a `decoded` frame: upright, with square pixels."""
+    aspect = cast("Fraction | None", frame.opaque) or 1
+    width, height = Fraction(frame.width) * aspect, Fraction(frame.height)
+    return (height, width) if orientation(frame)[0] else (width, height)
+
+
+def packed_size(frame: av.VideoFrame, short_side: int) -> tuple[int, int]:
     """Width and height of the packed picture: upright, square pixels, even; raises Refusal."""
-    width, height = Fraction(frame.width) * (aspect or 1), Fraction(frame.height)
-    if orientation(frame)[0]:
-        width, height = height, width
+    width, height = shape(frame)
     scale = short_side / min(width, height)
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Refusal("odd shape", f"{frame.width} x {frame.height}")
@@ -36,7 +44,10 @@ def packed_size(frame: av.VideoFrame, aspect: Fraction | None, short_side: int) 
 
 
 class Scaler:
-    """Turns decoded frames into upright 4:2:0 pictures of one size with BT.601 colours."""
+    """Turns `decoded` frames into upright 4:2:0 pictures of one size with BT.601 colours.
+
+    A frame of another shape, as after a phone was turned, is fitted in between black borders.
+    """
 
     def __init__(self, width: int, height: int, full_range: bool):
         self._size, self._range = (width, height), JPEG if full_range else MPEG
@@ -45,7 +56,8 @@ class Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         way = orientation(frame)
-        width, height = self._size[::-1] if way[0] else self._size
+        size = self._fit(frame)
+        width, height = size[::-1] if way[0] else size
         full = frame.color_range == JPEG or frame.format.name.startswith("yuvj")
         small = self._reformatter.reformat(
             frame,
@@ -59,20 +71,40 @@ class Scaler:
             dst_color_range=self._range,
             threads=1,
         )
-        if not any(way):
+        if not any(way) and size == self._size:
             return small
         stack = small.to_ndarray()
         planes = stack[:height], *stack[height:].reshape(2, height // 2, width // 2)
-        turned = np.concatenate([turn(plane, way).ravel() for plane in planes])
-        stack = turned.reshape(self._size[1] * 3 // 2, self._size[0])
-        return av.VideoFrame.from_ndarray(stack, format=self._format)
+        return self._place([turn(plane, way) for plane in planes])
+
+    def _fit(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """The largest even size of a frame's shape; without borders narrower than a pixel."""
+        width, height = shape(frame)
+        scale = min(self._size[0] / width, self._size[1] / height)
+        size = 2 * round(width * scale / 2), 2 * round(height * scale / 2)
+        if all(whole - side <= 2 for whole, side in zip(self._size, size, strict=True)):
+            return self._size
+        return max(2, size[0]), max(2, size[1])
+
+    def _place(self, planes: list[np.ndarray]) -> av.VideoFrame:
+        """A picture of Y, U and V in the middle of a black one."""
+        width, height = self._size
+        black = np.full((height * 3 // 2, width), 128, np.uint8)
+        black[:height] = 0 if self._range == JPEG else 16
+        targets = black[:height], *black[height:].reshape(2, height // 2, width // 2)
+        rows, columns = planes[0].shape
+        top, left = (height - rows) // 4, (width - columns) // 4
+        for target, plane, step in zip(targets, planes, (2, 1, 1), strict=True):
+            rows, columns = plane.shape
+            target[step * top :, step * left :][:rows, :columns] = plane
+        return av.VideoFrame.from_ndarray(black, format=self._format)
 
 
 class VideoWriter:
     """A constant-rate mp4 with one video track; the same pictures give the same bytes."""
 
     def __init__(self, path: Path, codec: str, fps: Fraction, width: int, height: int):
-        self._container = open_mp4(path)
+        self._path, self._container = path, open_mp4(path)
         stream = self._container.add_stream("mjpeg" if codec == "jpeg" else "libx264", rate=fps)
         stream.width, stream.height, stream.thread_count = width, height, 1
         context = stream.codec_context
@@ -99,24 +131,33 @@ class VideoWriter:
         """Encode the next frame; `picture` is 4:2:0 and of the writer's size."""
         picture.pts, picture.time_base = self.frames, self._tick
         picture.pict_type = 0
-        self._container.mux(self._stream.encode(picture))
+        with writing(self._path):
+            self._container.mux(self._stream.encode(picture))
         self.frames += 1
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with writing(self._path), closing(self._container):
             if kind is None:
                 self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
 
 
 def open_mp4(path: Path) -> av.container.OutputContainer:
     """An mp4 for writing, with its index at the beginning and without dates or version strings."""
     options = {"movflags": "faststart", "fflags": "+bitexact"}
-    return av.open(str(path), "w", format="mp4", container_options=options)
+    with writing(path):  # "file:": FFmpeg takes what stands before a colon for a protocol
+        return av.open(f"file:{path}", "w", format="mp4", container_options=options)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """FFmpeg's errors become OSError: they are of the file that is written, not of the source."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def wav_header(samples: int, rate: int) -> bytes:

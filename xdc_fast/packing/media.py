@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 
@@ -29,7 +30,8 @@ REASONS = {
     "decoder died": "the decoder crashed on it",
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
-MAX_JUMP = 60.0  # seconds; timestamps that leap further within a stream are no clock
+MAX_JUMP = 60.0  # seconds; timestamps that leap further need a witness, or are no clock
+MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
 
 
 Track = TypeVar("Track", av.VideoStream, av.AudioStream)
@@ -121,6 +123,7 @@ def decoded(
 ) -> Iterator[tuple[float, float, Any]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
+    A picture's `opaque` is the aspect of its pixels, where the file gives one.
     FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
     recorded broadcast begins in its middle. Any later one raises Refusal.
     """
@@ -131,6 +134,7 @@ def decoded(
     context.thread_count = 1
     context.options = {"err_detect": "explode"}  # an error instead of concealed damage
     clock = Timestamps(stream)
+    aspects = PixelAspect(stream) if isinstance(stream, av.VideoStream) else None
     end: float | None = None
     error: av.FFmpegError | None = None
     try:
@@ -143,6 +147,8 @@ def decoded(
                 error, frames = failure, []
             for frame in frames:
                 start, end = clock.place(frame)
+                if aspects:
+                    aspects.mark(frame)
                 yield start, end, frame
     except av.FFmpegError as failure:
         reason = failure.strerror or str(failure)
@@ -157,17 +163,36 @@ def decoded(
     _check_complete(container, stream, end)
 
 
+class PixelAspect:
+    """The aspect of a video's pixels: the file's, until another is coded with a key frame."""
+
+    def __init__(self, stream: av.VideoStream):
+        self._context, self._aspect = stream.codec_context, stream.sample_aspect_ratio
+        self._coded: tuple[Fraction | None] | None = None
+
+    def mark(self, frame: av.VideoFrame) -> None:
+        """Put the aspect on the next frame; the decoder may know the one of frames to come."""
+        coded = (self._context.sample_aspect_ratio,)
+        if self._coded is None:
+            self._coded = coded
+        elif coded != self._coded and frame.key_frame:
+            self._coded, (self._aspect,) = coded, coded
+        if self._aspect:
+            frame.opaque = Fraction(self._aspect)  # a new one: PyAV goes by the object's address
+
+
 class Timestamps:
     """When each decoded frame of a stream begins and ends, in seconds."""
 
     def __init__(self, stream: av.VideoStream | av.AudioStream):
-        self._kind = stream.type
+        self._kind, self._stream = stream.type, stream
         self._base = time_base(stream).as_integer_ratio()  # Fractions are slow, frame by frame
         rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
         self._usual = float(1 / rate) if rate else 0.04
         self._end: float | None = None
         self._last = {"pts": -(2**63), "dts": -(2**63)}
         self._faults = {"pts": 0, "dts": 0}
+        self._witness: tuple[np.ndarray | None, float] | None = None
 
     def place(self, frame: av.VideoFrame | av.AudioFrame) -> tuple[float, float]:
         """Start and end of the next frame; raises Refusal for a corrupt frame or a wild jump."""
@@ -175,7 +200,7 @@ class Timestamps:
         start = end or 0.0 if ticks is None else self._seconds(ticks)
         if frame.is_corrupt and end is not None:
             raise Refusal("damaged", f"{self._kind}: corrupt frame at {start:.2f} s")
-        if end is not None and abs(start - end) > MAX_JUMP:
+        if end is not None and abs(start - end) > MAX_JUMP and not self._is_pause(end, start):
             leap = f"timestamps jump from {end:.2f} to {start:.2f} s"
             raise Refusal("damaged", f"{self._kind}: {leap}")
         if isinstance(frame, av.AudioFrame):
@@ -184,6 +209,21 @@ class Timestamps:
             duration = self._seconds(frame.duration) if frame.duration else self._usual
             self._end = start + duration
         return start, self._end
+
+    def _is_pause(self, begin: float, end: float) -> bool:
+        """Whether a gap in the timestamps is one in time: another track runs on through it.
+
+        Where the file has no other, its header is the witness.
+        """
+        if begin > end:
+            return False
+        if self._witness is None:
+            self._witness = _other_tracks(self._stream)
+        times, duration = self._witness
+        if times is None:
+            return end - begin <= MAX_PAUSE and end <= duration
+        within = times[(times > begin) & (times < end)]
+        return bool(np.diff(within, prepend=begin, append=end).max() <= MAX_JUMP)
 
     def _seconds(self, ticks: int) -> float:
         numerator, denominator = self._base
@@ -202,6 +242,24 @@ class Timestamps:
         if frame.pts is None or self._faults["pts"] > self._faults["dts"]:
             return frame.pts if frame.dts is None else frame.dts
         return frame.pts
+
+
+def _other_tracks(
+    stream: av.VideoStream | av.AudioStream,
+) -> tuple[np.ndarray | None, float]:
+    """When the packets of a file's other tracks are due, sorted seconds, and when the file ends.
+
+    None instead of times where there is no other track.
+    """
+    with open_media(Path(stream.container.name.removeprefix("file:"))) as container:
+        others = [*_videos(container), *container.streams.audio]
+        others = [other for other in others if other.index != stream.index]
+        end = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        if not others:
+            return None, end
+        packets = container.demux(*others)
+        times = [float(p.pts * p.time_base) for p in packets if p.pts is not None]
+    return np.sort(times), end
 
 
 def time_base(stream: av.VideoStream | av.AudioStream) -> Fraction:

@@ -33,7 +33,7 @@ from xdc_fast.shards.format import (
     shard_name,
 )
 from xdc_fast.shards.scan import ScanError, scan
-from xdc_fast.shards.tables import complete, read_manifest, write_csv, write_manifest
+from xdc_fast.shards.tables import PAIRED, complete, read_manifest, write_csv, write_manifest
 from xdc_fast.shards.tar import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Summary:
     """That this call took."""
     cut: int
     """Samples cut to max_seconds."""
+    unpaired: dict
+    """`samples` whose sources have one track alone for more than a second, and those `seconds`."""
     already: bool = False
     """The set was complete before."""
 
@@ -126,8 +128,9 @@ def summarize(manifest: dict, begun: float, already: bool = False) -> Summary:
     seconds = round(time.monotonic() - begun, 2)
     count, reasons = manifest["inputs"]["count"], manifest["refused"]
     shards, size = len(manifest["shards"]), manifest["bytes"]
+    cut, unpaired = manifest["cut"], manifest.get("unpaired", PAIRED)
     return Summary(
-        count, manifest["samples"], reasons, shards, size, seconds, manifest["cut"], already
+        count, manifest["samples"], reasons, shards, size, seconds, cut, unpaired, already
     )
 
 
@@ -227,6 +230,7 @@ class OpenShard:
         self.rows: list[list] = []
         self.refused: list[list[str]] = []
         self.cut = 0
+        self.unpaired: list[float] = []
 
     def add(
         self, source: Source, facts: dict, columns: list[str], video: Path, audio: Path
@@ -236,6 +240,8 @@ class OpenShard:
         labels = {name: source.labels.get(name, "") for name in columns}
         facts = {**facts, "index": index, "source": source.name, "labels": labels}
         self.cut += facts.pop("cut")
+        if unpaired := facts.pop("unpaired"):
+            self.unpaired.append(unpaired)
         tracks = {"video": ("mp4", video), "audio": ("wav", audio)}
         files = dict(tracks[modality] for modality in self.settings.modalities)
         self.writer.add(index, {**files, "json": metadata(facts)})
@@ -246,7 +252,7 @@ class OpenShard:
     def finish(self, next_input: int) -> dict:
         """Close the tar, put it in its place with its sidecars, and return its journal record."""
         record = {"next_input": next_input, "rows": self.rows, "refused": self.refused}
-        record["cut"] = self.cut
+        record["cut"], record["unpaired"] = self.cut, self.unpaired
         if not self.rows:
             return {**record, "shard": None}
         total = self.writer.close()
@@ -265,7 +271,10 @@ def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
     shards = [record["shard"] for record in journal.records if record["shard"]]
     write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
     cut = sum(record["cut"] for record in journal.records)
-    manifest = complete(run, rows, inputs.columns, cut, [row[1] for row in refused], shards)
+    alone = [seconds for record in journal.records for seconds in record["unpaired"]]
+    unpaired = {"samples": len(alone), "seconds": round(sum(alone), 3)}
+    reasons = [row[1] for row in refused]
+    manifest = complete(run, rows, inputs.columns, cut, unpaired, reasons, shards)
     if rows:
         write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
         write_manifest(out, manifest)

@@ -18,6 +18,7 @@ from xdc_fast.shards.format import (
 )
 from xdc_fast.shards.scan import Scan, ScanError, probe, scan
 from xdc_fast.shards.tables import (
+    PAIRED,
     check_labels,
     complete,
     modalities_of,
@@ -58,7 +59,8 @@ def index(out: Path) -> dict:
         write_csv(out / REFUSED, REFUSED_COLUMNS, [])
     reasons = [row["reason"] for row in read_csv(out / REFUSED)]
     head = _head(old, scans, len(rows) + len(reasons))
-    manifest = complete(head, rows, names, old["cut"] if old else 0, reasons, shards)
+    cut, unpaired = (old or {}).get("cut", 0), (old or {}).get("unpaired", PAIRED)
+    manifest = complete(head, rows, names, cut, unpaired, reasons, shards)
     write_manifest(out, manifest)
     return manifest
 

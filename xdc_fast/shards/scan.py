@@ -161,7 +161,8 @@ def _read(path: Path, offset: int, size: int) -> bytes:
 
 def _open(path: Path, member: Member) -> av.container.InputContainer:
     """A file inside the tar, by FFmpeg, without reading it whole."""
-    return av.open(f"subfile,,start,{member.offset},end,{member.offset + member.size},,:{path}")
+    span = f"start,{member.offset},end,{member.offset + member.size}"
+    return av.open(f"subfile,,{span},,:file:{path}")  # "file:": names may hold colons
 
 
 def _pick(entry: Entry, extensions: tuple[str, ...]) -> Member | None:

@@ -17,6 +17,7 @@ KEYS = {
     *("format", "settings", "inputs", "packer", "samples", "frames", "seconds", "bytes"),
     *("labels", "cut", "refused", "shards"),
 }
+PAIRED = {"samples": 0, "seconds": 0.0}  # of a set in which no track goes on alone
 SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
 
 
@@ -48,13 +49,15 @@ def complete(
     rows: list[list],
     labels: list[str],
     cut: int,
+    unpaired: dict,
     reasons: list[str],
     shards: list[dict],
 ) -> dict:
     """The manifest of a set: `head`, then the sums over its tables.
 
     head: format, settings, inputs, packer. rows: of samples.csv. cut: how many samples were cut to
-    the longest allowed. reasons: of refused.csv.
+    the longest allowed. unpaired: {"samples", "seconds"} of sources in which one track goes on
+    alone. reasons: of refused.csv.
     """
     frames, seconds = SAMPLE_COLUMNS.index("frames"), SAMPLE_COLUMNS.index("seconds")
     return {
@@ -65,6 +68,7 @@ def complete(
         "bytes": sum(shard["bytes"] for shard in shards),
         "labels": labels,
         "cut": cut,
+        "unpaired": unpaired,
         "refused": dict(sorted(Counter(reasons).items())),
         "shards": shards,
     }
