@@ -21,7 +21,7 @@ from xdc_fast.packing.timeline import (
     resample_frames,
     sample_count,
 )
-from xdc_fast.shards.decode import decode_frames, decode_waveform, mono, turn
+from xdc_fast.shards.decode import Mono, decode_frames, decode_waveform, turn
 
 FAST = PackSettings(short_side=64)
 
@@ -244,7 +244,66 @@ def test_sound_of_many_channels(layout, channels):
     frame = av.AudioFrame.from_ndarray(waves.T.reshape(1, -1).copy(), "flt", layout)
     frame.sample_rate = 16000
     (planar,) = av.AudioResampler("fltp", layout).resample(frame)
-    np.testing.assert_allclose(mono([planar, planar])[16000:], waves.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(Mono()([planar, planar])[16000:], waves.mean(axis=0), atol=1e-6)
+
+
+def sine_frame(levels, layout, seconds=0.1):
+    """One tone, in each channel at its own level."""
+    waves = (np.array(levels)[:, None] * tone(seconds, 16000, 1.0)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(waves.T.reshape(1, -1).copy(), "flt", layout)
+    frame.sample_rate = 16000
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("layout", "levels", "heard"),
+    [
+        ("stereo", (0.4, -0.4), 0.4),
+        ("stereo", (0.3, -0.4), 0.4),  # in part
+        ("stereo", (0.4, -0.1), 0.15),  # the mean can be heard
+        ("stereo", (0.5, 0.0), 0.25),
+        ("5.1", (0.3, -0.3, 0.02, 0, 0.2, -0.2), 0.3),
+        ("5.1", (0.6, 0, 0, 0, 0, 0), 0.1),
+        ("7.1", (0.4, -0.4) * 4, 0.4),
+    ],
+)
+@pytest.mark.parametrize("codec", ["flac", "pcm_s16le", "pcm_f32le", "pcm_u8"])
+@pytest.mark.parametrize("tracks", ["both", "audio"])
+def test_channels_that_cancel_out_are_heard(tmp_path, layout, levels, heard, codec, tracks):
+    """The loudest of them is taken; by packing and by reading a file with such sound alike."""
+    path = tmp_path / "x.mkv"
+    make_media(path, audio=None, seconds=0.4)
+    with av.open(str(path)) as silent, av.open(str(tmp_path / "y.mkv"), "w") as container:
+        stream = silent.streams.video[0]
+        track = container.add_stream_from_template(stream)
+        sound = container.add_stream(codec, rate=16000, layout=layout)
+        for packet in silent.demux(stream):
+            if packet.size:
+                packet.stream = track
+                container.mux(packet)
+        resample = av.AudioResampler(sound.format.name, layout, 16000)
+        for k in range(4):
+            frame = sine_frame(levels, layout)
+            frame.pts = 1600 * k
+            for converted in resample.resample(frame):
+                container.mux(sound.encode(converted))
+        container.mux(sound.encode(None))
+    settings = PackSettings(short_side=32, min_seconds=0.2, tracks=tracks)
+    convert(tmp_path / "y.mkv", settings, tmp_path / "v.mp4", tmp_path / "a.wav")
+    packed = np.frombuffer((tmp_path / "a.wav").read_bytes()[44:], "<i2") / 32768
+    read = decode_waveform((tmp_path / "y.mkv").read_bytes(), 16000) / 32768
+    for sound in (packed, read):
+        assert np.abs(sound).max() == pytest.approx(heard, abs=0.02)
+        assert np.sqrt(2 * (sound**2).mean()) == pytest.approx(heard, abs=0.02)
+
+
+@pytest.mark.parametrize(("level", "lost"), [(0.2, True), (0.02, False)])
+def test_a_part_that_cancels_out_is_heard(level, lost):
+    """The first third of a sound in opposite channels, loud or quiet, the rest in equal ones."""
+    mono = Mono()
+    for levels in ((level, -level), (0.2, 0.2), (0.2, 0.2)):
+        mono([sine_frame(levels, "stereo")])
+    assert (mono.loudest is not None) == lost
 
 
 def test_gaps_in_the_sound_become_silence():
@@ -257,14 +316,14 @@ def test_gaps_in_the_sound_become_silence():
             yield start, start + 0.1, frame
 
     starts = [0, 0.1, 0.21, 0.3, 0.4, 1.0, 1.1, 1.2, 1.3, 1.4]
-    sound = np.concatenate(list(resample_audio(blocks(starts), 0.0, 16000, 10**6)))
+    sound = np.concatenate(list(resample_audio(blocks(starts), 0.0, 16000, 10**6, Mono())))
     assert len(sound) == 24000
     assert sound[:8000].min() > 30000 and sound[16000:].min() > 30000
     assert not sound[8100:15900].any()
-    late = np.concatenate(list(resample_audio(blocks(starts), 0.25, 16000, 12000)))
+    late = np.concatenate(list(resample_audio(blocks(starts), 0.25, 16000, 12000, Mono())))
     assert len(late) == 12000 and np.array_equal(late, sound[4000:16000])
     with pytest.raises(Refusal, match="overlap"):
-        list(resample_audio(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6))
+        list(resample_audio(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6, Mono()))
 
 
 def test_sound_does_not_depend_on_the_lengths_of_its_frames():
@@ -287,10 +346,10 @@ def test_sound_does_not_depend_on_the_lengths_of_its_frames():
     parts = resample.resample(cut(0, 100_000)) + resample.resample(None)
     wanted = np.concatenate([part.to_ndarray()[0] for part in parts])
     assert np.array_equal(
-        np.concatenate(list(resample_audio(frames([]), 0.0, 16000, 10**6))), wanted
+        np.concatenate(list(resample_audio(frames([]), 0.0, 16000, 10**6, Mono()))), wanted
     )
     asked = []
-    sound = np.concatenate(list(resample_audio(frames(asked), 0.0, 16000, 20_000)))
+    sound = np.concatenate(list(resample_audio(frames(asked), 0.0, 16000, 20_000, Mono())))
     assert np.array_equal(sound, wanted[:20_000])
     assert asked[-3] < 20_000 / 16000 * 44100 < asked[-1] + 1
 

@@ -31,9 +31,18 @@ from xdc_fast.packing.timeline import (
     resample_frames,
     sample_count,
 )
+from xdc_fast.shards.decode import Mono
 
 SILENCE = 0.001  # of full scale
 ROUNDING = 1.0  # seconds; by less, tracks begin and end apart in many files
+
+
+class CancelledError(Exception):
+    """The channels of the sound cancel out in their mean; `channel` is the one to take."""
+
+    def __init__(self, channel: int):
+        super().__init__(f"take channel {channel}")
+        self.channel = channel
 
 
 class Sink(Protocol):
@@ -126,12 +135,24 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
 
 def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """Decode a source into a sink; returns the metadata that it gives, and raises Refusal."""
+    try:
+        return _convert(sink, path, settings, Mono())
+    except CancelledError as cancelled:
+        return _convert(sink, path, settings, Mono(cancelled.channel))
+
+
+def _convert(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
     if settings.tracks == "audio":
-        return _convert_audio(sink, path, settings)
+        return _convert_audio(sink, path, settings, mono)
     if settings.codec == "copy":
-        return _convert_copy(sink, path, settings)
+        return _convert_copy(sink, path, settings, mono)
     if settings.tracks == "video":
         return _convert_video(sink, path, settings)
+    return _convert_both(sink, path, settings, mono)
+
+
+def _convert_both(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
+    """Both tracks, from where the later one begins to where the first one ends."""
     fps, rate = settings.frame_rate, settings.audio_rate
     with open_media(path) as pictures, open_media(path) as sound:
         picture_stream, _ = choose_streams(pictures)
@@ -145,7 +166,7 @@ def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
         limit = None if longest is None else sample_count(longest, fps, rate)
         # one frame more than wanted: whether there is more tells a cut video from a whole one
         ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
-        samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, ahead))
+        samples = _write_sound(sink, chain([begin], blocks), start, rate, ahead, mono)
         available = frame_count(samples / rate, fps)
         if samples == 0:
             raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
@@ -184,7 +205,7 @@ def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
     return _facts(first[0], original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_audio(sink: Sink, path: Path, settings: PackSettings) -> dict:
+def _convert_audio(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
     """The audio track alone, from its beginning."""
     rate = settings.audio_rate
     longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
@@ -194,14 +215,14 @@ def _convert_audio(sink: Sink, path: Path, settings: PackSettings) -> dict:
         blocks = decoded(container, stream)
         begin = next(blocks)
         ahead = 2**62 if longest is None else longest + 1
-        stored = sink.write_pcm(resample_audio(chain([begin], blocks), begin[0], rate, ahead))
+        stored = _write_sound(sink, chain([begin], blocks), begin[0], rate, ahead, mono)
     samples = stored if longest is None else min(stored, longest)
     check_length(samples, rate, settings)
     sink.finish_wav(stored, samples, rate)
     return _facts(begin[0], original, samples / rate, stored > samples)
 
 
-def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
+def _convert_copy(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
     """The video's packets as they are; the sound is cut or filled with silence to their span."""
     with_sound, rate = settings.tracks == "both", settings.audio_rate
     start, fps, count = check_copyable(path, with_sound)
@@ -215,7 +236,7 @@ def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
             begin = next(blocks)
             if begin[0] >= start + count / fps:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
-            samples = sink.write_pcm(resample_audio(chain([begin], blocks), start, rate, 2**62))
+            samples = _write_sound(sink, chain([begin], blocks), start, rate, 2**62, mono)
             if samples == 0:
                 raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
     width, height = sink.copy_video(path, fps, count)
@@ -226,6 +247,21 @@ def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
         unpaired = _unpaired(start, start + count / fps, begin[0], start + samples / rate, fps)
     size = {"frames": count, "width": width, "height": height}
     return _facts(start, original, count / fps, False, unpaired, fps=fps, **size)
+
+
+def _write_sound(
+    sink: Sink,
+    blocks: Iterable[tuple[float, float, av.AudioFrame]],
+    start: float,
+    rate: int,
+    limit: int,
+    mono: Mono,
+) -> int:
+    """`resample_audio` into the sink; returns the number of samples, raises CancelledError."""
+    samples = sink.write_pcm(resample_audio(blocks, start, rate, limit, mono))
+    if mono.loudest is not None:
+        raise CancelledError(mono.loudest)
+    return samples
 
 
 def _original(*streams: av.VideoStream | av.AudioStream) -> dict:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from xdc_fast.packing.media import Refusal
-from xdc_fast.shards.decode import Resample
+from xdc_fast.shards.decode import Mono, Resample
 
 MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
 MAX_OVERLAP = 0.1  # of the sound; timestamps that overlap more are no clock at all
@@ -72,7 +72,11 @@ def resample_frames(
 
 
 def resample_audio(
-    frames: Iterable[tuple[float, float, av.AudioFrame]], start: float, rate: int, limit: int
+    frames: Iterable[tuple[float, float, av.AudioFrame]],
+    start: float,
+    rate: int,
+    limit: int,
+    mono: Mono,
 ) -> Iterator[np.ndarray]:
     """Mono int16 blocks at `rate` from `start` (seconds) on, at most `limit` samples in all.
 
@@ -98,7 +102,7 @@ def resample_audio(
             if resample is not None:
                 yield place(resample(batch, last=True))
             overlap += max(0.0, expected - time) if jump else 0.0
-            resample, source_rate, expected = Resample(rate), frame.sample_rate, time
+            resample, source_rate, expected = Resample(rate, mono), frame.sample_rate, time
             batch, waiting = [], 0
             begin = round((time - start) * rate)
             drop = max(0, position - begin)

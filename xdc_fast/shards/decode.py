@@ -12,6 +12,9 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
+CANCELLED = 0.1  # of the power of a mean of unrelated channels; one that has less is no mix
+MOST_LOST = 0.1  # of a track's power
+
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How the stored picture becomes the upright one: (transpose, then flip x, then flip y).
@@ -29,14 +32,46 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return True, bool(c < 0), bool(b < 0)
 
 
-def mono(frames: list[av.AudioFrame]) -> np.ndarray:
-    """The mean of the channels of consecutive frames, float32 (samples,), full scale = 1."""
-    alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.nb_channels))
-    return np.concatenate([_mean(list(group)) for _, group in alike])
+class Mono:
+    """Mixes the channels of decoded frames to their mean, or takes one of them."""
+
+    def __init__(self, channel: int | None = None):
+        self._channel = channel
+        self._power = np.zeros(0)  # of each channel
+        self._lost = 0.0  # power of all channels, where their mean has next to none
+
+    def __call__(self, frames: list[av.AudioFrame]) -> np.ndarray:
+        """Consecutive frames as float32 (samples,), full scale = 1."""
+        alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.nb_channels))
+        return np.concatenate([self._mix(_channels(list(group))) for _, group in alike])
+
+    @property
+    def loudest(self) -> int | None:
+        """The channel to take instead, where channels of opposite sign cancel out in the mean."""
+        if self._channel is not None or self._lost <= MOST_LOST * self._power.sum():
+            return None
+        return int(self._power.argmax())
+
+    def _mix(self, data: np.ndarray) -> np.ndarray:
+        count = len(data)
+        if self._channel is not None:
+            return data[min(self._channel, count - 1)].astype(np.float32)
+        mean = data.mean(axis=0, dtype=data.dtype)
+        if count > 1:
+            power = np.einsum("cs,cs->c", data, data).astype(np.float64)
+            self._power = np.pad(self._power, (0, max(0, count - len(self._power))))
+            self._power[:count] += power
+            unrelated = power.sum() / count**2  # the power of the mean of channels that are so
+            if float(mean @ mean) < CANCELLED * unrelated:
+                self._lost += power.sum()
+        return mean.astype(np.float32)
 
 
-def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
-    """`mono` of frames of one sample format and number of channels."""
+def _channels(frames: list[av.AudioFrame]) -> np.ndarray:
+    """Frames of one sample format and number of channels, (channels, samples), full scale = 1.
+
+    float64 for integers, else float32.
+    """
     channels = frames[0].layout.nb_channels
     if frames[0].format.is_planar and channels >= 8:  # PyAV 18 reads a plane too many and crashes
         pack = av.AudioResampler(frames[0].format.packed, frames[0].layout)
@@ -45,10 +80,9 @@ def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
     if not frames[0].format.is_planar:
         data = data.reshape(-1, channels).T
     if data.dtype.kind == "f":
-        return data.mean(axis=0, dtype=np.float32)
+        return data.astype(np.float32, copy=False)
     middle = 128.0 if data.dtype == np.uint8 else 0.0
-    scale = 2.0 ** (8 * data.dtype.itemsize - 1)
-    return ((data.mean(axis=0, dtype=np.float64) - middle) / scale).astype(np.float32)
+    return (data - middle) / 2.0 ** (8 * data.dtype.itemsize - 1)
 
 
 def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
@@ -104,11 +138,17 @@ def decode_waveform(file: bytes, rate: int) -> np.ndarray:
 
     Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
     """
+    mono = Mono()
+    sound = _decode_sound(file, rate, mono)
+    return sound if mono.loudest is None else _decode_sound(file, rate, Mono(mono.loudest))
+
+
+def _decode_sound(file: bytes, rate: int, mono: Mono) -> np.ndarray:
     with av.open(io.BytesIO(file)) as container:
         if not container.streams.audio:
             raise ValueError("no audio stream")
         stream = container.streams.audio[0]
-        resample = Resample(rate)
+        resample = Resample(rate, mono)
         blocks = [resample([frame]) for frame in container.decode(stream)]
         blocks.append(resample([], last=True))
     return np.concatenate(blocks)
@@ -120,13 +160,15 @@ class Resample:
     The result does not depend on how many frames a call brings; many at once cost less.
     """
 
-    def __init__(self, rate: int):
+    def __init__(self, rate: int, mono: Mono):
+        self._mono = mono
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
 
     def __call__(self, frames: list[av.AudioFrame], last: bool = False) -> np.ndarray:
         ready = []
         if frames:
-            single = av.AudioFrame.from_ndarray(mono(frames)[None], format="flt", layout="mono")
+            wave = self._mono(frames)[None]
+            single = av.AudioFrame.from_ndarray(wave, format="flt", layout="mono")
             single.sample_rate = frames[0].sample_rate
             ready += self._resampler.resample(single)
         if last:
