@@ -37,7 +37,7 @@ setup(
         "numba>=0.61",
         "numba-cuda[cu13]>=0.30",  # the extra holds libNVVM; without it no kernel compiles
         "numpy>=1.26,<2.5",  # numba-cuda 0.30.4, the newest, asks for numpy.row_stack, gone in 2.5
-        "av>=16",
+        "av>=17",
         "simplejpeg>=1.8",
         "safetensors>=0.5",
         "scikit-learn>=1.5",

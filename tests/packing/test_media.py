@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.common.media import draw, make_media, tone, write_sound
+from tests.common.odd_media import sine_frame, write_channels
 from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import open_mp4, packed_size
 from xdc_fast.packing.media import Refusal
@@ -247,14 +248,6 @@ def test_sound_of_many_channels(layout, channels):
     np.testing.assert_allclose(Mono()([planar, planar])[16000:], waves.mean(axis=0), atol=1e-6)
 
 
-def sine_frame(levels, layout, seconds=0.1):
-    """One tone, in each channel at its own level."""
-    waves = (np.array(levels)[:, None] * tone(seconds, 16000, 1.0)).astype(np.float32)
-    frame = av.AudioFrame.from_ndarray(waves.T.reshape(1, -1).copy(), "flt", layout)
-    frame.sample_rate = 16000
-    return frame
-
-
 @pytest.mark.parametrize(
     ("layout", "levels", "heard"),
     [
@@ -271,27 +264,11 @@ def sine_frame(levels, layout, seconds=0.1):
 @pytest.mark.parametrize("tracks", ["both", "audio"])
 def test_channels_that_cancel_out_are_heard(tmp_path, layout, levels, heard, codec, tracks):
     """The loudest of them is taken; by packing and by reading a file with such sound alike."""
-    path = tmp_path / "x.mkv"
-    make_media(path, audio=None, seconds=0.4)
-    with av.open(str(path)) as silent, av.open(str(tmp_path / "y.mkv"), "w") as container:
-        stream = silent.streams.video[0]
-        track = container.add_stream_from_template(stream)
-        sound = container.add_stream(codec, rate=16000, layout=layout)
-        for packet in silent.demux(stream):
-            if packet.size:
-                packet.stream = track
-                container.mux(packet)
-        resample = av.AudioResampler(sound.format.name, layout, 16000)
-        for k in range(4):
-            frame = sine_frame(levels, layout)
-            frame.pts = 1600 * k
-            for converted in resample.resample(frame):
-                container.mux(sound.encode(converted))
-        container.mux(sound.encode(None))
+    path = write_channels(tmp_path / "x.mkv", levels, layout, codec)
     settings = PackSettings(short_side=32, min_seconds=0.2, tracks=tracks)
-    convert(tmp_path / "y.mkv", settings, tmp_path / "v.mp4", tmp_path / "a.wav")
+    convert(path, settings, tmp_path / "v.mp4", tmp_path / "a.wav")
     packed = np.frombuffer((tmp_path / "a.wav").read_bytes()[44:], "<i2") / 32768
-    read = decode_waveform((tmp_path / "y.mkv").read_bytes(), 16000) / 32768
+    read = decode_waveform(path.read_bytes(), 16000) / 32768
     for sound in (packed, read):
         assert np.abs(sound).max() == pytest.approx(heard, abs=0.02)
         assert np.sqrt(2 * (sound**2).mean()) == pytest.approx(heard, abs=0.02)

@@ -1,60 +1,15 @@
 """The picture's shape: what changes within a source is fitted in without distortion."""
 
-from fractions import Fraction
-
 import av
 import numpy as np
 import pytest
 
-from tests.common.media import tone, write_sound
+from tests.common.odd_media import write_parts
 from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import Scaler
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.shards.decode import decode_frames
-
-ONE = Fraction(1)
-PARTS = {"wide": ((192, 96), ONE), "tall": ((96, 192), ONE), "flat": ((96, 96), Fraction(2))}
-
-
-def disc(size, sar):
-    """A white disc of 60 pixels on grey, where a pixel is `sar` times as wide as high."""
-    width, height = size
-    y, x = np.mgrid[:height, :width] + 0.5
-    inside = np.hypot((x - width / 2) * float(sar), y - height / 2) < 30
-    return np.where(inside, 230, 60)[..., None].repeat(3, 2).astype(np.uint8)
-
-
-def write_parts(path, codec, parts, seconds=1, fps=15):
-    """One video stream whose coded size or aspect changes after each part, and a tone."""
-    with av.open(str(path), "w") as container:
-        stream = sound = None
-        for number, part in enumerate(parts):
-            size, sar = PARTS[part]
-            encoder = av.CodecContext.create(codec, "w")
-            if stream is None:
-                stream = container.add_stream(codec, rate=fps)
-                sound = container.add_stream(
-                    "libopus" if path.suffix == ".webm" else "aac", rate=48000, layout="mono"
-                )
-                encoder = stream.codec_context
-            encoder.width, encoder.height = size
-            encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, fps)
-            encoder.options = (
-                {"tune": "zerolatency"} if codec == "libx264" else {"lag-in-frames": "0"}
-            )
-            encoder.sample_aspect_ratio = sar
-            for k in range(seconds * fps):
-                frame = av.VideoFrame.from_ndarray(disc(size, sar), format="rgb24")
-                frame.pts, frame.time_base = number * seconds * fps + k, Fraction(1, fps)
-                for packet in encoder.encode(frame):
-                    packet.stream = stream
-                    container.mux(packet)
-            for packet in encoder.encode(None):
-                packet.stream = stream
-                container.mux(packet)
-        write_sound(container, sound, tone(seconds * len(parts), 48000, 0.3), 48000)
-    return path
 
 
 def extent(picture):

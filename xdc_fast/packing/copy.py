@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from xdc_fast.packing.encode import open_mp4, writing
+from xdc_fast.packing.hdr import is_hdr
 from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
 from xdc_fast.packing.timeline import nearest_rate
 from xdc_fast.shards.decode import decode_frames, orientation
@@ -19,8 +20,8 @@ JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
     """Decode all of a video; returns its first frame's time, its rate and its number of frames.
 
-    Raises Refusal when it is rotated, changes its shape, is of variable rate, does not decode
-    cleanly, or lacks the sound that `with_sound` asks for.
+    Raises Refusal when it is rotated, changes its shape, is HDR, is of variable rate, does not
+    decode cleanly, or lacks the sound that `with_sound` asks for.
     """
     with open_media(path) as container:
         stream = choose_streams(container)[0] if with_sound else choose_video(container)
@@ -29,6 +30,8 @@ def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
         for time, _, frame in decoded(container, stream):
             if any(orientation(frame)):
                 raise Refusal("cannot be copied", "the picture is rotated")
+            if is_hdr(frame):
+                raise Refusal("cannot be copied", "the picture is HDR")
             shapes.add((frame.width, frame.height, frame.opaque))
             if len(shapes) > 1:
                 raise Refusal("cannot be copied", f"the picture changes its shape at {time:.2f} s")

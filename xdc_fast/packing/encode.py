@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from xdc_fast.packing.hdr import BT2020, is_hdr, to_sdr
 from xdc_fast.packing.media import Refusal
 from xdc_fast.shards.decode import orientation, turn
 
@@ -46,19 +47,23 @@ def packed_size(frame: av.VideoFrame, short_side: int) -> tuple[int, int]:
 class Scaler:
     """Turns `decoded` frames into upright 4:2:0 pictures of one size with BT.601 colours.
 
-    A frame of another shape, as after a phone was turned, is fitted in between black borders.
+    A frame of another shape, as after a phone was turned, is fitted in between black borders. HDR
+    becomes SDR.
     """
 
     def __init__(self, width: int, height: int, full_range: bool):
         self._size, self._range = (width, height), JPEG if full_range else MPEG
         self._format = "yuvj420p" if full_range else "yuv420p"
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._to_rgb = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         way = orientation(frame)
         size = self._fit(frame)
         width, height = size[::-1] if way[0] else size
         full = frame.color_range == JPEG or frame.format.name.startswith("yuvj")
+        if is_hdr(frame):
+            frame, full = self._sdr(frame, width, height, full), True
         small = self._reformatter.reformat(
             frame,
             width,
@@ -76,6 +81,22 @@ class Scaler:
         stack = small.to_ndarray()
         planes = stack[:height], *stack[height:].reshape(2, height // 2, width // 2)
         return self._place([turn(plane, way) for plane in planes])
+
+    def _sdr(self, frame: av.VideoFrame, width: int, height: int, full: bool) -> av.VideoFrame:
+        """An HDR frame in its packed size as SDR, rgb24."""
+        signal = self._to_rgb.reformat(
+            frame,
+            width,
+            height,
+            "rgb48le",
+            interpolation="AREA",
+            src_colorspace=MATRICES.get(int(frame.colorspace), BT2020),
+            src_color_range=JPEG if full else MPEG,
+            dst_color_range=JPEG,
+            threads=1,
+        )
+        rgb = to_sdr(signal.to_ndarray(), frame.color_trc, frame.color_primaries)
+        return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
     def _fit(self, frame: av.VideoFrame) -> tuple[int, int]:
         """The largest even size of a frame's shape; without borders narrower than a pixel."""
