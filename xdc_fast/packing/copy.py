@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import zlib
+from contextlib import suppress
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
-import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from xdc_fast.packing.encode import open_mp4, writing
 from xdc_fast.packing.hdr import is_hdr
 from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
 from xdc_fast.packing.timeline import nearest_rate
-from xdc_fast.shards.decode import decode_frames, orientation
+from xdc_fast.shards.decode import (
+    FURTHER_BACK,
+    frames_from,
+    orientation,
+    seek_number,
+    upright,
+)
 
+MOST_REORDERED = 16  # frames that H.264 and HEVC may show before one that is coded before them
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them
 
 
@@ -83,8 +94,58 @@ def copy_video(source: Path, target: Path, fps: Fraction, frames: int) -> tuple[
                         mp4.mux(packet)
             except (av.ArgumentError, av.InvalidDataError, ValueError) as error:
                 raise Refusal("cannot be copied", f"mp4 does not take it: {error}") from None
-        try:
-            decode_frames(target.read_bytes(), np.array([0, frames - 1]))
-        except (av.FFmpegError, ValueError, IndexError) as error:
-            raise Refusal("cannot be copied", f"the mp4 cannot be read: {error}") from None
+        _check_random_access(target.read_bytes(), frames)
         return stream.codec_context.width, stream.codec_context.height
+
+
+def _check_random_access(file: bytes, frames: int) -> None:
+    """Raises Refusal unless a seek to any frame gives the pictures that decoding through gives.
+
+    What a seek gives depends on the key frame that it finds: one seek for each of them is enough.
+    """
+    try:
+        through, _ = _checksums(file, 0, frames, 0)
+        starts = _seek_points(file, frames)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise Refusal("cannot be copied", f"the mp4 cannot be read: {error}") from None
+    if through.keys() != {*range(frames)}:
+        raise Refusal("cannot be copied", "the mp4 cannot be read: it lacks frames")
+    for start, following in pairwise([*starts, frames]):
+        stop = min(following + MOST_REORDERED, frames)
+        for back in range(FURTHER_BACK + 1):
+            found, whole = _checksums(file, start, stop, back)
+            for number, checksum in found.items():
+                if checksum != through[number]:
+                    what = f"frame {number} is another one after a seek"
+                    raise Refusal("cannot be copied", what)
+            if whole:
+                break
+        else:
+            what = f"frames from {start} on do not decode after a seek: they need frames before"
+            raise Refusal("cannot be copied", what)
+
+
+def _seek_points(file: bytes, frames: int) -> list[int]:
+    """The first of the frame numbers that a seek reaches from one and the same key frame."""
+    starts, last = [], None
+    with av.open(io.BytesIO(file)) as container:
+        for number in range(frames):
+            seek_number(container, number)
+            key = next(container.demux(video=0)).dts
+            if number == 0 or key != last:
+                starts.append(number)
+            last = key
+    return starts
+
+
+def _checksums(file: bytes, start: int, stop: int, back: int) -> tuple[dict[int, int], bool]:
+    """Of the pictures from `start` to `stop` that a seek to `start` gives; whether it gives all."""
+    found: dict[int, int] = {}
+    reformatter = VideoReformatter()
+    with av.open(io.BytesIO(file)) as container, suppress(av.InvalidDataError):
+        for number, frame in frames_from(container, start, back):
+            if start <= number < stop:
+                found[number] = zlib.crc32(upright(frame, reformatter).tobytes())
+            if number >= stop - 1:
+                break
+    return found, found.keys() == {*range(start, stop)}

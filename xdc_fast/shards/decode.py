@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
 from itertools import groupby
 from typing import cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
 CANCELLED = 0.1  # of the power of a mean of unrelated channels; one that has less is no mix
 MOST_LOST = 0.1  # of a track's power
+FURTHER_BACK = 2  # key frames; the first frames of an open GOP need the GOP before it
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -94,21 +99,19 @@ def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
     ValueError for a number past the end.
     """
     wanted = [int(number) for number in numbers]
-    found: dict[int, np.ndarray] = {}
+    try:
+        return _decode_frames(file, wanted, 0)
+    except (ValueError, av.FFmpegError):
+        for back in range(1, FURTHER_BACK + 1):
+            with suppress(ValueError, av.FFmpegError):
+                return _decode_frames(file, wanted, back)
+        raise
+
+
+def _decode_frames(file: bytes, wanted: list[int], back: int) -> np.ndarray:
+    needed, found, reformatter = set(wanted), {}, VideoReformatter()
     with av.open(io.BytesIO(file)) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}
-        rate, first = stream.average_rate, stream.start_time or 0
-        if not rate:
-            raise ValueError("no frame rate")
-        if wanted[0] > 0:
-            container.seek(first + int(wanted[0] / rate / stream.time_base), stream=stream)
-        needed, reformatter = set(wanted), VideoReformatter()
-        for frame in container.decode(stream):
-            number = round((frame.pts - first) * stream.time_base * rate)
+        for number, frame in frames_from(container, wanted[0], back):
             if number in needed:
                 found[number] = upright(frame, reformatter)
             if number >= wanted[-1]:
@@ -117,6 +120,55 @@ def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
     if missing:
         raise ValueError(f"frame {missing[0]} does not decode")
     return np.stack([found[number] for number in wanted])
+
+
+def frames_from(
+    container: InputContainer, start: int, back: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The numbers and frames of a constant-rate video from the key frame before `start` on.
+
+    back: from so many key frames before that one. Raises as `decode_frames` does.
+    """
+    stream, period = _video_of(container)
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"err_detect": "explode"}
+    if start > 0:
+        seek_number(container, start, back)
+    first, key = stream.start_time or 0, None
+    for packet in container.demux(stream):
+        key = packet.pts if key is None else key
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            if key is None or packet.pts is None or packet.pts >= key:
+                raise
+            continue  # it refers to the GOP before the one that the seek has found
+        for frame in frames:
+            if frame.pts is None:
+                raise ValueError("frames without a time")
+            if not frame.is_corrupt:
+                yield round((frame.pts - first) / period), frame
+
+
+def seek_number(container: InputContainer, number: int, back: int = 0) -> None:
+    """Seek to the key frame before a frame, or `back` key frames further; raises ValueError."""
+    stream, period = _video_of(container)
+    ticks = (stream.start_time or 0) + int(number * period)
+    for _ in range(back):
+        container.seek(ticks, stream=stream)
+        packet = next(container.demux(stream))
+        ticks = min(t for t in (packet.pts, packet.dts, ticks) if t is not None) - 1
+    container.seek(ticks, stream=stream)
+
+
+def _video_of(container: InputContainer) -> tuple[av.VideoStream, Fraction]:
+    """The video stream of a container, and how many ticks a frame lasts; raises ValueError."""
+    if not container.streams.video:
+        raise ValueError("no video stream")
+    stream = container.streams.video[0]
+    if not stream.average_rate or not stream.time_base:
+        raise ValueError("no frame rate")
+    return stream, 1 / (stream.average_rate * stream.time_base)
 
 
 def upright(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
