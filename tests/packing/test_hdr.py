@@ -1,5 +1,6 @@
 """HDR pictures become SDR ones that mean the same."""
 
+import av
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from xdc_fast.packing.settings import PackSettings
 from xdc_fast.shards.decode import decode_frames
 
 PQ, HLG = 16, 18
-BT709, BT2020 = 1, 9
+BT709, UNSPECIFIED, BT2020 = 1, 2, 9
 TO_BT2020 = np.array(  # BT.2087
     [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
 )
@@ -69,6 +70,23 @@ def test_colours_are_those_of_the_light(tmp_path, transfer, primaries):
     path = write_hdr(tmp_path / "x.mp4", picture, transfer, primaries)
     found = shown(path, tmp_path, "jpeg")[32, 16::32].astype(int)
     assert np.abs(found - colours).max() < 9
+
+
+def test_the_containers_word_is_enough(tmp_path):
+    """mp4 and mkv name the transfer function where the coded video does not."""
+    signal = np.full((64, 64, 3), 0.5806)
+    plain = write_hdr(tmp_path / "plain.mp4", signal, UNSPECIFIED, UNSPECIFIED)
+    for name in ("x.mp4", "x.mkv"):
+        with av.open(str(plain)) as source, av.open(str(tmp_path / name), "w") as container:
+            tracks = {s.index: container.add_stream_from_template(s) for s in source.streams}
+            context = tracks[source.streams.video[0].index].codec_context
+            context.color_trc, context.color_primaries, context.colorspace = PQ, BT2020, BT2020
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = tracks[packet.stream.index]
+                    container.mux(packet)
+        assert 222 < shown(tmp_path / name, tmp_path, "jpeg").mean() < 245
+    assert 140 < shown(plain, tmp_path, "jpeg").mean() < 155
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])

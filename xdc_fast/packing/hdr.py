@@ -5,8 +5,10 @@ from __future__ import annotations
 import av
 import numpy as np
 
+from xdc_fast.packing.media import UNSPECIFIED
+
 PQ, HLG = 16, 18  # FFmpeg's numbers of their transfer characteristics
-BT2020, UNSPECIFIED = 9, 2  # and of primaries
+BT2020 = 9  # and of primaries
 WHITE = 203.0  # cd/m2, HDR reference white (BT.2408): SDR's white, but for the highlights above it
 PEAK = 1000.0  # cd/m2, the nominal peak of HLG, and for which PQ is mastered most often
 SDR_GAMMA = 2.4  # BT.1886

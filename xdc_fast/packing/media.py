@@ -21,15 +21,16 @@ REASONS = {
     "odd shape": "the picture is more than 8 times as long as it is wide",
     "not media": "no demuxer recognises the file",
     "undecodable": "no decoder for it, or nothing came out of the decoder",
-    "damaged": "the decoder met errors, or the file ends before its header says",
+    "damaged": "the decoder met errors, timestamps leap, or the file ends before its header says",
     "too short": "the tracks together cover less than --min-seconds",
     "no overlap": "one track ends before the other begins",
-    "cannot be copied": "--codec copy, and the video is not plain constant-rate video",
+    "cannot be copied": "--codec copy, and the video is not plain, of constant rate and seekable",
     "unreadable": "the file could not be opened or read",
     "time limit": "decoding took longer than --time-limit",
     "decoder died": "the decoder crashed on it",
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
+UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are not told
 MAX_JUMP = 60.0  # seconds; timestamps that leap further need a witness, or are no clock
 MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
 
@@ -123,7 +124,8 @@ def decoded(
 ) -> Iterator[tuple[float, float, Any]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
-    A picture's `opaque` is the aspect of its pixels, where the file gives one.
+    A picture's `opaque` is the aspect of its pixels, where the file gives one, and its transfer
+    function is the container's, where the coded video gives none.
     FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
     recorded broadcast begins in its middle. Any later one raises Refusal.
     """
@@ -134,7 +136,7 @@ def decoded(
     context.thread_count = 1
     context.options = {"err_detect": "explode"}  # an error instead of concealed damage
     clock = Timestamps(stream)
-    aspects = PixelAspect(stream) if isinstance(stream, av.VideoStream) else None
+    tags = Tags(stream) if isinstance(stream, av.VideoStream) else None
     end: float | None = None
     error: av.FFmpegError | None = None
     try:
@@ -147,8 +149,8 @@ def decoded(
                 error, frames = failure, []
             for frame in frames:
                 start, end = clock.place(frame)
-                if aspects:
-                    aspects.mark(frame)
+                if tags:
+                    tags.put_on(frame)
                 yield start, end, frame
     except av.FFmpegError as failure:
         reason = failure.strerror or str(failure)
@@ -163,15 +165,19 @@ def decoded(
     _check_complete(container, stream, end)
 
 
-class PixelAspect:
-    """The aspect of a video's pixels: the file's, until another is coded with a key frame."""
+class Tags:
+    """How a video's pixels are meant, by the container as well as by the coded video.
+
+    Their aspect is the container's, until another is coded with a key frame.
+    """
 
     def __init__(self, stream: av.VideoStream):
         self._context, self._aspect = stream.codec_context, stream.sample_aspect_ratio
+        self._transfer, self._primaries = self._context.color_trc, self._context.color_primaries
         self._coded: tuple[Fraction | None] | None = None
 
-    def mark(self, frame: av.VideoFrame) -> None:
-        """Put the aspect on the next frame; the decoder may know the one of frames to come."""
+    def put_on(self, frame: av.VideoFrame) -> None:
+        """To be called for each frame; the decoder may know the aspect of frames to come."""
         coded = (self._context.sample_aspect_ratio,)
         if self._coded is None:
             self._coded = coded
@@ -179,6 +185,8 @@ class PixelAspect:
             self._coded, (self._aspect,) = coded, coded
         if self._aspect:
             frame.opaque = Fraction(self._aspect)  # a new one: PyAV goes by the object's address
+        if frame.color_trc == UNSPECIFIED:
+            frame.color_trc, frame.color_primaries = self._transfer, self._primaries
 
 
 class Timestamps:
