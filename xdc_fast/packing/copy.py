@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
-from av.video.reformatter import VideoReformatter
+import numpy as np
 
 from xdc_fast.packing.encode import open_mp4, writing
 from xdc_fast.packing.hdr import is_hdr
@@ -21,7 +21,6 @@ from xdc_fast.shards.decode import (
     frames_from,
     orientation,
     seek_number,
-    upright,
 )
 
 MOST_REORDERED = 16  # frames that H.264 and HEVC may show before one that is coded before them
@@ -141,11 +140,18 @@ def _seek_points(file: bytes, frames: int) -> list[int]:
 def _checksums(file: bytes, start: int, stop: int, back: int) -> tuple[dict[int, int], bool]:
     """Of the pictures from `start` to `stop` that a seek to `start` gives; whether it gives all."""
     found: dict[int, int] = {}
-    reformatter = VideoReformatter()
     with av.open(io.BytesIO(file)) as container, suppress(av.InvalidDataError):
         for number, frame in frames_from(container, start, back):
             if start <= number < stop:
-                found[number] = zlib.crc32(upright(frame, reformatter).tobytes())
+                found[number] = _checksum(frame)
             if number >= stop - 1:
                 break
     return found, found.keys() == {*range(start, stop)}
+
+
+def _checksum(frame: av.VideoFrame) -> int:
+    try:
+        picture = frame.to_ndarray()
+    except ValueError:  # PyAV has no array of this pixel format
+        picture = frame.to_ndarray(format="rgb24")
+    return zlib.crc32(np.ascontiguousarray(picture).data)
