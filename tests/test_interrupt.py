@@ -1,6 +1,8 @@
 """SIGINT and SIGTERM within a process: when they end a block, and when they are only noted."""
 
+import importlib
 import signal
+import sys
 import threading
 
 import pytest
@@ -34,6 +36,25 @@ def test_a_first_signal_is_noted_and_a_second_ends_the_block(number):
             interrupt.check()
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_import_leaves_the_answer_to_the_handler_before(number, tmp_path, monkeypatch):
+    """An exception within an import may be lost: extension modules turn it into another."""
+    (tmp_path / "swallows.py").write_text(
+        f"import signal\ntry: signal.raise_signal({int(number)})\nexcept BaseException: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "swallows", raising=False)
+    seen = []
+    before = signal.signal(number, lambda number, _: seen.append(number))
+    try:
+        with raising(), raising():
+            importlib.import_module("swallows")
+    finally:
+        signal.signal(number, before)
+    assert seen == [number]
 
 
 def test_in_other_threads_the_main_thread_keeps_its_handlers():

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import errno
-import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.interrupt import Interrupted, raising
+from xdc_fast.files import naming, to_json
+from xdc_fast.interrupt import AGAIN, Interrupted, raising
 
 PATH = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, then run the same again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change who may use it, or give another"),
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOENT: "give one that is there",
+    errno.ENOTDIR: "give a folder",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "give another",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the link",
+    errno.EFBIG: "raise the limit of `ulimit -f`, then run the same again",
+    errno.EMFILE: "raise the limit of `ulimit -n`",
+}
 
 json_option = click.option(
     "--json",
@@ -26,8 +42,9 @@ json_option = click.option(
 
 def print_result(result: object, lines: Iterable[str], as_json: bool) -> None:
     """What a command found, on stdout: one JSON document with --json, otherwise the lines."""
-    for line in [json.dumps(result)] if as_json else lines:
-        click.echo(line)
+    with naming("standard output"):
+        for line in [to_json(result)] if as_json else lines:
+            click.echo(line)
 
 
 class Group(click.Group):
@@ -42,18 +59,52 @@ class Group(click.Group):
                 return super().invoke(context)
         except UserError as error:
             message = str(error)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else self.name
+            message = f"{error.format_message()} See `{command} --help`."
         except Interrupted as interrupted:
-            hint = context.obj or "run the same command again"
-            message, status = f"stopped by {interrupted}; {hint}", 128 + interrupted.signal
+            message = f"stopped by {interrupted}; {context.obj or AGAIN}"
+            status = 128 + interrupted.signal
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output has gone: click's matter
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror or error}"
-        click.echo(f"{self.name}: {message}", err=True)
+            message = of_the_system(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"out of memory ({error}); lower the batch, or the size of a clip"
+        click.echo(f"{self.name}: {on_one_line(message)}", err=True)
         sys.exit(status)
+
+
+def of_the_system(error: OSError) -> str:
+    """What the system refused, of which file, and the way out."""
+    where = f"{error.filename}: " if error.filename else ""
+    way = WAYS_OUT.get(error.errno or 0, "")
+    return f"{where}{error.strerror or error}{way and '; '}{way}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch asked for more memory than there is."""
+    texts = ("can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def on_one_line(message: str) -> str:
+    """A message whose control characters, as names of files may hold them, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def after_a_signal(hint: str) -> None:
     """What the running command says when a signal stops it."""
     click.get_current_context().find_root().obj = hint
+
+
+class Number(click.FloatRange):
+    """A finite number within a range: FloatRange lets nan pass, and inf where an end is open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number

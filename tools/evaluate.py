@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xdc_fast.errors import UserError
-from xdc_fast.tools import json_option, print_result
+from xdc_fast.tools import PATH, SEED, Number, json_option, print_result
 
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
 
-FOLDER = click.Path(path_type=Path)
+CLIPS = click.IntRange(1, 10_000)
 Function = Callable[..., Any]
 
 out_option = click.option(
     "--out",
-    type=FOLDER,
+    type=PATH,
     metavar="OUT",
     help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
 )
@@ -33,14 +32,14 @@ random_split_options = (
         "--test-share",
         default=0.3,
         show_default=True,
-        type=click.FloatRange(0.01, 0.99),
+        type=Number(0.01, 0.99),
         help="The share of the videos that a random split tests on.",
     ),
     click.option(
         "--seed",
         default=0,
         show_default=True,
-        type=click.IntRange(0),
+        type=SEED,
         help="The seed of the random split, and of what else is random.",
     ),
 )
@@ -59,7 +58,7 @@ def clips_option(default: int) -> Function:
         "--clips",
         default=default,
         show_default=True,
-        type=click.IntRange(1),
+        type=CLIPS,
         help="Read this many equally spaced clips of each video.",
     )
 
@@ -76,13 +75,13 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
             click.option(
                 "--data",
                 required=data_required,
-                type=FOLDER,
+                type=PATH,
                 metavar="SHARDS",
                 help="Evaluate on this set.",
             ),
             click.option(
                 "--recipe",
-                type=FOLDER,
+                type=PATH,
                 metavar="RECIPE",
                 help="The recipe, where WHERE is random or a .pth file.",
             ),
@@ -166,7 +165,7 @@ def probe(
         open_model(where, settings, recipe), ShardSet(data), label, how, modality=modality, out=out
     )
     if as_json:
-        click.echo(json.dumps(result))
+        print_result(result, (), as_json)
         return
     click.echo(
         f"{source(result)}: {label}, {result['classes']} classes, {result['train']} training and "
@@ -187,15 +186,17 @@ def probe(
     type=click.Choice(["ucf101", "hmdb51", "esc50", "dcase"]),
     help="Take the options below as they are usual for this set. docs/study.md lists them.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training part, usually 12.")
-@click.option("--batch", type=click.IntRange(1), help="Clips per step, usually 32.")
-@click.option("--lr", type=click.FloatRange(0), help="Learning rate of the encoder, usually 0.01.")
 @click.option(
-    "--head-lr", type=click.FloatRange(0), help="Learning rate of the classifier, usually 0.1."
+    "--epochs", type=click.IntRange(1, 10_000), help="Passes over the training part, usually 12."
+)
+@click.option("--batch", type=click.IntRange(1, 100_000), help="Clips per step, usually 32.")
+@click.option("--lr", type=Number(0, 100), help="Learning rate of the encoder, usually 0.01.")
+@click.option(
+    "--head-lr", type=Number(0, 100), help="Learning rate of the classifier, usually 0.1."
 )
 @click.option(
     "--clips",
-    type=click.IntRange(1),
+    type=CLIPS,
     help="Read this many equally spaced clips of each test video, usually 10.",
 )
 def finetune(
@@ -233,7 +234,7 @@ def finetune(
         only_head=only_head, settings=how, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(results))
+        print_result(results, (), as_json)
         return
     for name, result in results.items():
         print_splits(f"{name}, {result['mode']}", result, METRICS)
@@ -271,7 +272,7 @@ def svm(
         clips=clips, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(result))
+        print_result(result, (), as_json)
         return
     print_splits(f"{modality}, linear SVM", result, ("accuracy",))
 
@@ -337,7 +338,7 @@ def retrieve(
         modality=modality, clips=clips, out=out,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(result))
+        print_result(result, (), as_json)
         return
     ranks = [f"R@{k}" for k in RANKS]
     rows = {f"{name} by {label}": within["mean"] for name, within in result["within"].items()}
@@ -361,7 +362,7 @@ def retrieve(
 @common("where", "out", data_required=False)
 @click.option(
     "--media",
-    type=FOLDER,
+    type=PATH,
     metavar="FOLDER",
     help="Read the media files in this folder, which need not be packed, in place of a set.",
 )
@@ -369,7 +370,7 @@ def retrieve(
     "--stride",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0.001, 86_400),
     help="Seconds from one clip to the next.",
 )
 def extract(

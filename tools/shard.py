@@ -14,7 +14,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets.collect import READERS, SHORTEST
 from xdc_fast.packing.pack import Summary
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.tools import PATH, Group, after_a_signal, json_option, print_result
+from xdc_fast.tools import PATH, SEED, Group, after_a_signal, json_option, print_result
 
 
 @click.group(name="xdc-shard", cls=Group)
@@ -190,11 +190,13 @@ def index(shards: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("out", type=PATH)
-@click.option("--videos", type=click.IntRange(1), default=600, show_default=True)
+@click.option("--videos", type=click.IntRange(1, 10_000_000), default=600, show_default=True)
 @click.option("--classes", type=click.IntRange(2), default=10, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes. By default there are as many as cores."
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes. By default there are as many as cores.",
 )
 @json_option
 def toy(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
 
 import click
 
-from xdc_fast.tools import after_a_signal, json_option
+from xdc_fast.tools import PATH, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import clips_option, random_split_options
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE[,VALUE]...]...")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="SHARDS",
     help="Probe every run on this set. The set to train on is the setting data=SHARDS.",
 )
@@ -110,10 +109,7 @@ def sweep(
         with locked(folder / ".lock"):  # another sweep may share it
             table = tabulate(trials, task, reasons)
             write_sweep(folder, table, command)
-    if as_json:
-        click.echo(json.dumps({"command": command, **table}))
-    else:
-        click.echo(folder / "sweep.html")
+    print_result({"command": command, **table}, [str(folder / "sweep.html")], as_json)
     if refused:
         click.echo(f"xdc: {refused} of {len(trials)} runs were refused", err=True)
         sys.exit(2)

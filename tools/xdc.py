@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from xdc_fast.recipe import describe, load_recipe
-from xdc_fast.tools import PATH, Group, after_a_signal, json_option, print_result
+from xdc_fast.tools import PATH, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.sweep import sweep
@@ -68,7 +67,7 @@ def report(run: Path, data: Path | None, as_json: bool) -> None:
     "--seconds",
     default=5.0,
     show_default=True,
-    type=click.FloatRange(0.1),
+    type=Number(0.1, 3600),
     help="How long each part is measured.",
 )
 @click.option(
@@ -131,8 +130,7 @@ def doctor(check: bool, as_json: bool) -> None:
     for result in check_machine():
         checks.append(result)
         click.echo(result, err=as_json)
-    if as_json:
-        click.echo(json.dumps([result.as_dict() for result in checks]))
+    print_result([result.as_dict() for result in checks], (), as_json)
     sys.exit(0 if all(result.holds for result in checks) else 1)
 
 

@@ -1,6 +1,31 @@
-"""`python -m xdc_fast`: the command `xdc`, for torchrun and where scripts are not on the path."""
+"""How the commands start: `xdc`, `xdc-shard`, and `python -m xdc_fast`, which is `xdc`.
 
-from xdc_fast.tools.xdc import main
+A signal is answered from the first line on, before the libraries are loaded.
+"""
+
+from importlib import import_module
+
+from xdc_fast.interrupt import end_at_once, ignore
+
+
+def xdc() -> None:
+    """The command `xdc`."""
+    _start("xdc")
+
+
+def xdc_shard() -> None:
+    """The command `xdc-shard`."""
+    _start("xdc-shard")
+
+
+def _start(command: str) -> None:
+    end_at_once(command)
+    try:
+        group = import_module("xdc_fast.tools." + command.removeprefix("xdc-")).main
+        group(prog_name=command)
+    finally:
+        ignore()  # the work is over, and its status stands
+
 
 if __name__ == "__main__":
-    main(prog_name="xdc")
+    xdc()

@@ -1,11 +1,12 @@
 """SIGINT and SIGTERM: `raising` ends a block at once, `Interrupt` lets a loop end where it can.
 
 Both handle the signals in the main thread, where Python delivers them; in any other thread they do
-nothing, and the main thread decides.
+nothing, and the main thread decides. Outside of both, `end_at_once` ends a command's process.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = "run the same command again"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,15 +28,49 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
-@contextmanager
-def raising() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block at once, with Interrupted."""
+def end_at_once(command: str) -> None:
+    """From now on, SIGINT and SIGTERM end the process with a line on stderr and their status.
+
+    For the time in which there is nothing to put in order: before and after a command's work.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
+        os.write(2, f"{command}: stopped by {signal.Signals(number).name}; {AGAIN}\n".encode())
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
+def ignore() -> None:
+    """From now on, SIGINT and SIGTERM change nothing."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """SIGINT and SIGTERM end the block at once, with Interrupted.
+
+    While a module is imported, the handler before decides, if there is one: extension modules turn
+    an exception that comes in their imports into another one, or lose it.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        outer = before[signal.Signals(number)]
+        if callable(outer) and _is_importing(frame):
+            outer(number, frame)
         raise Interrupted(number)
 
     with _handling(stop):
         yield
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 class Interrupt:
@@ -64,6 +100,16 @@ class Interrupt:
         """Raises Interrupted once a signal came."""
         if self.received is not None:
             raise Interrupted(self.received)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Processes that start in the block never see SIGINT: the one that starts them decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field
 from difflib import get_close_matches
@@ -14,6 +16,11 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 from xdc_fast.errors import UserError
+from xdc_fast.files import read_text
+
+MANY = 1_000_000_000  # samples, steps or clusters: more is a slip
+MOST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
+DEEPEST = 5  # a recipe has groups of settings, and these may be lists
 
 
 def setting(default: Any, text: str, **limits: Any) -> Any:
@@ -30,24 +37,28 @@ class Video:
     """The pictures of a clip, and the encoder that reads them."""
 
     encoder: str = setting("r2plus1d_18", "r2plus1d_18, or for CPUs r2plus1d_small, r2plus1d_tiny")
-    frames: int = setting(8, "pictures in a clip", least=1)
-    fps: float = setting(7.5, "pictures per second within a clip", above=0)
-    crop: int = setting(112, "side of the square crop in pixels", least=1)
+    frames: int = setting(8, "pictures in a clip", least=1, most=10_000)
+    fps: float = setting(7.5, "pictures per second within a clip", least=0.01, most=240)
+    crop: int = setting(112, "side of the square crop in pixels", least=1, most=4096)
     flip: bool = setting(True, "mirror half of the training clips left to right")
     jitter: float = setting(
         0.0,
         "training: contrast in 1 +- jitter, brightness in +- jitter x 127.5, drawn per clip",
         least=0,
+        most=1,
     )
     mean: tuple[float, ...] = setting(
         (0.43216, 0.394666, 0.37645),
         "RGB mean on [0, 1]; the default is that of the released XDC weights",
+        least=-1000,
+        most=1000,
         length=3,
     )
     std: tuple[float, ...] = setting(
         (0.22803, 0.22145, 0.216989),
         "RGB standard deviation on [0, 1], as video.mean",
-        above=0,
+        least=0.001,
+        most=1000,
         length=3,
     )
 
@@ -57,16 +68,23 @@ class Audio:
     """The log-mel spectrogram of a clip, and the encoder that reads it."""
 
     encoder: str = setting("audio_resnet18", "audio_resnet18, or for CPUs audio_small, audio_tiny")
-    sample_rate: int = setting(16000, "samples per second; what the shards hold", least=1)
-    frames: int = setting(100, "spectrogram frames in a clip", least=1)
-    n_mels: int = setting(40, "mel filters", least=1)
-    win_length: int = setting(256, "samples per frame (16 ms)", least=1)
-    hop_length: int = setting(160, "samples from one frame to the next (10 ms)", least=1)
-    jitter: float = setting(
-        0.0, "training: standard deviation of a shift of the whole log-mel, in nats", least=0
+    sample_rate: int = setting(
+        16000, "samples per second; what the shards hold", least=1, most=192_000
     )
-    mean: float = setting(-6.0, "subtracted from the log-mel")
-    std: float = setting(4.0, "the log-mel is then divided by it", above=0)
+    frames: int = setting(100, "spectrogram frames in a clip", least=1, most=100_000)
+    n_mels: int = setting(40, "mel filters", least=1, most=1024)
+    win_length: int = setting(256, "samples per frame (16 ms)", least=1, most=65_536)
+    hop_length: int = setting(
+        160, "samples from one frame to the next (10 ms)", least=1, most=65_536
+    )
+    jitter: float = setting(
+        0.0,
+        "training: standard deviation of a shift of the whole log-mel, in nats",
+        least=0,
+        most=100,
+    )
+    mean: float = setting(-6.0, "subtracted from the log-mel", least=-1000, most=1000)
+    std: float = setting(4.0, "the log-mel is then divided by it", least=0.001, most=1000)
 
 
 @dataclass(frozen=True)
@@ -78,14 +96,15 @@ class Cluster:
         "none, l2, or centered-l2 (the mean of the set is subtracted first)",
         choices=("none", "l2", "centered-l2"),
     )
-    pca: int = setting(0, "whitened principal components kept; 0: no PCA", least=0)
+    pca: int = setting(0, "whitened principal components kept; 0: no PCA", least=0, most=4096)
     max_iter: int = setting(
         20,
         "k-means rounds at most; it stops when a round lowers the mean squared distance by less "
         "than 0.1 %",
         least=1,
+        most=10_000,
     )
-    n_init: int = setting(1, "random starts; the best one is used", least=1)
+    n_init: int = setting(1, "random starts; the best one is used", least=1, most=1000)
     warm_start: bool = setting(
         True, "after the first iteration, start from the last clusters instead of from scratch"
     )
@@ -96,7 +115,10 @@ class Cluster:
         choices=("pass", "training"),
     )
     max_samples: int = setting(
-        0, "samples that k-means is fitted on, drawn at random; 0: all of them", least=0
+        0,
+        "samples that k-means is fitted on, drawn at random; 0: all of them",
+        least=0,
+        most=MANY,
     )
 
 
@@ -104,23 +126,31 @@ class Cluster:
 class Train:
     """The training that follows each clustering."""
 
-    iterations: int = setting(5, "clusterings, each with its training", least=1)
-    epochs: int = setting(3, "passes over the set per iteration", least=1)
+    iterations: int = setting(5, "clusterings, each with its training", least=1, most=100_000)
+    epochs: int = setting(3, "passes over the set per iteration", least=1, most=100_000)
     steps: int = setting(
-        0, "steps per iteration, in place of `epochs`; 0: as many as the epochs have", least=0
+        0,
+        "steps per iteration, in place of `epochs`; 0: as many as the epochs have",
+        least=0,
+        most=MANY,
     )
-    batch: int = setting(64, "clips per step", least=1)
+    batch: int = setting(64, "clips per step", least=1, most=100_000)
     lr: float = setting(
-        0.1, "peak learning rate: warm-up, then cosine to zero, anew in each iteration", above=0
+        0.1,
+        "peak learning rate: warm-up, then cosine to zero, anew in each iteration",
+        above=0,
+        most=100,
     )
-    momentum: float = setting(0.9, "momentum of SGD", least=0)
-    weight_decay: float = setting(1e-4, "weight decay of SGD", least=0)
-    warmup: int = setting(20, "steps of linear warm-up", least=0)
+    momentum: float = setting(0.9, "momentum of SGD", least=0, most=1)
+    weight_decay: float = setting(1e-4, "weight decay of SGD", least=0, most=100)
+    warmup: int = setting(20, "steps of linear warm-up", least=0, most=MANY)
     precision: str = setting(
         "float32", "float32 or bfloat16 (autocast)", choices=("float32", "bfloat16")
     )
     compile: bool = setting(False, "torch.compile the encoders")
-    checkpoint_steps: int = setting(500, "steps between checkpoints within an iteration", least=1)
+    checkpoint_steps: int = setting(
+        500, "steps between checkpoints within an iteration", least=1, most=MANY
+    )
     heads: str = setting(
         "kept",
         "kept: heads continue from the last iteration, if cluster.warm_start keeps its clusters; "
@@ -153,15 +183,15 @@ class Recipe:
         "label column; method=supervised learns from its `train` samples; empty: from all with a "
         "label",
     )
-    k: int = setting(128, "clusters per clustering", least=1)
-    seed: int = setting(0, "seed of everything random", least=0)
+    k: int = setting(128, "clusters per clustering", least=1, most=MANY)
+    seed: int = setting(0, "seed of everything random", least=0, most=MOST_SEED)
     device: str = setting("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     loader: str = setting(
         "auto",
         "auto: dali for JPEG packets on a CUDA device, else host",
         choices=("auto", "host", "dali"),
     )
-    threads: int = setting(2, "loader threads", least=1)
+    threads: int = setting(2, "loader threads", least=1, most=1024)
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)
     cluster: Cluster = field(default_factory=Cluster)
@@ -182,6 +212,10 @@ RENAMED = {
     "cluster.points": "cluster.max_samples",
 }
 
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")  # 010 would be 8 to some, 10 to others
+NOT_FINITE = re.compile(r"^([-+]?)\.(inf|nan)$", re.IGNORECASE)
+WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 
 Overrides = Iterable[str] | Mapping[str, object]  # ("train.lr=0.05",) or {"train.lr": 0.05}
 
@@ -205,11 +239,11 @@ def read_recipe(values: dict, source: str, overrides: Overrides = ()) -> Recipe:
 def override(recipe: Recipe, overrides: Overrides) -> Recipe:
     """The recipe with settings changed, checked; arguments and errors as of load_recipe."""
     for key, value in _pairs(overrides):
-        *groups, name = key.split(".")
+        *groups, name = str(key).split(".")
         nested: dict = {name: value}
         for group in reversed(groups):
             nested = {group: nested}
-        recipe = _fill(Recipe, nested, f"{key}={value}", "", recipe)
+        recipe = _fill(Recipe, nested, _short(f"{key}={value}"), "", recipe)
     _check(recipe)
     return recipe
 
@@ -221,20 +255,59 @@ def _pairs(overrides: Overrides) -> Iterator[tuple[str, object]]:
     for text in (overrides,) if isinstance(overrides, str) else overrides:
         key, sign, value = text.partition("=")
         if not sign:
-            raise UserError(f"{text}: settings are given as KEY=VALUE, such as train.lr=0.05")
-        yield key, Text(value)
+            raise UserError(
+                f"{_short(text)}: settings are given as KEY=VALUE, such as train.lr=0.05"
+            )
+        yield key, value
+
+
+class Loader(yaml.BaseLoader):
+    """YAML whose values are text: the setting says what it means, not YAML's rules for dates,
+    octal numbers and words like `no`.
+
+    Refuses keys given twice, nesting deeper than a recipe's, and aliases, which unfold without end.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _wrong("an alias; write its value out", self.peek_event().start_mark)
+        if self.depth == DEEPEST:
+            raise _wrong("nested too deep", self.peek_event().start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping = super().construct_mapping(node, deep)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise _wrong(f"'{_short(key.value)}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return mapping
+
+
+def _wrong(what: str, where: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=where)
+
+
+def _parse(text: str) -> object:
+    """What YAML text holds, every value a text; yaml.YAMLError where it is none."""
+    try:
+        return yaml.load(text, Loader)
+    except (ValueError, OverflowError) as error:  # of an escape for no character
+        raise yaml.YAMLError(str(error)) from None
 
 
 def _read(path: str | Path) -> dict:
     """The mapping that a YAML file holds."""
     try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; recipes/ holds examples") from None
+        values = _parse(read_text(Path(path), "recipes/ holds examples")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file; recipes/ holds examples") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping of settings, as in recipes/toy.yaml")
     return values
@@ -274,22 +347,20 @@ def get(recipe: Recipe, name: str) -> object:
     return reduce(getattr, name.split("."), recipe)
 
 
-class Text(str):
-    """The value of a KEY=VALUE argument: read as YAML, unless the setting is text itself."""
-
-
 def _check(recipe: Recipe) -> None:
     """Raises UserError for a value out of range."""
     for name, known in settings():
         value = get(recipe, name)
         wrong = fault(value, known.metadata)
         if wrong:
-            raise UserError(f"{name}={_plain(value)}: must be {wrong}")
+            raise UserError(f"{name}={_short(_plain(value))}: must be {wrong}")
 
 
 def fault(value: object, limits: Mapping) -> str:
     """What a value must be, where it is not; empty where it is."""
     items = value if isinstance(value, tuple) else (value,)
+    if isinstance(value, str) and not _is_name(value):
+        return "text without NUL that names of files can hold; LC_ALL=C.UTF-8 allows any letter"
     if len(items) != limits.get("length", len(items)):
         return f"{limits['length']} numbers"
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
@@ -307,6 +378,19 @@ def fault(value: object, limits: Mapping) -> str:
     return ""
 
 
+def _is_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _short(value: object, most: int = 60) -> str:
+    """A value as messages show it."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
@@ -321,9 +405,9 @@ def _fill(
         if (new := RENAMED.get(f"{prefix}{key}")) is not None:
             raise UserError(f"{source}: `{prefix}{key}` is now `{new}`")
         if key not in hints:
-            near = get_close_matches(str(key), hints, n=1)
+            near = get_close_matches(str(key)[:60], hints, n=1)
             known = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
-            raise UserError(f"{source}: no setting '{prefix}{key}'; {known}")
+            raise UserError(f"{source}: no setting '{prefix}{_short(key)}'; {known}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UserError(f"{source}: '{prefix}{key}' is a group; set {prefix}{key}.NAME")
@@ -336,25 +420,30 @@ def _fill(
 
 def _cast(kind: Any, value: object, name: str) -> object:
     """A value as the type of its setting; UserError, which begins with `name`, for another."""
-    if isinstance(value, Text):
-        if kind is str:
-            return str(value)
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            value = str(value)
-    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and value is not None and not isinstance(value, (dict, list)):
-        return str(value)
-    if kind == tuple[float, ...] and isinstance(value, (list, tuple)):
-        return tuple(_cast(float, item, name) for item in value)
-    if kind in (int, bool, float) and type(value) is kind:
-        return value
+    meant = _from_text(kind, value) if isinstance(value, str) else value
+    if kind is float and type(meant) is int and abs(meant) < 2**63:
+        return float(meant)
+    if kind is str and meant is not None and not isinstance(meant, (dict, list)):
+        return str(meant)
+    if kind == tuple[float, ...] and isinstance(meant, (list, tuple)):
+        return tuple(_cast(float, item, name) for item in meant)
+    if kind in (int, bool, float) and type(meant) is kind:
+        return meant
     expected = "a list of numbers" if kind == tuple[float, ...] else f"of type {kind.__name__}"
-    raise UserError(f"{name}: {value!r} is not {expected}")
+    raise UserError(f"{name}: {_short(repr(value))} is not {expected}")
+
+
+def _from_text(kind: Any, text: str) -> object:
+    """What a text means for a setting of a type; the text itself where it means nothing."""
+    try:
+        if kind is int and INTEGER.fullmatch(text):
+            return int(text)
+        if kind is float:
+            return float(NOT_FINITE.sub(r"\1\2", text))
+        if kind is bool:
+            return WORDS.get(text.lower(), text)
+        if kind == tuple[float, ...]:
+            return _parse(text)
+    except (ValueError, yaml.YAMLError):
+        pass
+    return text

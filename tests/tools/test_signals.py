@@ -36,9 +36,40 @@ main()
 """
 
 
+# a command that gets a signal when it begins to import a module, or after its work
+IMPORTING = """
+import atexit, os, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Finder())
+if {module!r} == "":
+    atexit.register(os.kill, os.getpid(), {number})
+sys.argv = ["xdc-shard", "ls", {shards!r}]
+from xdc_fast.__main__ import xdc_shard
+xdc_shard()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["click", "numpy", "xdc_fast.shards.dataset", ""])
+def test_a_signal_is_answered_from_the_first_line_on(module, number, toy_shards):
+    """And when the work is done, it changes nothing."""
+    script = IMPORTING.format(module=module, number=int(number), shards=str(toy_shards.root))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    stopped = f"xdc-shard: stopped by {number.name}; run the same command again\n"
+    assert (done.returncode, done.stderr) == ((128 + number, stopped) if module else (0, ""))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["pretrain", "early", "extract", "probe", "finetune"])
+@pytest.mark.parametrize(
+    "command",
+    ["pretrain", "early", "extract", "probe", "finetune", "svm", "retrieve"],
+)
 def test_a_signal_ends_a_command_with_its_status(command, number, toy_shards, tmp_path):
     """early: in pretrain, before its loop notes signals."""
     (tmp_path / "recipe.yaml").write_text("")
@@ -52,6 +83,8 @@ def test_a_signal_ends_a_command_with_its_status(command, number, toy_shards, tm
         "extract": ("extract", run, tmp_path / "features", *data),
         "probe": ("probe", run, *data, *label),
         "finetune": ("finetune", run, *data, *label),
+        "svm": ("svm", run, *data, *label),
+        "retrieve": ("retrieve", run, *data),
     }[command]
     last = f"out={tmp_path}/new" if "pretrain" in arguments else "--json"
     script = SLOW.format(begun=str(tmp_path / "begun"), early=command == "early")

@@ -44,6 +44,7 @@ import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.interrupt import blocked
 from xdc_fast.shards.tables import write_csv
 
 DISTRACTORS = {
@@ -105,7 +106,8 @@ def make_toy(
     spawn = multiprocessing.get_context("spawn")
     make = partial(make_video, out, classes=classes, seed=seed)
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        made = pool.map(make, range(videos), chunksize=8)
+        with blocked():
+            made = pool.map(make, range(videos), chunksize=8)
         rows = list(progress.bar(made, total=videos, unit="video", desc="toy", leave=True))
     write_csv(out / "labels.csv", ("file", "class", *DISTRACTORS), [list(r.values()) for r in rows])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from types import ModuleType
 
 import av
 
+from xdc_fast.interrupt import blocked
 from xdc_fast.packing.convert import convert
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
@@ -82,14 +82,13 @@ class Worker:
             target=work, args=(child, settings, scratch, task), daemon=True
         )
         resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         # a new process runs the caller's main module again; ours need not wait for its imports
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
-            self.process.start()  # SIGINT stays blocked there: the parent decides
+            with blocked():
+                self.process.start()
         finally:
             sys.modules["__main__"] = main
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.close()
         self.started, self.deadline = False, float("inf")
         self.job: Job | None = None

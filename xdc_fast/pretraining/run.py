@@ -31,7 +31,7 @@ from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.weights import read_checkpoint
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, read_json, write, write_json
+from xdc_fast.files import locked, naming, read_json, to_json, write, write_json
 from xdc_fast.pretraining.checkpoint import (
     HINT,
     State,
@@ -195,7 +195,7 @@ class Run:
     def keep_metrics(self, iteration: int, step: int) -> None:
         """Drops the lines that a resumed run will write again."""
         kept = [
-            json.dumps(line)
+            to_json(line)
             for line in self.metrics()
             if (line["iteration"], line.get("step", float("inf"))) <= (iteration, step)
         ]
@@ -203,8 +203,9 @@ class Run:
 
     def add_metrics(self, line: dict) -> None:
         """Adds a line to metrics.jsonl."""
-        with (self.root / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.root / "metrics.jsonl"
+        with naming(path), path.open("a") as file:
+            file.write(to_json(line) + "\n")
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl."""

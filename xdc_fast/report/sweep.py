@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from markupsafe import Markup, escape
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.evaluation.sweep import SCRATCH
-from xdc_fast.files import replacing
+from xdc_fast.files import replacing, to_json
 from xdc_fast.report.charts import nice_ticks, text_at
 from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
 from xdc_fast.report.plots import Dots, Strip, strips, trend
@@ -35,7 +34,7 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
         with replacing(folder / f"sweep.{kind}", encoding="utf-8") as file:
             file.write(text)
 
-    write("json", json.dumps({"command": command, **table}, indent=2) + "\n")
+    write("json", to_json({"command": command, **table}, 2) + "\n")
     columns = list(dict.fromkeys(key for run in table["runs"] for key in run))
     with replacing(folder / "sweep.csv", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
