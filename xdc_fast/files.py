@@ -1,35 +1,49 @@
-"""Files that are either whole or not there, and folders that one process holds at a time."""
+"""Files that are either whole or not there, what one process holds at a time, and our own files
+read back: whatever a file holds instead of what was written, the answer is one line."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import math
 import os
+import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from xdc_fast.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+NUMBER = (float, None)  # a form, see `misfit`
+
 
 class Busy(UserError):
-    """Another process holds a folder."""
+    """Another process holds what this one would write."""
 
 
 @contextmanager
 def locked(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Only one process at a time is in here for a lock file, which is made where there is none.
+    """Only one process at a time is in here for a lock file, which is there for this time alone.
 
+    What writers that were killed left in its folder is removed.
     busy: raise Busy with this message where another process holds it; without one, wait for it.
     """
-    with path.open("w") as file:
+    try:
+        file = _hold(path, "w", wait=not busy)
+    except BlockingIOError:
+        raise Busy(busy) from None
+    with file:
+        remove_leftovers(path.parent)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise Busy(busy) from None
-        yield
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -47,14 +61,50 @@ def naming(file: str | Path) -> Iterator[None]:
 def replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     """A file that takes the place of `path` when it is whole and on the disk.
 
-    Neither a kill nor a power cut leaves half of it. Arguments as of open().
+    Neither a kill nor a power cut leaves half of it, and of several writers the last one's stays.
+    Arguments as of open().
     """
-    part = path.with_name(f".{path.name}.part")
-    with naming(path), part.open(mode, **options) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with _hold(part, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename or part) == str(part):
+            error.filename = str(path)
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `replacing` left in a folder when its process was killed."""
+    for part in folder.glob(".*.part"):
+        try:
+            with _hold(part, "r+", wait=False):
+                part.unlink()
+        except OSError:  # it is being written, or has just been
+            pass
+
+
+def _hold(path: Path, mode: str, *, wait: bool = True, **options: Any) -> IO:
+    """The file, opened and locked; BlockingIOError where another process has locked it.
+
+    Whoever has the lock of a file may remove it: then it is opened anew.
+    """
+    while True:
+        file = path.open(mode, **options)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:  # removed between the two looks at it
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def read_text(path: Path, hint: str, most: int = 100_000) -> str:
@@ -104,12 +154,133 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path, hint: str) -> dict:
-    """The JSON object that a file holds; UserError, which ends with `hint`, for anything else."""
+def write_arrays(path: Path, **arrays: np.ndarray | np.generic) -> None:
+    """An npz file of arrays by name, by `replacing`."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write(path, content.getbuffer())
+
+
+def damaged(path: Path, fault: str, hint: str) -> UserError:
+    """The error of a file that is not as it was written; hint: the way out."""
+    return UserError(f"{path}: damaged: {fault}; {hint}")
+
+
+def read_json(path: Path, form: object, hint: str) -> dict:
+    """The JSON object that a file holds, of a form as `misfit` takes it.
+
+    Raises UserError, which ends with `hint`, for anything else.
+    """
+    return _checked(path.read_bytes(), form, path, hint)
+
+
+def read_lines(path: Path, form: object, hint: str) -> list[dict]:
+    """The JSON objects that a file holds, one a line; arguments and errors as of read_json.
+
+    A last line without its end, as a crash leaves it, is dropped.
+    """
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [_checked(line, form, path, hint, f"line {n}: ") for n, line in enumerate(lines, 1)]
+
+
+def _checked(content: bytes, form: object, path: Path, hint: str, where: str = "") -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not valid JSON; {hint}")
+        value = json.loads(content.decode(), parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"{where}not valid JSON ({error})", hint) from None
+    if fault := misfit(value, form):
+        raise damaged(path, where + fault, hint)
     return value
+
+
+def read_arrays(
+    path: Path, form: Mapping[str, tuple[type, tuple[int | str | None, ...]]], hint: str
+) -> dict[str, np.ndarray]:
+    """Arrays of an npz file by name.
+
+    form: {name: (its type, its shape)}; type str is text of any length. A letter in a shape stands
+    for the same number everywhere, None for any.
+    Raises UserError, which ends with `hint`, when one lacks or is of another form.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            arrays = {name: np.asarray(content[name]) for name in form if name in content}
+    except Exception as error:  # np.load raises many kinds
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); {hint}") from None
+    sizes: dict[str, int] = {}
+
+    def fits(array: np.ndarray, kind: type, shape: tuple[int | str | None, ...]) -> bool:
+        same = array.dtype.kind == "U" if kind is str else array.dtype == kind
+        return (
+            same
+            and len(array.shape) == len(shape)
+            and all(
+                wanted is None
+                or found == (sizes.setdefault(wanted, found) if isinstance(wanted, str) else wanted)
+                for found, wanted in zip(array.shape, shape, strict=True)
+            )
+        )
+
+    for name, (kind, shape) in form.items():
+        if name not in arrays:
+            raise damaged(path, f"no array '{name}'", hint)
+        array = arrays[name]
+        if not fits(array, kind, shape):
+            raise damaged(path, f"'{name}' is {array.dtype} {array.shape}", hint)
+    return arrays
+
+
+def misfit(value: object, form: Any, place: str = "") -> str:
+    """Where a value is not of a form, and how; "" where it is.
+
+    A form is a type (float takes whole numbers too), None, a tuple of forms to choose from,
+    [form] for a list of any length, {str: form} for an object of any keys, or {key: form} for an
+    object that has at least these keys; one that ends in ? may lack. place: of the value.
+    """
+    parts: list[tuple[str, object, object]] = []
+    if isinstance(form, tuple):
+        faults = [misfit(value, each, place) for each in form]
+        return "" if "" in faults else faults[0]
+    if isinstance(form, list):
+        if not isinstance(value, list):
+            return f"{place or 'it'} is not a list"
+        parts = [(f"{place}[{number}]", item, form[0]) for number, item in enumerate(value)]
+    elif isinstance(form, dict):
+        if not isinstance(value, dict):
+            return f"{place or 'it'} is not an object with keys"
+        inside = f"{place}." if place else ""
+        for key, each in form.items():
+            if key is str:
+                parts += [(f"{inside}{k}", k, str) for k in value]
+                parts += [(f"{inside}{k}", item, each) for k, item in value.items()]
+            elif (name := key.removesuffix("?")) in value:
+                parts.append((f"{inside}{name}", value[name], each))
+            elif name == key:
+                return f"no '{inside}{key}'"
+    elif not _is(value, form):
+        return f"{place or 'it'} is not {WORDS.get(form, getattr(form, '__name__', form))}"
+    return next((fault for part in parts if (fault := misfit(part[1], part[2], part[0]))), "")
+
+
+WORDS = {
+    None: "null", int: "a whole number", float: "a finite number", str: "text",
+    bool: "true or false", dict: "an object with keys", list: "a list",
+}  # fmt: skip
+
+
+def _is(value: object, kind: Any) -> bool:
+    if kind is None:
+        return value is None
+    if kind is int:
+        return type(value) is int and -(2**63) <= value < 2**63
+    if kind is float:
+        most = sys.float_info.max
+        return type(value) in (int, float) and -most <= value <= most  # type: ignore[operator]
+    if kind is str:  # JSON can hold half a pair of surrogates, which no file can
+        return isinstance(value, str) and value == value.encode(errors="ignore").decode()
+    return isinstance(value, kind)

@@ -123,7 +123,8 @@ class Page(HTMLParser):
 
 
 def last(run):
-    return run.clusters(run.summary()["iterations"][-1]["iteration"])
+    summary = run.summary()
+    return run.clusters(summary["iterations"][-1]["iteration"], summary["samples"])
 
 
 def codes_of(shards):

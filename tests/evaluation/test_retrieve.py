@@ -97,7 +97,7 @@ def test_across_modalities_against_the_definition(model, toy_shards):
     for ours, other in (("video", "audio"), ("audio", "video")):
         f = torch.from_numpy(features[ours])
         predicted = torch.softmax(model.heads[f"{ours}_from_{other}"](f), 1).detach().numpy()
-        centroids = model.run.clusters(1)[other]["centroids"].astype(np.float64)
+        centroids = model.run.clusters(1, len(toy_shards))[other]["centroids"].astype(np.float64)
         square = ((features[other][:, None].astype(np.float64) - centroids) ** 2).sum(axis=2)
         weights = np.exp(-square / square.min(axis=1).mean())
         weights /= weights.sum(axis=1, keepdims=True)

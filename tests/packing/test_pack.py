@@ -246,7 +246,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(videos, tmp_path):
     with pytest.raises(UserError, match=r"shard-000000\.tar: a finished shard is gone"):
         run([videos], out, shard_mb=0)
     (out / "shard-000000.tar").write_bytes(first)
-    with (out / ".packing" / "lock").open() as lock:
+    with (out / ".packing" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another run"):
             run([videos], out, shard_mb=0)

@@ -1,6 +1,7 @@
 import csv
 import filecmp
 import itertools
+import shutil
 from pathlib import Path
 
 import av
@@ -74,7 +75,8 @@ def test_a_click_stays_at_its_time(tmp_path):
     frames[15] = 255
     waveform = np.zeros(48_000, np.float32)
     waveform[16_000] = 0.9
-    toy.write_mp4(tmp_path / "click.mp4", frames, waveform)
+    with (tmp_path / "click.mp4").open("wb") as file:
+        toy.write_mp4(file, frames, waveform)
     frames, sound = decode(tmp_path / "click.mp4")
     assert frames.mean((1, 2, 3)).argmax() == 15
     assert abs(np.abs(sound).argmax() - 16_000) < 16
@@ -161,6 +163,22 @@ def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
     for name in ("toy:1", "-o", "50%d", "new\nline"):
         toy.make_toy(Path(name), 2, 2)
         assert len(list(Path(name).glob("*.mp4"))) == 2
+
+
+def test_an_interrupted_call_is_completed(world, tmp_path):
+    out = shutil.copytree(world, tmp_path / "out")
+    for name in ("000003.mp4", "000039.mp4"):
+        (out / name).unlink()
+    (out / ".0123456789abcdef.part").write_bytes(b"half")  # of a writer that was killed
+    with pytest.raises(UserError, match="not an empty folder"):
+        toy.make_toy(out, 40, seed=2)  # another world
+    toy.make_toy(out, 40, seed=1)
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in world.iterdir())
+    for path in world.iterdir():
+        assert filecmp.cmp(path, out / path.name, shallow=False)
+    (out / "mine.mp4").touch()
+    with pytest.raises(UserError, match="not an empty folder"):
+        toy.make_toy(out, 40, seed=1)
 
 
 def test_never_writes_into_a_used_folder(tmp_path):

@@ -39,7 +39,7 @@ def test_the_summary_keeps_its_contract(finished, toy_shards):
 
 def test_recorded_agreements_are_those_of_the_kept_assignments(finished, toy_shards):
     run, summary = finished
-    first, second = run.clusters(0), run.clusters(1)
+    first, second = run.clusters(0, 48), run.clusters(1, 48)
     record = summary["iterations"][1]
     nmi = normalized_mutual_info_score
     for modality in ("video", "audio"):
@@ -103,7 +103,7 @@ def test_every_method_trains_the_heads_of_its_table(method, toy_shards, tmp_path
     record = summary["iterations"][0]
     assert record["video_loss"] > 0 and record["audio_loss"] > 0
     names = {"+".join(c) for c in clusterings_of(method)}
-    kept = set(Run.open(tmp_path / method).clusters(0))
+    kept = set(Run.open(tmp_path / method).clusters(0, 48))
     assert {"joint" if "+" in name else name for name in names} == kept
     encoders = {head.encoder for head in METHODS[method]}
     saved = torch.load(tmp_path / method / "checkpoint.pt")
@@ -157,6 +157,6 @@ def assert_sound(root, shards):
     """The weights of a run's checkpoint give finite features."""
     chosen = Run.open(root).recipe
     encoders, inputs = build_encoders(chosen), ClipTransform(chosen)
-    Run.open(root).read_state(encoders)
+    Run.open(root).read_state(encoders, len(shards))
     found = compute_features(encoders, HostLoader(shards, inputs.shape), inputs, 12)
     assert all(np.isfinite(values).all() for values in found.arrays.values())

@@ -55,7 +55,7 @@ def test_a_run_knows_its_shards_without_a_checkpoint(finished, toy_shards, tmp_p
         (tmp_path / name).write_bytes((finished[0].root / name).read_bytes())
     assert Run.open(tmp_path).trained_on == toy_shards.fingerprint == finished[1]["data"]
     (tmp_path / "shards.json").write_text("{")
-    with pytest.raises(UserError, match=r"shards\.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"shards\.json: damaged: not valid JSON"):
         Run.open(tmp_path)
 
 
@@ -64,8 +64,8 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
     run = Run.open(tmp_path / "run")
     for name, read in (
         ("encoders.pt", run.encoder_weights),
-        ("checkpoint.pt", lambda: run.read_state({})),
-        ("iterations/001/video.npz", lambda: run.clusters(1)),
+        ("checkpoint.pt", lambda: run.read_state({}, 48)),
+        ("iterations/001/video.npz", lambda: run.clusters(1, 48)),
         ("summary.json", run.summary),
     ):
         path = run.root / name
@@ -81,7 +81,7 @@ def test_a_run_whose_clusterings_are_gone_does_not_go_on(toy_shards, tmp_path, m
         pretrain(chosen)
     gone = tmp_path / "run/iterations/000/audio.npz"
     gone.unlink()
-    with pytest.raises(UserError, match=f"{gone}: cannot be read .*; start the run anew"):
+    with pytest.raises(UserError, match=f"{gone}: cannot be read .*; put back a copy"):
         pretrain(chosen)
 
 

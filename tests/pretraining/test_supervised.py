@@ -17,7 +17,7 @@ def test_supervised_pretraining_learns_the_labels_and_no_clusters(toy_shards, tm
     )  # fmt: skip
     record = pretrain(chosen)["iterations"][0]
     codes, _ = toy_shards.label("class")
-    kept = Run.open(tmp_path / "run").clusters(0)["label"]
+    kept = Run.open(tmp_path / "run").clusters(0, 48)["label"]
     assert np.array_equal(kept["assignment"], codes)
     own = np.array([kept["distance"][codes == c].mean() for c in range(4)])
     assert (own > 0).all() and record["clusters"]["label"][
@@ -39,7 +39,7 @@ def test_supervised_pretraining_leaves_the_test_part_out(toy_shards, tmp_path):
     supervised = ("method=supervised", "label=class", "k=4", "train.iterations=1")
     pretrain(recipe(shards, tmp_path / "run", *supervised, "split=part"))
     codes = shards.label("class")[0]
-    kept = Run.open(tmp_path / "run").clusters(0)["label"]["assignment"]
+    kept = Run.open(tmp_path / "run").clusters(0, 48)["label"]["assignment"]
     assert np.array_equal(kept, np.where(np.array(part) == "train", codes, -1))
     with pytest.raises(UserError, match="no sample with a label 'class' is `train` in column 'cl"):
         pretrain(recipe(shards, tmp_path / "other", *supervised, "split=class"))
@@ -52,7 +52,7 @@ def test_of_several_labels_each_iteration_draws_one(toy_shards, tmp_path):
                     "train.epochs=1", "train.iterations=6")  # fmt: skip
     pretrain(chosen)
     drawn = np.array(
-        [Run.open(tmp_path / "run").clusters(n)["label"]["assignment"] for n in range(6)]
+        [Run.open(tmp_path / "run").clusters(n, 48)["label"]["assignment"] for n in range(6)]
     ).reshape(6, 12, 4)
     assert (drawn[:, :, 1:] == [0, -1, 2]).all()
     assert set(drawn[:, :, 0].flat) == {0, 1}

@@ -7,8 +7,6 @@ interrupted goes on to the same features, bit for bit on a CPU.
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +27,7 @@ from xdc_fast.encoders.build import modality_of
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.files import write
+from xdc_fast.files import read_arrays, write_arrays
 
 Stop = Callable[[], None]
 
@@ -114,7 +112,8 @@ def compute_features(
                    inputs.audio, batch, chosen, clips, average)  # fmt: skip
         kept = FeatureFolder(folder, repr(made_by))
         for number, name in enumerate(shards.shards):
-            if (part := kept.load(name)) is not None:
+            part = kept.load(name, int(sizes[number]), widths_of(encoders))
+            if part is not None:
                 found.put(first[number], part)
                 done.add(number)
     for number, part in iterate_features(
@@ -254,18 +253,21 @@ class FeatureFolder:
         """Keeps the features of the tar `shard`."""
         arrays = {f"features_{name}": array for name, array in features.arrays.items()}
         arrays |= {"made_by": np.array(self.made_by), "valid": features.valid}
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        write(self._path(shard), content.getbuffer())
+        write_arrays(self._path(shard), **arrays)
 
-    def load(self, shard: str) -> Features | None:
-        """What `save` kept; None where there is nothing of the same made_by."""
+    def load(self, shard: str, count: int, widths: Mapping[str, int]) -> Features | None:
+        """What `save` kept; None where there is nothing of the same made_by, or it is damaged.
+
+        count: rows. widths: of the features, by encoder.
+        """
+        form: dict = {name: (np.float32, (count, width)) for name, width in widths.items()}
+        form = {f"features_{name}": each for name, each in form.items()}
+        form |= {"made_by": (str, ()), "valid": (bool, (count,))}
         try:
-            with self._path(shard).open("rb") as file, np.load(file) as content:
-                arrays = dict(content)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = read_arrays(self._path(shard), form, "")
+        except UserError:
             return None
-        if str(arrays.pop("made_by", "")) != self.made_by:
+        if str(arrays.pop("made_by")) != self.made_by:
             return None
         valid = arrays.pop("valid")
         return Features({n.removeprefix("features_"): a for n, a in arrays.items()}, valid)

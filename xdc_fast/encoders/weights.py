@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,6 +14,9 @@ from torch import nn
 from xdc_fast.encoders.build import modality_of
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Recipe
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 COUNTER = "num_batches_tracked"  # of training alone, and not in every file
 
@@ -50,14 +55,42 @@ class Keys:
 
 def compare(encoder: nn.Module, weights: dict[str, torch.Tensor]) -> Keys:
     """Which weights fit the encoder, by name and shape."""
-    own = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return _compare(encoder.state_dict(), weights)
+
+
+def _compare(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> Keys:
     return Keys(
-        matched=[name for name in own if found.get(name) == own[name]],
-        missing=[name for name in own if name not in found],
-        unexpected=[name for name in found if name not in own],
-        reshaped={n: (found[n], own[n]) for n in own if n in found and found[n] != own[n]},
+        matched=[n for n in own if n in weights and weights[n].shape == own[n].shape],
+        missing=[name for name in own if name not in weights],
+        unexpected=[name for name in weights if name not in own],
+        reshaped={
+            name: (tuple(weights[name].shape), tuple(own[name].shape))
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        },
     )
+
+
+def tensors_fault(found: object, like: Mapping[str, torch.Tensor]) -> str:
+    """Why a file's content is not finite tensors of these names, shapes and types; or empty."""
+    if not _are_tensors(found):
+        return "holds other things than tensors"
+    return _compare(like, found).fault() or _content_fault(found, like)
+
+
+def _are_tensors(found: object) -> TypeIs[dict[str, torch.Tensor]]:
+    return isinstance(found, dict) and all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in found.items()
+    )
+
+
+def _content_fault(found: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> str:
+    for name in found.keys() & like.keys():
+        if found[name].dtype != like[name].dtype or found[name].layout != torch.strided:
+            return f"{name} is of {found[name].dtype}, not {like[name].dtype}"
+        if not torch.isfinite(found[name]).all():
+            return f"{name} has numbers that are not finite"
+    return ""
 
 
 def load_encoder_weights(
@@ -87,11 +120,13 @@ def load_weights(
     Raises UserError, which ends with `hint`, when weights are missing, of another shape, or of an
     unknown name.
     """
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+    if not _are_tensors(weights):
         raise UserError(f"{file}: holds other things than weights; {hint}")
     keys = compare(encoder, weights)
     if fault := keys.fault(spare):
         raise UserError(f"{file}: weights of another architecture than {name}: {fault}; {hint}")
+    if fault := _content_fault(weights, encoder.state_dict()):
+        raise UserError(f"{file}: damaged: {fault}; take another copy, or make it again")
     encoder.load_state_dict({key: weights[key] for key in keys.matched}, strict=False)
     return keys
 
@@ -102,6 +137,10 @@ def read_checkpoint(file: Path, hint: str) -> dict:
     Raises UserError, which ends with `hint`, when the file cannot be read or holds no dict.
     """
     try:
+        if zipfile.is_zipfile(file):  # files of old versions of PyTorch are none
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip():  # torch.load does not look at the checksums
+                    raise zipfile.BadZipFile
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}; {hint}") from None

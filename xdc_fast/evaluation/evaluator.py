@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.features import Features, compute_features, weights_digest
 from xdc_fast.errors import UserError
-from xdc_fast.files import read_json, write_json
+from xdc_fast.evaluation.results import Result, as_json, place_for
 from xdc_fast.models.load import Model
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -103,28 +102,12 @@ class Evaluator:
         where, finished = self.model.name, self.model.finished
         return {"where": where, "finished": finished, "data": str(self.shards.root), **made_by}
 
-    def save_result(self, folder: str, name: str, made_by: dict, result: dict) -> None:
-        """Keeps a result as OUT/FOLDER/SET-NAME-HASH.json, in a file for each `made_by`."""
-        if self.out is None:
-            return
-        path = self._path(self.out, folder, name, made_by)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, result)
-
-    def saved_result(self, folder: str, name: str, made_by: dict) -> dict:
-        """What `save_result` kept for the same; {} when there is nothing."""
-        if self.out is None:
-            return {}
-        path = self._path(self.out, folder, name, made_by)
-        return read_json(path, "remove it") if path.is_file() else {}
-
-    def _path(self, out: Path, folder: str, name: str, made_by: dict) -> Path:
-        total = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        name = f"{self.shards.root.resolve().name}-{name}".replace("/", "_")
-        return out / folder / f"{name}-{total[:12]}.json"
+    def place_for(self, folder: str, name: str, made_by: dict) -> AbstractContextManager[Result]:
+        """Where a result on the set is kept, see results.place_for."""
+        return place_for(self.out, folder, f"{self.shards.root.resolve().name}-{name}", made_by)
 
 
 def clip_settings(recipe: Recipe, modalities: tuple[str, ...]) -> dict:
     """The recipe's settings of a clip, {modality: {setting: value}}, as JSON gives them back."""
     clip = {modality: asdict(getattr(recipe, modality)) for modality in modalities}
-    return json.loads(json.dumps(clip))  # lists for tuples
+    return as_json(clip)

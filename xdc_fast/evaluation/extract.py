@@ -9,7 +9,8 @@ OUT/shard-000000.npz  of a shard of the set: index int64 (M,), the sample of eac
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,23 @@ import numpy as np
 
 from xdc_fast.clips.subset import ClipSubset
 from xdc_fast.clips.windows import ClipShape
-from xdc_fast.encoders.features import Features, iterate_features
+from xdc_fast.encoders.features import Features, iterate_features, widths_of
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
-from xdc_fast.files import read_json, write, write_json
+from xdc_fast.files import (
+    damaged,
+    locked,
+    read_arrays,
+    read_json,
+    write,
+    write_arrays,
+    write_json,
+)
 from xdc_fast.models.load import Model
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLES
 
+AGAIN = "remove it and run the same command again"
 TICK = 1e-6  # seconds; a clip that ends with the sample is not lost to rounding
 
 
@@ -46,45 +56,56 @@ def extract_features(
     out, evaluator = Path(out), Evaluator(model, shards, modality)
     made_by = {"stride": stride, **evaluator.made_by(*evaluator.modalities)}
     about = evaluator.about(made_by)
-    begin(out, made_by, about)
-    if not (out / SAMPLES).is_file():
+    with claimed(out, made_by, about):
         write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
-    clips, start, stop = lay_clips(evaluator, stride)
-    paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
-    for number, features in iterate_features(
-        evaluator.encoders(*evaluator.modalities),
-        evaluator.loader(*evaluator.modalities),
-        evaluator.inputs,
-        model.recipe.train.batch,
-        clips,
-        done={number for number, path in enumerate(paths) if path.is_file()},
-    ):
-        first = int(clips.shard_sizes[:number].sum())
-        rows = slice(first, first + len(features.valid))
-        save_shard(paths[number], clips.samples[rows], start[rows], stop[rows], features)
-    counts = {"samples": len(shards), "clips": 0, "n_unreadable": 0}
-    for path in paths:
-        with np.load(path) as arrays:
-            counts["clips"] += len(arrays["index"])
-            counts["n_unreadable"] += int(arrays["n_unreadable"])
-    return about | counts
+        clips, start, stop = lay_clips(evaluator, stride)
+        paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
+        widths = widths_of(evaluator.encoders(*evaluator.modalities))
+        last = np.cumsum(clips.shard_sizes)
+        rows = [slice(end - size, end) for end, size in zip(last, clips.shard_sizes, strict=True)]
+        missing = {
+            number: read_shard(path, clips.samples[rows[number]], widths)
+            for number, path in enumerate(paths)
+            if path.is_file()
+        }
+        for number, features in iterate_features(
+            evaluator.encoders(*evaluator.modalities),
+            evaluator.loader(*evaluator.modalities),
+            evaluator.inputs,
+            model.recipe.train.batch,
+            clips,
+            done=missing,
+        ):
+            part = rows[number]
+            save_shard(paths[number], clips.samples[part], start[part], stop[part], features)
+            missing[number] = features.n_unreadable
+    failed = sum(missing.values())
+    return about | {"samples": len(shards), "clips": len(clips) - failed, "n_unreadable": failed}
 
 
-def begin(out: Path, made_by: dict, about: dict) -> None:
-    """Makes the folder with `about` as its extract.json, or checks what it was made by."""
+@contextmanager
+def claimed(out: Path, made_by: dict, about: dict) -> Iterator[None]:
+    """Only one process at a time is in here for a folder, which has `about` as its extract.json.
+
+    Raises UserError where it holds anything else, or features that are not `made_by` this.
+    """
     path = out / "extract.json"
-    if path.is_file():
-        before = read_json(path, "give another folder")
-        changed = [key for key in made_by if before.get(key) != made_by[key]]
-        if changed:
-            raise UserError(
-                f"{out}: holds features of another {' and '.join(changed)}; give another folder"
-            )
-    elif out.is_file() or any(out.glob("[!.]*")):
-        raise UserError(f"{out}: not empty, and not from `xdc extract`; give another folder")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, about)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", f"{out}: another process is extracting there; wait for it"):
+        if path.is_file():
+            before = read_json(path, {}, "give another folder")
+            changed = [key for key in made_by if before.get(key) != made_by[key]]
+            if changed:
+                raise UserError(
+                    f"{out}: holds features of another {' and '.join(changed)}; give another folder"
+                )
+        elif any(out.glob("[!.]*")):
+            raise UserError(f"{out}: not empty, and not from `xdc extract`; give another folder")
+        else:
+            write_json(path, about)
+        yield
 
 
 def lay_clips(evaluator: Evaluator, stride: float) -> tuple[ClipSubset, np.ndarray, np.ndarray]:
@@ -128,13 +149,30 @@ def save_shard(
     """Writes a shard's file without the clips that could not be read."""
     valid = features.valid
     arrays = {"index": index, "start": start, "stop": stop, **features.arrays}
-    content = io.BytesIO()
-    np.savez(
-        content,
-        n_unreadable=np.int64(features.n_unreadable),
-        **{name: array[valid] for name, array in arrays.items()},
-    )
-    write(path, content.getbuffer())
+    kept = {name: array[valid] for name, array in arrays.items()}
+    write_arrays(path, n_unreadable=np.int64(features.n_unreadable), **kept)
+
+
+def clips_form(widths: Mapping[str, int]) -> dict:
+    """The arrays of clips in a file of features, as files.read_arrays takes them.
+
+    widths: of the features, by modality.
+    """
+    times = {
+        "index": (np.int64, ("M",)),
+        "start": (np.float64, ("M",)),
+        "stop": (np.float64, ("M",)),
+    }
+    return {**times, **{name: (np.float32, ("M", width)) for name, width in widths.items()}}
+
+
+def read_shard(path: Path, index: np.ndarray, widths: Mapping[str, int]) -> int:
+    """How many clips a shard's file leaves out; UserError unless it is one of clips of `index`."""
+    arrays = read_arrays(path, {**clips_form(widths), "n_unreadable": (np.int64, ())}, AGAIN)
+    found, missing = arrays["index"], int(arrays["n_unreadable"])
+    if len(found) + missing != len(index) or not np.isin(found, index).all():
+        raise damaged(path, "not the clips of its shard", AGAIN)
+    return missing
 
 
 def spans(

@@ -10,7 +10,6 @@ OUT/refused.csv       source, reason and detail of each file without features
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.clips.loader import choose_device
-from xdc_fast.encoders.features import weights_digest
+from xdc_fast.encoders.features import weights_digest, widths_of
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import clip_settings
-from xdc_fast.evaluation.extract import PlacedClips, begin, place_clips, spans
-from xdc_fast.files import write
+from xdc_fast.evaluation.extract import AGAIN, PlacedClips, claimed, clips_form, place_clips, spans
+from xdc_fast.files import damaged, read_arrays, write_arrays
 from xdc_fast.models.load import Model
 from xdc_fast.models.media import iterate_media
 from xdc_fast.packing.media import Refusal
@@ -71,44 +70,48 @@ def extract_media(
         "clip": clip_settings(model.recipe, tuple(encoders)),
     }
     about = {"where": model.name, "finished": model.finished, "data": str(media), **made_by}
-    begin(out, made_by, about)
-    write_samples(out, inputs)
-    count = len(inputs.sources)
-    blocks = [
-        Block(out / f"media-{first // FILES:06d}.npz", range(first, min(first + FILES, count)))
-        for first in range(0, count, FILES)
-    ]
-    missing = [index for block in blocks if not block.path.is_file() for index in block.files]
+    widths = widths_of(encoders)
+    with claimed(out, made_by, about):
+        write_samples(out, inputs)
+        count = len(inputs.sources)
+        blocks = [
+            Block(out / f"media-{first // FILES:06d}.npz", range(first, min(first + FILES, count)))
+            for first in range(0, count, FILES)
+        ]
+        for block in blocks:
+            if block.path.is_file():
+                block.load(widths)
+        missing = [index for block in blocks if not block.path.is_file() for index in block.files]
 
-    def place(row: np.ndarray) -> PlacedClips:
-        return place_clips(*spans(row, shape, tracks_of(row, encoders)), stride)
+        def place(row: np.ndarray) -> PlacedClips:
+            return place_clips(*spans(row, shape, tracks_of(row, encoders)), stride)
 
-    items = iterate_media(
-        encoders,
-        model.inputs,
-        packing,
-        [inputs.sources[index].path for index in missing],
-        lambda row: place(row).positions,
-        batch=model.recipe.train.batch,
-        device=choose_device(model.recipe.device),
-        threads=model.recipe.threads,
-    )
-    bar = progress.bar(
-        zip(missing, items, strict=True),
-        total=count,
-        initial=count - len(missing),
-        desc="files",
-        unit="file",
-    )
-    for index, item in bar:
-        block = blocks[index // FILES]
-        if isinstance(item, Refusal):
-            block.refused.append((index, item.reason, item.detail))
-        else:
-            block.found.append((index, place(item.clips.row), item.arrays))
-        if index == block.files[-1]:
-            block.save({modality: encoder.features for modality, encoder in encoders.items()})
-    return about | summarize(out, inputs, blocks)
+        items = iterate_media(
+            encoders,
+            model.inputs,
+            packing,
+            [inputs.sources[index].path for index in missing],
+            lambda row: place(row).positions,
+            batch=model.recipe.train.batch,
+            device=choose_device(model.recipe.device),
+            threads=model.recipe.threads,
+        )
+        bar = progress.bar(
+            zip(missing, items, strict=True),
+            total=count,
+            initial=count - len(missing),
+            desc="files",
+            unit="file",
+        )
+        for index, item in bar:
+            block = blocks[index // FILES]
+            if isinstance(item, Refusal):
+                block.refused.append((index, item.reason, item.detail))
+            else:
+                block.found.append((index, place(item.clips.row), item.arrays))
+            if index == block.files[-1]:
+                block.save(widths)
+        return about | summarize(out, inputs, blocks)
 
 
 def tracks_of(row: np.ndarray, wanted: Iterable[str]) -> tuple[str, ...]:
@@ -131,6 +134,7 @@ class Block:
 
     path: Path
     files: range
+    clips: int = 0
     found: list[tuple[int, PlacedClips, dict[str, np.ndarray]]] = field(default_factory=list)
     refused: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -150,10 +154,18 @@ class Block:
         for name, column in zip(("refused", "reason", "detail"), range(3), strict=True):
             kind = np.int64 if name == "refused" else np.str_
             arrays[name] = np.array([row[column] for row in self.refused], kind)
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        write(self.path, content.getbuffer())
+        write_arrays(self.path, **arrays)
+        self.clips = len(arrays["index"])
         self.found.clear()
+
+    def load(self, widths: dict[str, int]) -> None:
+        """What `save` wrote, without the features; UserError where it is not of these files."""
+        listed = {"refused": (np.int64, ("R",)), "reason": (str, ("R",)), "detail": (str, ("R",))}
+        arrays = read_arrays(self.path, {**clips_form(widths), **listed}, AGAIN)
+        if {*arrays["index"].tolist()} | {*arrays["refused"].tolist()} != {*self.files}:
+            raise damaged(self.path, "not the clips of its files", AGAIN)
+        self.clips = len(arrays["index"])
+        self.refused = list(zip(*(arrays[name].tolist() for name in listed), strict=True))
 
 
 def concatenate(parts: list[np.ndarray], kind: type[np.generic]) -> np.ndarray:
@@ -162,12 +174,12 @@ def concatenate(parts: list[np.ndarray], kind: type[np.generic]) -> np.ndarray:
 
 def summarize(out: Path, inputs: PackInputs, blocks: list[Block]) -> dict:
     """Writes refused.csv; returns the counts of files, clips and refused files, and the reasons."""
-    clips, refused = 0, []
-    for block in blocks:
-        with np.load(block.path) as arrays:
-            clips += len(arrays["index"])
-            rows = zip(arrays["refused"], arrays["reason"], arrays["detail"], strict=True)
-            refused += [[inputs.sources[i].name, str(r), str(d)] for i, r, d in rows]
+    clips = sum(block.clips for block in blocks)
+    refused = [
+        [inputs.sources[index].name, reason, detail]
+        for block in blocks
+        for index, reason, detail in block.refused
+    ]
     write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
     reasons = dict(sorted(Counter(reason for _, reason, _ in refused).items()))
     count = len(inputs.sources)

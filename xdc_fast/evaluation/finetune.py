@@ -106,7 +106,7 @@ def finetune(
     results = {}
     for name in evaluator.modalities:
         mode = "head" if only_head else "full"
-        made_by = {
+        made_by: dict = {
             "label": label,
             "classes": len(classes),
             "modality": name,
@@ -117,15 +117,19 @@ def finetune(
             "settings": asdict(settings),
             **evaluator.made_by(name),
         }
-        place = ("finetune", "-".join((label, *columns, name, mode)), made_by)
         about = evaluator.about(made_by)
-        scores = evaluator.saved_result(*place).get("splits", [])
-        for split in splits[len(scores) :]:
-            classifier = train(evaluator, name, codes, classes, split, only_head, settings, seed)
-            logits, valid = classify(evaluator, name, classifier, split, settings)
-            sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
-            scores.append(sizes | score(logits, valid, codes[split.test]))
-            evaluator.save_result(*place, about | summary(scores))
+        with evaluator.place_for(
+            "finetune", "-".join((label, *columns, name, mode)), made_by
+        ) as place:
+            scores = place.splits(made_by["asked"])
+            for split in splits[len(scores) :]:
+                classifier = train(
+                    evaluator, name, codes, classes, split, only_head, settings, seed
+                )
+                logits, valid = classify(evaluator, name, classifier, split, settings)
+                sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
+                scores.append(sizes | score(logits, valid, codes[split.test]))
+                place.save(about | summary(scores))
         results[name] = about | summary(scores)
     return results
 

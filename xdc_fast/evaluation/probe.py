@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -90,33 +91,37 @@ def probe_labels(
     """`probe` of several labels, for which the features are made once."""
     settings = settings or ProbeSettings()
     settings = replace(settings, k=settings.k or model.recipe.k)
-    splits = []
+    labels, splits = tuple(dict.fromkeys(labels)), []
     for label in labels:
         codes, classes = classes_of(shards, label)
         splits.append(divide(shards, label, codes, classes, settings))
         check_label_leakage(model.run, shards, label, [splits[-1].test])
     evaluator = Evaluator(model, shards, modality, out)
-    trained = evaluator.features(*evaluator.modalities, clips=settings.clips)
-    random = trained
-    if model.name != "random":
-        start = load("random", recipe=model.recipe)
-        start.encoders = {name: start.encoders[name] for name in evaluator.modalities}
-        random = Evaluator(start, shards).features(
-            *evaluator.modalities, clips=settings.clips, title="random features"
-        )
-    results = []
-    for label, split in zip(labels, splits, strict=True):
-        result = score(evaluator, label, split, settings, trained, random)
-        made_by = {
-            "label": label,
-            **asdict(settings),
-            "cluster": asdict(model.recipe.cluster),
-            "random_seed": model.recipe.seed,
-            **evaluator.made_by(*evaluator.modalities),
-        }
-        result |= evaluator.about(made_by)
-        evaluator.save_result("probes", label, made_by, result)
-        results.append(result)
+    made_by = {
+        **asdict(settings),
+        "cluster": asdict(model.recipe.cluster),
+        "random_seed": model.recipe.seed,
+        **evaluator.made_by(*evaluator.modalities),
+    }
+    with ExitStack() as stack:
+        places = [
+            stack.enter_context(evaluator.place_for("probes", label, {"label": label, **made_by}))
+            for label in labels
+        ]
+        trained = evaluator.features(*evaluator.modalities, clips=settings.clips)
+        random = trained
+        if model.name != "random":
+            start = load("random", recipe=model.recipe)
+            start.encoders = {name: start.encoders[name] for name in evaluator.modalities}
+            random = Evaluator(start, shards).features(
+                *evaluator.modalities, clips=settings.clips, title="random features"
+            )
+        results = []
+        for label, split, place in zip(labels, splits, places, strict=True):
+            result = score(evaluator, label, split, settings, trained, random)
+            result |= evaluator.about(place.made_by)
+            place.save(result)
+            results.append(result)
     return results
 
 

@@ -22,8 +22,9 @@ from xdc_fast.evaluation.splits import (
     recordings_of,
     splits_of,
 )
+from xdc_fast.files import damaged
 from xdc_fast.models.load import Model
-from xdc_fast.pretraining.run import Run
+from xdc_fast.pretraining.run import ANEW, Run
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
 
@@ -57,41 +58,47 @@ def retrieve(
         raise UserError("--split needs --label; give both, or leave --split out")
     evaluator = Evaluator(model, shards, modality, out)
     task = None if label is None else class_task(model.run, shards, label, columns)
-    found = evaluator.features(*evaluator.modalities, clips=clips)
-    features, valid = found.arrays, found.valid
-    every = np.flatnonzero(valid)
-    spaces, note = shared(evaluator, features, valid)
-    within: dict[str, dict] = {}
-    across: dict[str, dict] = {
-        f"{query}->{other}": {"own": instance_recall(spaces[query][every], spaces[other][every])}
-        for query, other in ((MODALITIES, MODALITIES[::-1]) if spaces else ())
-    }
-    if task is not None:
-        known = np.intersect1d(task.labeled, every)
-        if len(known) < 2:
-            raise UserError(f"{shards.root}: {len(known)} readable videos have the label '{label}'")
-        pairs = [
-            (name, np.intersect1d(test, known), np.intersect1d(train, known))
-            for name, train, test in task.splits
-        ] or [("leave one out", known, known)]
-        for _, queries, gallery in pairs:
-            check_readable(shards, gallery, queries)
-        for name in evaluator.modalities:
-            unit = unit_length(features[name])
-            rows = [
-                {"split": split, "queries": len(queries), "gallery": len(gallery)}
-                | task.recall(unit, unit, queries, gallery)
-                for split, queries, gallery in pairs
-            ]
-            within[name] = {"splits": rows, **over_splits(rows, tuple(rows[0])[3:])}
-        for way, kinds in across.items():
-            query, _, other = way.partition("->")
-            kinds["class"] = task.recall(spaces[query], spaces[other], known, known)
     made_by = {"label": label, "asked": [*columns], "clips": clips}
     made_by |= evaluator.made_by(*evaluator.modalities)
-    result = evaluator.about(made_by)
-    result |= {"videos": len(every), "within": within, "across": across, "note": note}
-    evaluator.save_result("retrieve", "-".join((label or "own", *columns)), made_by, result)
+    with evaluator.place_for("retrieve", "-".join((label or "own", *columns)), made_by) as place:
+        centroids = last_centroids(evaluator)
+        found = evaluator.features(*evaluator.modalities, clips=clips)
+        features, valid = found.arrays, found.valid
+        every = np.flatnonzero(valid)
+        spaces, note = shared(evaluator, features, valid, centroids)
+        within: dict[str, dict] = {}
+        across: dict[str, dict] = {
+            f"{query}->{other}": {
+                "own": instance_recall(spaces[query][every], spaces[other][every])
+            }
+            for query, other in ((MODALITIES, MODALITIES[::-1]) if spaces else ())
+        }
+        if task is not None:
+            known = np.intersect1d(task.labeled, every)
+            if len(known) < 2:
+                raise UserError(
+                    f"{shards.root}: {len(known)} readable videos have the label '{label}'"
+                )
+            pairs = [
+                (name, np.intersect1d(test, known), np.intersect1d(train, known))
+                for name, train, test in task.splits
+            ] or [("leave one out", known, known)]
+            for _, queries, gallery in pairs:
+                check_readable(shards, gallery, queries)
+            for name in evaluator.modalities:
+                unit = unit_length(features[name])
+                rows = [
+                    {"split": split, "queries": len(queries), "gallery": len(gallery)}
+                    | task.recall(unit, unit, queries, gallery)
+                    for split, queries, gallery in pairs
+                ]
+                within[name] = {"splits": rows, **over_splits(rows, tuple(rows[0])[3:])}
+            for way, kinds in across.items():
+                query, _, other = way.partition("->")
+                kinds["class"] = task.recall(spaces[query], spaces[other], known, known)
+        result = evaluator.about(made_by)
+        result |= {"videos": len(every), "within": within, "across": across, "note": note}
+        place.save(result)
     return result
 
 
@@ -130,19 +137,24 @@ def class_task(
 
 
 def shared(
-    evaluator: Evaluator, features: dict[str, np.ndarray], valid: np.ndarray
+    evaluator: Evaluator,
+    features: dict[str, np.ndarray],
+    valid: np.ndarray,
+    centroids: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], str]:
     """A space for both modalities: {modality: float32 (N, D), unit length}, or {} and the reason.
 
-    valid: bool (N,), the samples that have features. The axes of the space are clusters. For each
-    clustering, both modalities have a distribution over its k clusters: the softmax of the head
-    that predicts it; or, for the clustering of the modality's own features, softmax(-d^2 / s) of
-    the distances d to its centroids, s being the mean d^2 to the nearest one. The square roots of
+    valid: bool (N,), the samples that have features. centroids: of last_centroids.
+    The axes of the space are clusters. For each clustering, both modalities have a distribution
+    over its k clusters: the softmax of the head that predicts it; or, for the clustering of the
+    modality's own features, softmax(-d^2 / s) of the distances d to its centroids, s being the mean
+    d^2 to the nearest one. The square roots of
     all clusterings are concatenated, so that a cosine is the mean Bhattacharyya coefficient. The
     centroids are of the last clustering, before the encoders' last training; features are centred,
     where the recipe says so, on the set at hand.
     """
     model = evaluator.model
+    cluster = (model.run or model).recipe.cluster
     if len(evaluator.modalities) < len(MODALITIES):
         return {}, f"no retrieval across modalities: there is {evaluator.modalities[0]} only"
     shares: dict[str, dict[str, np.ndarray]] = {}
@@ -152,13 +164,10 @@ def shared(
             with torch.no_grad():
                 logits = head(torch.from_numpy(features[modality]).to(evaluator.device))
             shares.setdefault(clustering, {})[modality] = torch.softmax(logits, 1).cpu().numpy()
-    if (run := model.run) is not None and model.heads:
-        for clustering, centroids in last_centroids(run).items():
-            have = shares.get(clustering, {})
-            if have and clustering in MODALITIES and clustering not in have:
-                have[clustering] = members(
-                    features[clustering], centroids, valid, run.recipe.cluster
-                )
+    for clustering, own in centroids.items():
+        have = shares.get(clustering, {})
+        if have and clustering not in have:
+            have[clustering] = members(features[clustering], own, valid, cluster)
     usable = [have for have in shares.values() if len(have) == len(MODALITIES)]
     if not usable:
         return {}, (
@@ -171,15 +180,24 @@ def shared(
     }, ""
 
 
-def last_centroids(run: Run) -> dict[str, np.ndarray]:
-    """{clustering: float32 (k, D)} of a run's last finished iteration, whose heads are kept.
+def last_centroids(evaluator: Evaluator) -> dict[str, np.ndarray]:
+    """{modality: float32 (k, D)} of its own features' last clustering, whose heads are kept.
 
     Empty where a PCA was part of the clustering: its axes are not kept.
     """
-    if run.recipe.cluster.pca:
+    run = evaluator.model.run
+    if run is None or not evaluator.model.heads or run.recipe.cluster.pca:
         return {}
-    last = run.summary()["iterations"][-1]["iteration"]
-    return {name: arrays["centroids"] for name, arrays in run.clusters(last).items()}
+    summary = run.summary()
+    last = summary["iterations"][-1]["iteration"]
+    found = run.clusters(last, summary["samples"])
+    centroids = {m: found[m]["centroids"] for m in evaluator.modalities if m in found}
+    for modality, own in centroids.items():
+        width = evaluator.model.encoders[modality].features
+        if own.shape[1] != width:
+            path = run.iteration(last) / f"{modality}.npz"
+            raise damaged(path, f"'centroids' is {own.shape}, of {width} features", ANEW)
+    return centroids
 
 
 def members(

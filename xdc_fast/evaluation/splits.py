@@ -86,8 +86,10 @@ def check_label_leakage(
     """Raises UserError for a supervised run that has learned the label of samples in `tests`."""
     if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
         return
-    learned = run.clusters(0).get(clustering_name(LABEL))
-    if learned is None or run.trained_on != shards.fingerprint:
+    if run.trained_on != shards.fingerprint:
+        return
+    learned = run.clusters(0, len(shards)).get(clustering_name(LABEL))
+    if learned is None:
         return
     count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
     if count:

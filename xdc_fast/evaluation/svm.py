@@ -55,25 +55,6 @@ def svm(
         shards, label, codes, classes, columns, needed=FOLDS, test_share=test_share, seed=seed
     )
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
-    used = np.unique(np.concatenate([part for split in splits for part in split[1:]]))
-    found = evaluator.features(
-        modality, samples=used, clips=clips, average=False, title=f"{modality} features"
-    )
-    units = normalize(found.arrays[modality]).reshape(len(used), clips, -1)
-    valid: np.ndarray = found.valid.reshape(len(used), clips)
-    readable = np.all(valid, axis=1)
-    scores = []
-    for name, *parts in splits:
-        train, test = (np.searchsorted(used, part) for part in parts)
-        n_unreadable = int((~readable[train]).sum() + (~readable[test]).sum())
-        train, test = train[readable[train]], test[readable[test]]
-        check_readable(shards, train, test)
-        machine = fit(units[train], codes[used[train]], seed, model.recipe.threads)
-        right = predict(machine, units[test]) == codes[used[test]]
-        scores.append(
-            {"split": name, "train": len(train), "test": len(test)}
-            | {"n_unreadable": n_unreadable, "c": machine.C, "accuracy": float(right.mean())}
-        )
     made_by = {
         "label": label,
         "classes": len(classes),
@@ -84,9 +65,29 @@ def svm(
         "seed": seed,
         **evaluator.made_by(modality),
     }
-    result = evaluator.about(made_by) | {"splits": scores}
-    result |= over_splits(scores, ("accuracy",))
-    evaluator.save_result("svm", "-".join((label, *columns, modality)), made_by, result)
+    with evaluator.place_for("svm", "-".join((label, *columns, modality)), made_by) as place:
+        used = np.unique(np.concatenate([part for split in splits for part in split[1:]]))
+        found = evaluator.features(
+            modality, samples=used, clips=clips, average=False, title=f"{modality} features"
+        )
+        units = normalize(found.arrays[modality]).reshape(len(used), clips, -1)
+        valid: np.ndarray = found.valid.reshape(len(used), clips)
+        readable = np.all(valid, axis=1)
+        scores = []
+        for name, *parts in splits:
+            train, test = (np.searchsorted(used, part) for part in parts)
+            n_unreadable = int((~readable[train]).sum() + (~readable[test]).sum())
+            train, test = train[readable[train]], test[readable[test]]
+            check_readable(shards, train, test)
+            machine = fit(units[train], codes[used[train]], seed, model.recipe.threads)
+            right = predict(machine, units[test]) == codes[used[test]]
+            scores.append(
+                {"split": name, "train": len(train), "test": len(test)}
+                | {"n_unreadable": n_unreadable, "c": machine.C, "accuracy": float(right.mean())}
+            )
+        result = evaluator.about(made_by) | {"splits": scores}
+        result |= over_splits(scores, ("accuracy",))
+        place.save(result)
     return result
 
 

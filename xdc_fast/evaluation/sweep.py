@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import clip_settings
 from xdc_fast.evaluation.probe import ProbeSettings, probe_labels
+from xdc_fast.evaluation.results import read_probe
 from xdc_fast.evaluation.splits import GROUP_COLUMNS, classes_of, over_splits
 from xdc_fast.evaluation.trials import Trial
 from xdc_fast.interrupt import raising
@@ -115,8 +115,11 @@ def tabulate(trials: list[Trial], task: ProbeTask | None, reasons: dict[str, str
     axes = {key: list(dict.fromkeys(values[key] for values in asked)) for key in keys}
     runs, scratch = [], {}
     for trial in trials:
-        metrics = metrics_of(trial, task)
-        reason = "" if metrics else reasons.get(trial.name, "not run yet")
+        try:
+            metrics = metrics_of(trial, task)
+            reason = "" if metrics else reasons.get(trial.name, "not run yet")
+        except UserError as error:  # of a damaged file
+            metrics, reason = None, str(error)
         runs.append({"name": trial.name, "reason": reason, **trial.values, **(metrics or {})})
         if metrics and task:
             values = scratch_values(trial)
@@ -202,7 +205,7 @@ def _find_probe(trial: Trial, task: ProbeTask, label: str) -> dict | None:
         "finished": True,
     }
     for path in sorted(Path(recipe.out).glob("probes/*.json")):
-        result = json.loads(path.read_text())
+        result = read_probe(path)
         if wanted.items() <= result.items():
             return result
     return None

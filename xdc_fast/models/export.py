@@ -1,7 +1,7 @@
 """Weights out: a folder of safetensors, a config, and ONNX files when asked for.
 
 OUT/config.yaml          format, source, whether its run had finished, packing, recipe; written
-                         last: the export is complete
+                         last, UNFINISHED stands there first: the folder is ours
 OUT/video.safetensors    the encoders' weights, of those that there are
 OUT/audio.safetensors
 OUT/heads.safetensors    NAME.weight and NAME.bias of each cluster head, if there are any
@@ -14,24 +14,32 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 import yaml
-from safetensors import SafetensorError
 from torch import nn
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
-from xdc_fast.files import write
+from xdc_fast.files import locked, misfit, write
 from xdc_fast.models.model import Model
+from xdc_fast.packing.settings import PackSettings
+from xdc_fast.pretraining.methods import method_with
 from xdc_fast.recipe import Recipe, dump_recipe, read_recipe
 
 FORMAT = 1
+UNFINISHED = {"format": FORMAT, "unfinished": True}
+PACKING = {"codec": str, "fps": float, "short_side": int}
+FORM = {"format": int, "finished?": bool, "packing": PACKING, "recipe": dict}
+AGAIN = "export again, to another folder"
 CONFIG = "config.yaml"
 HEADS = "heads.safetensors"
 ONNX_OPSET = 18
@@ -57,33 +65,34 @@ def write_export(out: Path, model: Model, onnx: bool = False) -> dict[str, int]:
 
     The recipe is kept without the places and the machine of its run. ONNX files take batches of
     any size of float32 clips as the recipe shapes them, and are checked by onnxruntime at two.
-    Raises UserError when the folder holds anything but an earlier export, which is replaced, or
-    when ONNX packages are missing.
+    Raises UserError when the folder holds anything but an earlier export, which is replaced, when
+    another process writes there, or when ONNX packages are missing.
     """
     if onnx:
         _import_onnx()
-    _clear(out)
     files = {f"{modality}.safetensors": e.state_dict() for modality, e in model.encoders.items()}
+    recipe = replace(model.recipe, data="", out="", device="auto", loader="auto")
     if model.heads:
         heads = model.heads.items()
         files[HEADS] = {f"{n}.{k}": t for n, head in heads for k, t in head.state_dict().items()}
-    for name, tensors in files.items():
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        write(out / name, safetensors.torch.save(plain, {"format": "pt"}))
-    if onnx:
-        for modality, encoder in model.encoders.items():
-            write_onnx(out / f"{modality}.onnx", encoder, clip_shape(model.recipe, modality))
-    recipe = replace(model.recipe, data="", out="", device="auto", loader="auto")
-    packing = model.packing
+        k = next(iter(model.heads.values())).out_features
+        recipe = replace(recipe, method=method_with(model.heads), k=k)  # settings may say otherwise
     config = {
         "format": FORMAT,
         "source": Path(model.name).name,
         "finished": model.finished,
-        "packing": {k: getattr(packing, k) for k in ("codec", "fps", "short_side")},
+        "packing": {key: getattr(model.packing, key) for key in PACKING},
         "recipe": yaml.safe_load(dump_recipe(recipe)),
     }
-    write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    with _cleared(out):
+        for name, tensors in files.items():
+            plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            write(out / name, safetensors.torch.save(plain, {"format": "pt"}))
+        if onnx:
+            for modality, encoder in model.encoders.items():
+                write_onnx(out / f"{modality}.onnx", encoder, clip_shape(model.recipe, modality))
+        write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        return {name: (out / name).stat().st_size for name in sorted(_files(out))}
 
 
 def clip_shape(recipe: Recipe, modality: str) -> tuple[int, ...]:
@@ -97,47 +106,75 @@ def clip_shape(recipe: Recipe, modality: str) -> tuple[int, ...]:
 def read_export(folder: Path) -> Export:
     """A folder that `write_export` wrote; UserError when it is damaged or of another format."""
     path = folder / CONFIG
+    config = _read_config(path)
+    if config == UNFINISHED:
+        raise UserError(f"{folder}: the export was interrupted; run the same `xdc export` again")
+    if isinstance(config, dict) and config.get("format", FORMAT) != FORMAT:
+        found = config["format"]
+        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; {AGAIN}")
+    if fault := misfit(config, FORM):
+        raise UserError(f"{path}: not the config of an export ({fault}); {AGAIN}")
+    packing = {key: config["packing"][key] for key in PACKING}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        found, packing, settings = (config[key] for key in ("format", "packing", "recipe"))
-        settings, packing = dict(settings), dict(packing)
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not the config of an export ({error}); export again") from None
-    if found != FORMAT:
-        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; export again")
+        PackSettings(**packing).check()
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from None
     weights = {
         modality: _read(folder / f"{modality}.safetensors")
         for modality in MODALITIES
         if (folder / f"{modality}.safetensors").is_file()
     }
     if not weights:
-        raise UserError(f"{folder}: neither video.safetensors nor audio.safetensors; export again")
+        raise UserError(f"{folder}: neither video.safetensors nor audio.safetensors; {AGAIN}")
     heads: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in (_read(folder / HEADS) if (folder / HEADS).is_file() else {}).items():
         head, _, part = key.rpartition(".")
         heads.setdefault(head, {})[part] = tensor
-    finished = config.get("finished", True)
-    return Export(read_recipe(settings, str(path)), packing, weights, heads, finished)
+    recipe, finished = read_recipe(config["recipe"], str(path)), config.get("finished", True)
+    return Export(recipe, packing, weights, heads, finished)
 
 
-def _clear(out: Path) -> None:
-    """An empty folder; UserError when it is a file or holds anything but an export of ours."""
+@contextmanager
+def _cleared(out: Path) -> Iterator[None]:
+    """Only one process at a time is in here for a folder, which holds nothing but UNFINISHED.
+
+    Raises UserError when it is a file or holds anything but an export of ours, or part of one.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give another folder")
-    ours = {CONFIG, HEADS, *(f"{m}.{kind}" for m in MODALITIES for kind in ("safetensors", "onnx"))}
-    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if found and (CONFIG not in found or found - ours):
-        raise UserError(f"{out}: not empty, and not an earlier export; give another folder")
-    for name in sorted(found, key=CONFIG.__ne__):  # the config first: what is left is no export
-        (out / name).unlink()
     out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", f"{out}: another process is exporting there; wait for it"):
+        ours = {f"{m}.{kind}" for m in MODALITIES for kind in ("safetensors", "onnx")}
+        found, config = _files(out), _read_config(out / CONFIG)
+        known = isinstance(config, dict) and "format" in config
+        if found and (not known or found - ours - {CONFIG, HEADS}):
+            raise UserError(f"{out}: not empty, and not an earlier export; give another folder")
+        write(out / CONFIG, yaml.safe_dump(UNFINISHED))
+        for name in found - {CONFIG}:
+            (out / name).unlink()
+        yield
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("[!.]*")}
+
+
+def _read_config(path: Path) -> Any:
+    """What a YAML file holds; None where it is none."""
+    try:
+        content = path.read_bytes()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content)):
+            return None  # aliases unfold without end
+        return yaml.safe_load(content)
+    except Exception:  # yaml raises many kinds
+        return None
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); export again") from None
+    except Exception as error:  # safetensors raises several kinds
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 def _import_onnx() -> ModuleType:

@@ -11,11 +11,12 @@ from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.encoders.weights import load_encoder_weights
 from xdc_fast.errors import UserError
+from xdc_fast.files import damaged
 from xdc_fast.models import official
-from xdc_fast.models.export import CONFIG, read_export
+from xdc_fast.models.export import AGAIN, CONFIG, HEADS, read_export
 from xdc_fast.models.model import Model, packing_for
-from xdc_fast.pretraining.checkpoint import read_encoder_weights
-from xdc_fast.pretraining.run import Run
+from xdc_fast.pretraining.checkpoint import head_weights, heads_fault, read_encoder_weights
+from xdc_fast.pretraining.run import ANEW, Run
 from xdc_fast.recipe import Overrides, Recipe, override
 
 
@@ -52,7 +53,8 @@ def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None =
     elif (path / CONFIG).is_file():
         export = read_export(path)
         asked = override(export.recipe, settings)
-        model = _filled(path, export.recipe, asked, export.weights, export.heads)
+        model = _filled(path, export.recipe, asked, export.weights)
+        _fill_heads(model, export.recipe, export.heads, path / HEADS, AGAIN)
         model.packing, model.finished = packing_for(asked, export.packing), export.finished
     elif path.exists():
         model = _of_run(path, settings)
@@ -86,13 +88,14 @@ def _of_run(path: Path, settings: Overrides) -> Model:
     run = Run.open(root)
     file = run.weights_file() if path == root else path
     weights, asked = read_encoder_weights(file), override(run.recipe, settings)
-    model = _filled(file, run.recipe, asked, weights, run.heads())
+    model = _filled(file, run.recipe, asked, weights)
+    _fill_heads(model, run.recipe, run.heads(), run.heads_file, ANEW)
     model.run, model.finished = run, run.finished
     return model
 
 
-def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dict) -> Model:
-    """A model of state dicts by modality and by head, of encoders as `recipe` names them."""
+def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict) -> Model:
+    """A model of state dicts by modality, of encoders as `recipe` names them."""
     names = {modality: getattr(recipe, modality).encoder for modality in weights}
     _keep(path, asked, names)
     model = _fresh(asked)
@@ -100,13 +103,20 @@ def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict, heads: dic
         modality: model.encoders[modality] for modality in MODALITIES if modality in weights
     }
     load_encoder_weights(model.encoders, weights, asked, path)
-    device = choose_device(asked.device)
+    return model
+
+
+def _fill_heads(model: Model, recipe: Recipe, heads: dict, file: Path, hint: str) -> None:
+    """Gives a model the cluster heads of a recipe that `file` holds, {head: state dict}, if any."""
+    if not heads:
+        return
+    if fault := heads_fault(heads, head_weights(recipe, model.encoders)):
+        raise damaged(file, fault, hint)
     for name, state in heads.items():
         k, features = state["weight"].shape
         head = nn.Linear(features, k)
         head.load_state_dict(state)
-        model.heads[name] = head.to(device)
-    return model
+        model.heads[name] = head.to(choose_device(model.recipe.device))
 
 
 def _keep(path: Path, recipe: Recipe, names: dict[str, str]) -> None:

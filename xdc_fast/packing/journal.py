@@ -6,7 +6,15 @@ import json
 import os
 from pathlib import Path
 
-from xdc_fast.files import write
+from xdc_fast.files import damaged, misfit, naming, read_lines, write
+from xdc_fast.shards.format import SAMPLE_COLUMNS
+
+HEAD = {"format": int, "settings": dict, "inputs": {"count": int}, "packer": dict}
+ROW = {"index": int, "key": str, "shard": str, "source": str, "seconds": float, "frames": int}
+SHARD = {"name": str, "samples": int, "first": int, "bytes": int, "sha256": str}
+RECORD = {
+    "next_input": int, "rows": [list], "refused": [[str]], "cut": int, "shard": (SHARD, None)
+}  # fmt: skip
 
 
 class Journal:
@@ -18,19 +26,33 @@ class Journal:
     def __init__(self, path: Path, head: dict):
         self.path = path
         self.records: list[dict] = []
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        hint = f"remove {path.parents[1]} and pack anew"
+        lines = read_lines(path, {}, hint) if path.exists() else []
         if lines:
-            head, *self.records = map(json.loads, lines)
+            head, *self.records = lines
+            if fault := self._fault(head):
+                raise damaged(path, fault, hint)
         self.head = head
         write(path, "".join(json.dumps(record) + "\n" for record in [head, *self.records]))
 
     def append(self, record: dict) -> None:
         """Write a record; it is on the disk when this returns."""
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.records.append(record)
+
+    def _fault(self, head: dict) -> str:
+        """What of the lines no packing run writes; empty when all is well."""
+        if fault := misfit(head, HEAD) or misfit(self.records, [RECORD]):
+            return fault
+        rows = [row for record in self.records for row in record["rows"]]
+        named = [dict(zip(SAMPLE_COLUMNS, row, strict=False)) for row in rows]
+        if fault := misfit(named, [ROW]):
+            return fault
+        ends = [0, *(record["next_input"] for record in self.records), head["inputs"]["count"]]
+        return "" if ends == sorted(ends) else "inputs out of order"
 
     @property
     def next_input(self) -> int:

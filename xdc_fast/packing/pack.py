@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked
+from xdc_fast.files import locked, remove_leftovers
 from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.journal import Journal
@@ -165,6 +165,7 @@ def _claim(out: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{out}: {error.strerror}; choose another folder") from None
     with locked(out / WORK / "lock", f"{out}: another run is packing there; wait for it"):
+        remove_leftovers(out)
         yield
 
 

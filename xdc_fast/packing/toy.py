@@ -32,20 +32,23 @@ linear probes of the class from 40 and 42 % to 87 and 86 % (video), 38 and 33 % 
 """
 
 import colorsys
+import csv
 import math
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.files import locked, replacing
 from xdc_fast.interrupt import blocked
-from xdc_fast.shards.tables import write_csv
+from xdc_fast.shards.tables import read_csv, write_csv
 
 DISTRACTORS = {
     "background_hue": 8,
@@ -59,6 +62,7 @@ DISTRACTORS = {
     "loudness": 4,
 }
 MOST_CLASSES = 10
+LABELS = "labels.csv"
 
 SIZE = 64
 FRAMES_PER_SECOND = 15
@@ -89,7 +93,8 @@ def make_toy(
     a function of (seed, number, classes) alone, so neither `videos` nor `workers` (default: one
     process per core) changes its bytes. Every `classes` consecutive videos hold each class once.
 
-    Raises UserError where a number is out of range or OUT holds something already.
+    What an interrupted call left of the same world is completed. Raises UserError where a number is
+    out of range or OUT holds anything else.
     """
     out = Path(out)
     if not 2 <= classes <= MOST_CLASSES:
@@ -98,26 +103,45 @@ def make_toy(
         raise UserError(f"{videos} videos: ask for at least one")
     if seed < 0:
         raise UserError(f"seed {seed}: give a number from 0 up")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: give a new one, or remove it first")
+    names = [f"{number:06d}.mp4" for number in range(videos)]
+    rows = [
+        [name, *draw_factors(number, classes, seed)[0].values()]
+        for number, name in enumerate(names)
+    ]
+    taken = f"{out} is not an empty folder: give a new one, or remove it first"
+    if out.exists() and not out.is_dir():
+        raise UserError(taken)
     out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", f"{out}: another process is writing there; wait for it"):
+        found = {path.name for path in out.glob("[!.]*")}
+        if found and (found - {LABELS, *names} or not _holds(out / LABELS, rows)):
+            raise UserError(taken)
+        write_csv(out / LABELS, ("file", "class", *DISTRACTORS), rows)
+        missing = [number for number, name in enumerate(names) if name not in found]
+        workers = workers or len(os.sched_getaffinity(0))
+        spawn = multiprocessing.get_context("spawn")
+        make = partial(make_video, out, classes=classes, seed=seed)
+        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+            with blocked():
+                made = pool.map(make, missing, chunksize=8)
+            for _ in progress.bar(made, total=len(missing), unit="video", desc="toy", leave=True):
+                pass
 
-    workers = workers or len(os.sched_getaffinity(0))
-    spawn = multiprocessing.get_context("spawn")
-    make = partial(make_video, out, classes=classes, seed=seed)
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        with blocked():
-            made = pool.map(make, range(videos), chunksize=8)
-        rows = list(progress.bar(made, total=videos, unit="video", desc="toy", leave=True))
-    write_csv(out / "labels.csv", ("file", "class", *DISTRACTORS), [list(r.values()) for r in rows])
+
+def _holds(path: Path, rows: list[list]) -> bool:
+    """Whether these are the rows of a table."""
+    try:
+        found = [list(row.values()) for row in read_csv(path)]
+    except (OSError, ValueError, csv.Error):
+        return False
+    return found == [[str(cell) for cell in row] for row in rows]
 
 
-def make_video(out: Path, number: int, classes: int, seed: int) -> dict:
-    """Write video `number` of the world and return its row of labels.csv."""
+def make_video(out: Path, number: int, classes: int, seed: int) -> None:
+    """Write video `number` of the world."""
     factors, rng = draw_factors(number, classes, seed)
-    name = f"{number:06d}.mp4"
-    write_mp4(out / name, draw_frames(factors, rng), draw_waveform(factors, rng))
-    return {"file": name} | factors
+    with replacing(out / f"{number:06d}.mp4", "wb") as file:
+        write_mp4(file, draw_frames(factors, rng), draw_waveform(factors, rng))
 
 
 def draw_factors(number: int, classes: int, seed: int) -> tuple[dict, np.random.Generator]:
@@ -188,9 +212,9 @@ def draw_waveform(factors: dict, rng: np.random.Generator) -> np.ndarray:
     return (NOISE_RMS * np.exp(level / 2) * (noise + envelope * event)).astype(np.float32)
 
 
-def write_mp4(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
+def write_mp4(file: IO, frames: np.ndarray, waveform: np.ndarray) -> None:
     """Write RGB frames and a mono waveform as H.264 yuv420p and AAC."""
-    with av.open(f"file:{path}", "w") as container:
+    with av.open(file, "w", format="mp4") as container:
         # With mbtree, x264 reads unset memory on frames this small: the bytes differ run by run.
         options = {"preset": "veryfast", "crf": "18", "threads": "1", "mbtree": "0"}
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)

@@ -18,10 +18,13 @@ from typing import get_type_hints
 import torch
 from torch import nn
 
-from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.weights import load_encoder_weights, read_checkpoint
+from xdc_fast.encoders.build import MODALITIES, modality_of
+from xdc_fast.encoders.encoder import Encoder
+from xdc_fast.encoders.weights import load_encoder_weights, read_checkpoint, tensors_fault
 from xdc_fast.errors import UserError
-from xdc_fast.files import write
+from xdc_fast.files import damaged, misfit, write
+from xdc_fast.pretraining.methods import heads_of
+from xdc_fast.pretraining.records import clusters_form, record_form
 from xdc_fast.recipe import Recipe
 
 FORMAT = 1
@@ -67,14 +70,18 @@ def write_state(file: Path, state: State, encoders: Mapping[str, nn.Module]) -> 
     write_tensors(file, {"format": FORMAT, "encoders": weights, **vars(state)})
 
 
-def read_state(file: Path, encoders: Mapping[str, nn.Module], recipe: Recipe) -> State:
+def read_state(file: Path, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int) -> State:
     """The state that a checkpoint holds; its weights are loaded into the encoders.
 
-    Raises UserError when the file cannot be read, is of another format or of other encoders.
+    samples: of the set. Raises UserError when the file cannot be read, is of another format or of
+    other encoders, or holds what no run of the recipe writes.
     """
     content = _checked(read_checkpoint(file, HINT), file)
     load_encoder_weights(encoders, content["encoders"], recipe, file)
-    return State(**{known.name: content[known.name] for known in fields(State)})
+    state = State(**{known.name: content[known.name] for known in fields(State)})
+    if fault := _fault(state, encoders, recipe, samples):
+        raise damaged(file, fault, HINT)
+    return state
 
 
 def read_encoder_weights(file: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -88,6 +95,30 @@ def read_encoder_weights(file: Path) -> dict[str, dict[str, torch.Tensor]]:
     if not set(MODALITIES) <= set(content):
         raise UserError(f"{file}: no weights of a run; give encoders.pt or checkpoint.pt")
     return {modality: content[modality] for modality in MODALITIES}
+
+
+def head_weights(
+    recipe: Recipe, encoders: Mapping[str, Encoder]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """{head: state dict} of a recipe's heads by name, shape and type, without numbers.
+
+    encoders: of both modalities.
+    """
+    with torch.device("meta"):
+        return {
+            head.name: nn.Linear(
+                encoders[modality_of(head.encoder)].features, recipe.k
+            ).state_dict()
+            for head in heads_of(recipe.method)
+        }
+
+
+def heads_fault(found: object, like: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+    """Why what a file holds are not the weights of these heads; empty when they are."""
+    if not isinstance(found, dict) or found.keys() != like.keys():
+        return f"not the heads {', '.join(like)}"
+    faults = {name: tensors_fault(found[name], like[name]) for name in like}
+    return next((f"head {name}: {fault}" for name, fault in faults.items() if fault), "")
 
 
 def write_tensors(file: Path, content: dict) -> None:
@@ -116,3 +147,51 @@ def _checked(content: dict, file: Path) -> dict:
             continue
         raise UserError(f"{file}: not a checkpoint of this format: {fault}; {HINT}")
     return content
+
+
+def _fault(state: State, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int) -> str:
+    """What of a state no run of the recipe writes; empty when all is well."""
+    like, number = head_weights(recipe, encoders), (float, torch.Tensor)
+    sums = [f"{head}_{metric}" for head in like for metric in ("loss", "accuracy")]
+    forms = {
+        "clusters": (clusters_form(recipe.method), None),
+        "records": [record_form(recipe.method)],
+        "sums": dict.fromkeys((*sums, "steps", "seconds", "wait"), number) if state.step else {},
+        "learner": ({"heads": dict, "optimizer": {"state": dict}}, None),
+    }
+    if fault := misfit(vars(state), forms):
+        return fault
+    if [record["iteration"] for record in state.records] != list(range(state.iteration)):
+        return f"not the records of {state.iteration} iterations"
+    if state.step < 0 or (state.step and (state.clusters is None or state.learner is None)):
+        return f"step {state.step} without its clusters and its learner"
+    scalars = {name: value for name, value in state.sums.items() if torch.is_tensor(value)}
+    faults = [tensors_fault(scalars, dict.fromkeys(scalars, torch.zeros(())))]
+    if state.heads is not None:
+        faults.append(heads_fault(state.heads, like))
+    if state.learner is not None:
+        faults.append(heads_fault(state.learner["heads"], like))
+        trained: list[torch.Tensor] = []
+        for encoder in encoders.values():
+            trained += encoder.parameters()
+        for head in like.values():
+            trained += head.values()
+        faults.append(_momentum_fault(state.learner["optimizer"]["state"], trained))
+    if recipe.cluster.features == "training":
+        with torch.device("meta"):
+            bank = {name: torch.empty(samples, e.features) for name, e in encoders.items()}
+            bank["valid"] = torch.empty(samples, dtype=torch.bool)
+        faults.append(tensors_fault(state.memory_bank, bank))
+    return next(filter(None, faults), "")
+
+
+def _momentum_fault(found: dict, trained: list[torch.Tensor]) -> str:
+    """Why a state of SGD does not fit what it trains; empty when it does."""
+    for number, slot in found.items():
+        if number not in range(len(trained)) or not isinstance(slot, dict):
+            return "not the optimizer of these weights"
+        buffers = {name: buffer for name, buffer in slot.items() if buffer is not None}
+        like = {"momentum_buffer": trained[number]} if buffers else {}
+        if fault := tensors_fault(buffers, like):
+            return f"optimizer, tensor {number}: {fault}"
+    return ""

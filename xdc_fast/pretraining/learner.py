@@ -129,7 +129,8 @@ class Learner:
         """Goes on from what state_dict returned."""
         for name, head in self.heads.items():
             head.load_state_dict(state["heads"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.optimizer.state_dict()
+        self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
 
 
 def balanced_weights(assignment: np.ndarray, k: int) -> np.ndarray:

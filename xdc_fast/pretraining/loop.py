@@ -50,7 +50,7 @@ def pretrain(recipe: Recipe) -> dict:
     classes = training_labels(shards, recipe.label, recipe.split) if supervised else None
     names = [clustering_name(clustering) for clustering in clusterings_of(method)]
     run = Run.start(recipe, shards.fingerprint)
-    restored = run.read_state(encoders)
+    restored = run.read_state(encoders, len(shards))
     state = restored or State()
     began = time.perf_counter() - state.seconds
     memory_bank = None
@@ -83,7 +83,11 @@ def pretrain(recipe: Recipe) -> dict:
                         folder=run.features(state.iteration), title=f"{title} features",
                     )  # fmt: skip
                 extracted = time.perf_counter()
-                previous = run.assignments(state.iteration - 1, names) if state.iteration else {}
+                previous = (
+                    run.assignments(state.iteration - 1, names, len(shards))
+                    if state.iteration
+                    else {}
+                )
                 clusterings = make_clusters(
                     features, method, k, recipe.cluster, seed=seed, iteration=state.iteration,
                     previous=previous, classes=classes, gpu=device.type == "cuda",
@@ -98,8 +102,8 @@ def pretrain(recipe: Recipe) -> dict:
             run.remove_features()
 
             learner = Learner(
-                encoders, inputs, run.assignments(state.iteration, names), method, k, settings,
-                seed * 1000 + state.iteration, state.heads, memory_bank,
+                encoders, inputs, run.assignments(state.iteration, names, len(shards)), method, k,
+                settings, seed * 1000 + state.iteration, state.heads, memory_bank,
             )  # fmt: skip
             if state.learner is not None:
                 learner.load_state_dict(state.learner)

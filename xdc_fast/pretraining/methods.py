@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from xdc_fast.encoders.build import MODALITIES, TWIN
@@ -42,6 +43,11 @@ def heads_of(method: str) -> tuple[Head, ...]:
     if method not in METHODS:
         raise UserError(f"method={method}: known are {', '.join(METHODS)}")
     return METHODS[method]
+
+
+def method_with(heads: Collection[str]) -> str:
+    """The method whose heads have these names."""
+    return next(m for m, table in METHODS.items() if {head.name for head in table} == set(heads))
 
 
 def encoders_of(method: str) -> tuple[str, ...]:

@@ -9,8 +9,12 @@ import numpy as np
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.clusters.quality import against_labels, agreement, sizes
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.pretraining.methods import heads_of
+from xdc_fast.files import NUMBER
+from xdc_fast.pretraining.methods import clustering_name, clusterings_of, heads_of
 from xdc_fast.shards.dataset import ShardSet
+
+SIZES = {"min": int, "median": float, "max": int, "empty": int, "effective": float}
+CLUSTERING = {"sizes": SIZES, "nmi_previous": NUMBER, "labels": {str: {"nmi": float}}}
 
 
 def cluster_record(
@@ -118,3 +122,39 @@ def one_line(record: dict) -> str:
     parts.append(f"{record['clips_per_second']:.0f} clips/s")
     parts.append(f"waiting {record['data_wait_share']:.0%}")
     return " · ".join(parts)
+
+
+def clusters_form(method: str) -> dict:
+    """The form of `cluster_record`, as files.misfit takes it, as far as anything reads it."""
+    names = [clustering_name(clustering) for clustering in clusterings_of(method)]
+    both = set(MODALITIES) <= set(names)
+    return {
+        "n_unreadable": int,
+        "nmi_audio_video": float if both else NUMBER,
+        **dict.fromkeys(names, CLUSTERING),
+    }
+
+
+def record_form(method: str) -> dict:
+    """The form of `iteration_record`, likewise."""
+    clusters = clusters_form(method)
+    means = [f"{modality}_{metric}" for modality in MODALITIES for metric in ("loss", "accuracy")]
+    return {
+        "iteration": int,
+        **dict.fromkeys((*means, "clips_per_second", "data_wait_share"), float),
+        "nmi_audio_video": clusters["nmi_audio_video"],
+        "clusters": clusters,
+        "unreadable": {str: int},
+    }
+
+
+def run_form(method: str) -> dict:
+    """The form of `run_record`, likewise."""
+    known = {"method": str, "k": int, "samples": int, "seconds": float, "data": str}
+    return {**known, "iterations": [record_form(method)]}
+
+
+def step_form(method: str) -> dict:
+    """The form of a line of metrics.jsonl for a step, likewise."""
+    losses = {f"{head.name}_loss": float for head in heads_of(method)}
+    return {"iteration": int, "step": int, **losses}

@@ -16,10 +16,7 @@ RUN/tensorboard/              the same numbers for TensorBoard
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,20 +26,33 @@ import torch
 
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.weights import read_checkpoint
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, naming, read_json, to_json, write, write_json
+from xdc_fast.files import (
+    damaged,
+    locked,
+    naming,
+    read_arrays,
+    read_json,
+    read_lines,
+    to_json,
+    write,
+    write_arrays,
+    write_json,
+)
 from xdc_fast.pretraining.checkpoint import (
-    HINT,
     State,
     read_encoder_weights,
     read_state,
     write_state,
     write_tensors,
 )
+from xdc_fast.pretraining.records import record_form, run_form, step_form
 from xdc_fast.recipe import Recipe, dump_recipe, flatten, load_recipe
 
 LOCK = ".lock"
+ANEW = "put back a copy of it, or begin a new run in another folder"
 MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads")
 
 
@@ -64,7 +74,7 @@ class Run:
                 f"{root}: no recipe.yaml there, so no run; make one with `xdc pretrain`"
             )
         recipe, file = load_recipe(root / "recipe.yaml"), root / "shards.json"
-        kept = read_json(file, "run `xdc pretrain` again") if file.is_file() else {}
+        kept = read_json(file, {"fingerprint": (str, None)}, ANEW) if file.is_file() else {}
         return cls(root, recipe, kept.get("fingerprint"))
 
     @classmethod
@@ -138,34 +148,55 @@ class Run:
         folder = self.iteration(number)
         folder.mkdir(parents=True, exist_ok=True)
         for name, c in clusterings.items():
-            content = io.BytesIO()
-            np.savez(content, assignment=c.assignment, centroids=c.centroids, distance=c.distance)
-            write(folder / f"{name}.npz", content.getbuffer())
+            write_arrays(
+                folder / f"{name}.npz",
+                assignment=c.assignment,
+                centroids=c.centroids,
+                distance=c.distance,
+            )
 
-    def clusters(self, number: int) -> dict[str, dict[str, np.ndarray]]:
-        """{clustering: {assignment, centroids, distance}} of an iteration."""
-        keys = ("assignment", "centroids", "distance")
+    def clusters(self, number: int, samples: int) -> dict[str, dict[str, np.ndarray]]:
+        """{clustering: {assignment, centroids, distance}} of an iteration.
+
+        samples: of the set that the run is trained on. Raises UserError for a damaged file.
+        """
         return {
-            path.stem: _read_arrays(path, keys)
-            for path in sorted(self.iteration(number).glob("*.npz"))
+            path.stem: self._clustering(path, samples)
+            for path in sorted(self.iteration(number).glob("[!.]*.npz"))
         }
 
-    def assignments(self, number: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+    def assignments(self, number: int, names: Iterable[str], samples: int) -> dict[str, np.ndarray]:
         """{clustering: int32 (N,)}, the assignments of an iteration; UserError where one lacks."""
         folder = self.iteration(number)
         return {
-            name: _read_arrays(folder / f"{name}.npz", ("assignment",))["assignment"]
-            for name in names
+            name: self._clustering(folder / f"{name}.npz", samples)["assignment"] for name in names
         }
+
+    def _clustering(self, path: Path, samples: int) -> dict[str, np.ndarray]:
+        k = self.recipe.k
+        form = {
+            "assignment": (np.int32, (samples,)),
+            "centroids": (np.float32, (k, None)),
+            "distance": (np.float32, (samples,)),
+        }
+        arrays = read_arrays(path, form, ANEW)
+        if not ((arrays["assignment"] >= -1) & (arrays["assignment"] < k)).all():
+            raise damaged(path, f"'assignment' has clusters outside -1 to {k - 1}", ANEW)
+        if not np.isfinite(arrays["centroids"]).all() or np.isnan(arrays["distance"]).any():
+            raise damaged(path, "numbers that are not finite", ANEW)
+        return arrays
 
     def write_state(self, state: State, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Writes the checkpoint."""
         write_state(self.root / "checkpoint.pt", state, encoders)
 
-    def read_state(self, encoders: Mapping[str, torch.nn.Module]) -> State | None:
-        """The state of the checkpoint, its weights loaded into the encoders; None without one."""
+    def read_state(self, encoders: Mapping[str, Encoder], samples: int) -> State | None:
+        """The state of the checkpoint, its weights loaded into the encoders; None without one.
+
+        samples: of the set.
+        """
         file = self.root / "checkpoint.pt"
-        return read_state(file, encoders, self.recipe) if file.is_file() else None
+        return read_state(file, encoders, self.recipe, samples) if file.is_file() else None
 
     def save_encoders(self, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Keeps the trained encoders; the run has finished."""
@@ -185,12 +216,16 @@ class Run:
 
     def save_heads(self, heads: Mapping[str, dict[str, torch.Tensor]]) -> None:
         """Keeps the heads of a finished iteration, {head: state dict}."""
-        write_tensors(self.root / "heads.pt", dict(heads))
+        write_tensors(self.heads_file, dict(heads))
+
+    @property
+    def heads_file(self) -> Path:
+        """The file of the heads of the last finished iteration; not there before there is one."""
+        return self.root / "heads.pt"
 
     def heads(self) -> dict[str, dict[str, torch.Tensor]]:
-        """{head: state dict} of the last finished iteration; empty before there is one."""
-        file = self.root / "heads.pt"
-        return read_checkpoint(file, HINT) if file.is_file() else {}
+        """{head: state dict}, as heads_file holds them; empty where there is none."""
+        return read_checkpoint(self.heads_file, ANEW) if self.heads_file.is_file() else {}
 
     def keep_metrics(self, iteration: int, step: int) -> None:
         """Drops the lines that a resumed run will write again."""
@@ -209,11 +244,11 @@ class Run:
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl."""
-        path = self.root / "metrics.jsonl"
+        path, method = self.root / "metrics.jsonl", self.recipe.method
         if not path.is_file():
             return []
-        lines = path.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be torn
+        hint = "remove it, and the report shows no loss by step"
+        return read_lines(path, (step_form(method), record_form(method)), hint)
 
     def save_summary(self, summary: dict) -> None:
         """Writes summary.json."""
@@ -221,18 +256,15 @@ class Run:
 
     def summary(self) -> dict:
         """What summary.json holds; UserError when no iteration has finished."""
-        path = self.root / "summary.json"
+        path, recipe = self.root / "summary.json", self.recipe
         if not path.is_file():
             raise UserError(
                 f"{self.root}: no iteration finished yet; let `xdc pretrain` run longer"
             )
-        return read_json(path, "run `xdc pretrain` again")
-
-
-def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of an npz file by name; UserError when they cannot be read."""
-    try:
-        with path.open("rb") as file, np.load(file) as content:
-            return {key: content[key] for key in keys}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); start the run anew") from error
+        summary = read_json(path, run_form(recipe.method), ANEW)
+        numbers = [record["iteration"] for record in summary["iterations"]]
+        if not numbers or numbers != list(range(len(numbers))):
+            raise damaged(path, "not the records of all iterations", ANEW)
+        if (summary["method"], summary["k"]) != (recipe.method, recipe.k):
+            raise damaged(path, "of another method or k than recipe.yaml", ANEW)
+        return summary

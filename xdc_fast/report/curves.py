@@ -92,7 +92,12 @@ def step_curve(run: Run) -> Markup | None:
 def label_curves(
     records: list[dict], clusters: Clusters, shards: ShardSet, labels: list[str]
 ) -> list[dict]:
-    """A chart per label: NMI of each clustering with it, and what shuffled labels would give."""
+    """A chart per label: NMI of each clustering with it, and what shuffled labels would give.
+
+    Labels that the set has got since it was trained on are left out.
+    """
+    known = [record["clusters"][c]["labels"] for record in records for c in clusters]
+    labels = [label for label in labels if all(label in found for found in known)]
     x = [record["iteration"] + 1 for record in records]
     series = {
         label: [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ from xdc_fast.clusters.quality import class_columns, label_counts
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.files import write
-from xdc_fast.pretraining.run import Run
+from xdc_fast.evaluation.results import read_probe
+from xdc_fast.files import damaged, locked, write
+from xdc_fast.pretraining.run import ANEW, Run
 from xdc_fast.recipe import dump_recipe
 from xdc_fast.report.cards import LINES, NEAREST, Deck, deal
 from xdc_fast.report.charts import heat_map, probe_chart
@@ -39,14 +39,23 @@ from xdc_fast.shards.dataset import ShardSet
 def write_report(run: Run, shards: ShardSet) -> Path:
     """Write RUN/report.html and the tables beside it; returns the path of the page.
 
-    The same run gives the same bytes. Raises UserError when the run has no finished iteration, or
-    was made from other shards.
+    The same run gives the same bytes. Raises UserError when the run has no finished iteration, was
+    made from other shards, or has a damaged file, and Busy when another process writes the page.
     """
+    busy = f"{run.root}: another process is writing its report; wait for it"
+    with locked(run.root / ".report.lock", busy):
+        return _write(run, shards)
+
+
+def _write(run: Run, shards: ShardSet) -> Path:
     summary = run.summary()
     check_shards(run, summary, shards)
     records = summary["iterations"]
-    found = run.clusters(records[-1]["iteration"])
+    found = run.clusters(records[-1]["iteration"], len(shards))
     clusters = {name: found[name] for name in CLUSTERINGS if name in found}
+    if clusters.keys() - records[-1]["clusters"].keys() or not clusters:
+        folder = run.iteration(records[-1]["iteration"])
+        raise damaged(folder, f"not the clusterings of method={summary['method']}", ANEW)
     labels = choose_labels(shards)
     label, truth = labels[0] if labels else None, None
     if label:
@@ -108,7 +117,7 @@ def write_report(run: Run, shards: ShardSet) -> Path:
 
 def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
     """Raises UserError unless the run was made from these shards."""
-    if summary["data"] != shards.fingerprint:
+    if (summary["data"], summary["samples"]) != (shards.fingerprint, len(shards)):
         raise UserError(
             f"{run.root}: was trained on other shards than those in {shards.root} "
             f"({summary['samples']} samples, {len(shards)} there); give its own with --data"
@@ -123,7 +132,7 @@ def choose_labels(shards: ShardSet) -> list[str]:
 def read_probes(run: Run, label: str | None) -> list[dict]:
     """The newest result of `xdc probe` for each label, that of `label` first."""
     files = sorted(run.root.glob("probes/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    found = {result["label"]: result for result in (json.loads(f.read_text()) for f in files)}
+    found = {result["label"]: result for result in map(read_probe, files)}
     return sorted(found.values(), key=lambda probe: (probe["label"] != label, probe["label"]))
 
 
