@@ -22,9 +22,10 @@ from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import Scaler
 from xdc_fast.packing.media import choose_streams, decoded, open_media
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.timeline import nearest_rate, resample_frames
+from xdc_fast.packing.timeline import resample_frames
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames
+from xdc_fast.shards.streams import nearest_rate
 
 THREADS = (1,)
 WINDOW = 2 * np.arange(8)

@@ -15,14 +15,10 @@ from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import open_mp4, packed_size
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.timeline import (
-    frame_count,
-    nearest_rate,
-    resample_audio,
-    resample_frames,
-    sample_count,
-)
-from xdc_fast.shards.decode import Mono, decode_frames, decode_waveform, turn
+from xdc_fast.packing.timeline import resample_frames, sample_count
+from xdc_fast.shards.decode import decode_frames, decode_waveform, turn
+from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
+from xdc_fast.shards.streams import frame_count, nearest_rate
 
 FAST = PackSettings(short_side=64)
 
@@ -299,7 +295,7 @@ def test_gaps_in_the_sound_become_silence():
     assert not sound[8100:15900].any()
     late = np.concatenate(list(resample_audio(blocks(starts), 0.25, 16000, 12000, Mono())))
     assert len(late) == 12000 and np.array_equal(late, sound[4000:16000])
-    with pytest.raises(Refusal, match="overlap"):
+    with pytest.raises(OverlapError, match="overlap"):
         list(resample_audio(blocks([0, 0.01, 0.02, 0.03, 0.04]), 0.0, 16000, 10**6, Mono()))
 
 

@@ -19,9 +19,10 @@ from xdc_fast.packing.convert import check_audible, convert_into
 from xdc_fast.packing.encode import BT601, JPEG, MPEG, Scaler, packed_size
 from xdc_fast.packing.media import Refusal, choose_video, decoded, open_media
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.timeline import frame_count, sample_count
+from xdc_fast.packing.timeline import sample_count
 from xdc_fast.shards.decode import upright
 from xdc_fast.shards.format import SAMPLE
+from xdc_fast.shards.streams import frame_count
 
 # swscale's BILINEAR | FULL_CHR_H_INT | ACCURATE_RND, by number for PyAV before 18: it interpolates
 # chroma as libjpeg does. Otherwise pictures are up to a level darker than those of JPEG packets.

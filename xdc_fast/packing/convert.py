@@ -22,16 +22,11 @@ from xdc_fast.packing.media import (
     decoded,
     open_media,
     stream_facts,
-    time_base,
 )
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.timeline import (
-    frame_count,
-    resample_audio,
-    resample_frames,
-    sample_count,
-)
-from xdc_fast.shards.decode import Mono
+from xdc_fast.packing.timeline import resample_frames, sample_count
+from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
+from xdc_fast.shards.streams import frame_count, time_base
 
 SILENCE = 0.001  # of full scale
 ROUNDING = 1.0  # seconds; by less, tracks begin and end apart in many files
@@ -258,7 +253,10 @@ def _write_sound(
     mono: Mono,
 ) -> int:
     """`resample_audio` into the sink; returns the number of samples, raises CancelledError."""
-    samples = sink.write_pcm(resample_audio(blocks, start, rate, limit, mono))
+    try:
+        samples = sink.write_pcm(resample_audio(blocks, start, rate, limit, mono))
+    except OverlapError as error:
+        raise Refusal("damaged", f"audio: {error}") from None
     if mono.loudest is not None:
         raise CancelledError(mono.loudest)
     return samples

@@ -15,13 +15,13 @@ import numpy as np
 from xdc_fast.packing.encode import open_mp4, writing
 from xdc_fast.packing.hdr import is_hdr
 from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
-from xdc_fast.packing.timeline import nearest_rate
 from xdc_fast.shards.decode import (
     FURTHER_BACK,
     frames_from,
     orientation,
     seek_number,
 )
+from xdc_fast.shards.streams import nearest_rate
 
 MOST_REORDERED = 16  # frames that H.264 and HEVC may show before one that is coded before them
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them

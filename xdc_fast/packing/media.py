@@ -11,7 +11,9 @@ from typing import Any, TypeVar, overload
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard
+
+from xdc_fast.shards.streams import best_audio, best_video, time_base, videos
 
 REASONS = {
     "no audio": "there is no audio stream",
@@ -81,28 +83,18 @@ def choose_audio(container: InputContainer) -> av.AudioStream:
     return _decodable(_find_audio(container))
 
 
-def _videos(container: InputContainer) -> list[av.VideoStream]:
-    """The video streams without cover art, the best one first."""
-    streams = container.streams
-    videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
-    best = streams.best("video")
-    return sorted(videos, key=lambda stream: stream is not best)
-
-
 def _find_video(container: InputContainer) -> av.VideoStream:
-    if videos := _videos(container):
-        return videos[0]
+    if (video := best_video(container)) is not None:
+        return video
     if container.streams.video:
         raise Refusal("cover art", "attached picture")
     raise Refusal("no video")
 
 
 def _find_audio(container: InputContainer) -> av.AudioStream:
-    if not container.streams.audio:
+    if (audio := best_audio(container)) is None:
         raise Refusal("no audio")
-    video = next(iter(_videos(container)), None)
-    best = container.streams.best("audio", related=video)
-    return best if isinstance(best, av.AudioStream) else container.streams.audio[0]
+    return audio
 
 
 def _decodable(stream: Track) -> Track:
@@ -260,7 +252,7 @@ def _other_tracks(
     None instead of times where there is no other track.
     """
     with open_media(Path(stream.container.name.removeprefix("file:"))) as container:
-        others = [*_videos(container), *container.streams.audio]
+        others = [*videos(container), *container.streams.audio]
         others = [other for other in others if other.index != stream.index]
         end = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
         if not others:
@@ -268,11 +260,6 @@ def _other_tracks(
         packets = container.demux(*others)
         times = [float(p.pts * p.time_base) for p in packets if p.pts is not None]
     return np.sort(times), end
-
-
-def time_base(stream: av.VideoStream | av.AudioStream) -> Fraction:
-    """Seconds per tick of a stream's timestamps; FFmpeg's own ticks where it has none."""
-    return stream.time_base or Fraction(1, av.time_base)
 
 
 def _check_complete(

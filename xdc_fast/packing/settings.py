@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 
 from xdc_fast.errors import UserError
-from xdc_fast.packing.timeline import nearest_rate
 from xdc_fast.recipe import fault, setting
 from xdc_fast.shards.format import TRACKS
+from xdc_fast.shards.streams import nearest_rate
 
 DAY = 86_400  # seconds
 

@@ -6,26 +6,9 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
-import numpy as np
 
 from xdc_fast.packing.media import Refusal
-from xdc_fast.shards.decode import Mono, Resample
-
-MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
-MAX_OVERLAP = 0.1  # of the sound; timestamps that overlap more are no clock at all
-BATCH = 16384  # samples that are resampled at once, where so many follow each other
-ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame still holds it
-
-
-def nearest_rate(fps: float) -> Fraction:
-    """The exact rate that a rounded one stands for: 29.97 is 30000/1001."""
-    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
-    return ntsc if abs(ntsc - Fraction(fps)) < fps * 3e-4 else Fraction(fps).limit_denominator(1000)
-
-
-def frame_count(seconds: float, fps: Fraction) -> int:
-    """How many whole frames fit into `seconds`."""
-    return max(0, int(seconds * fps + ROUNDING))
+from xdc_fast.shards.streams import frame_count
 
 
 def sample_count(frames: int, fps: Fraction, rate: int) -> int:
@@ -69,57 +52,3 @@ def resample_frames(
     if last is not None:
         for _ in range(k, min(limit, whole)):
             yield last
-
-
-def resample_audio(
-    frames: Iterable[tuple[float, float, av.AudioFrame]],
-    start: float,
-    rate: int,
-    limit: int,
-    mono: Mono,
-) -> Iterator[np.ndarray]:
-    """Mono int16 blocks at `rate` from `start` (seconds) on, at most `limit` samples in all.
-
-    Holes in the timestamps become silence; where frames overlap, the earlier is kept. Raises
-    Refusal when most of the sound would be lost that way.
-    """
-    position = drop = waiting = source_rate = 0
-    expected = overlap = total = 0.0
-    resample: Resample | None = None
-    batch: list[av.AudioFrame] = []
-
-    def place(block: np.ndarray) -> np.ndarray:
-        nonlocal position, drop
-        skipped = min(drop, len(block))
-        drop -= skipped
-        block = block[skipped : skipped + limit - position]
-        position += len(block)
-        return block
-
-    for time, end, frame in frames:
-        jump = resample is not None and abs(time - expected) > MAX_DRIFT
-        if resample is None or jump or frame.sample_rate != source_rate:
-            if resample is not None:
-                yield place(resample(batch, last=True))
-            overlap += max(0.0, expected - time) if jump else 0.0
-            resample, source_rate, expected = Resample(rate, mono), frame.sample_rate, time
-            batch, waiting = [], 0
-            begin = round((time - start) * rate)
-            drop = max(0, position - begin)
-            silence = min(max(0, begin - position), limit - position)
-            position += silence
-            yield np.zeros(silence, np.int16)
-        expected += end - time
-        total += end - time
-        batch.append(frame)
-        waiting += frame.samples
-        # near the limit frame by frame: what comes after it is not even decoded
-        if waiting >= BATCH or position + waiting * rate / source_rate + 1 >= limit:
-            yield place(resample(batch))
-            batch, waiting = [], 0
-            if position >= limit:
-                return
-    if resample is not None:
-        yield place(resample(batch, last=True))
-    if overlap > MAX_OVERLAP * total + MAX_DRIFT:
-        raise Refusal("damaged", "audio: the timestamps overlap")

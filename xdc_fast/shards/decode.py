@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
-from itertools import groupby
 from typing import cast
 
 import av
@@ -16,8 +15,8 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
-CANCELLED = 0.1  # of the power of a mean of unrelated channels; one that has less is no mix
-MOST_LOST = 0.1  # of a track's power
+from xdc_fast.shards.sound import Mono, Resample
+
 FURTHER_BACK = 2  # key frames; the first frames of an open GOP need the GOP before it
 
 
@@ -35,59 +34,6 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, bool(a < 0), bool(d < 0)
     return True, bool(c < 0), bool(b < 0)
-
-
-class Mono:
-    """Mixes the channels of decoded frames to their mean, or takes one of them."""
-
-    def __init__(self, channel: int | None = None):
-        self._channel = channel
-        self._power = np.zeros(0)  # of each channel
-        self._lost = 0.0  # power of all channels, where their mean has next to none
-
-    def __call__(self, frames: list[av.AudioFrame]) -> np.ndarray:
-        """Consecutive frames as float32 (samples,), full scale = 1."""
-        alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.nb_channels))
-        return np.concatenate([self._mix(_channels(list(group))) for _, group in alike])
-
-    @property
-    def loudest(self) -> int | None:
-        """The channel to take instead, where channels of opposite sign cancel out in the mean."""
-        if self._channel is not None or self._lost <= MOST_LOST * self._power.sum():
-            return None
-        return int(self._power.argmax())
-
-    def _mix(self, data: np.ndarray) -> np.ndarray:
-        count = len(data)
-        if self._channel is not None:
-            return data[min(self._channel, count - 1)].astype(np.float32)
-        mean = data.mean(axis=0, dtype=data.dtype)
-        if count > 1:
-            power = np.einsum("cs,cs->c", data, data).astype(np.float64)
-            self._power = np.pad(self._power, (0, max(0, count - len(self._power))))
-            self._power[:count] += power
-            unrelated = power.sum() / count**2  # the power of the mean of channels that are so
-            if float(mean @ mean) < CANCELLED * unrelated:
-                self._lost += power.sum()
-        return mean.astype(np.float32)
-
-
-def _channels(frames: list[av.AudioFrame]) -> np.ndarray:
-    """Frames of one sample format and number of channels, (channels, samples), full scale = 1.
-
-    float64 for integers, else float32.
-    """
-    channels = frames[0].layout.nb_channels
-    if frames[0].format.is_planar and channels >= 8:  # PyAV 18 reads a plane too many and crashes
-        pack = av.AudioResampler(frames[0].format.packed, frames[0].layout)
-        frames = [packed for frame in frames for packed in pack.resample(frame)]
-    data = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-    if not frames[0].format.is_planar:
-        data = data.reshape(-1, channels).T
-    if data.dtype.kind == "f":
-        return data.astype(np.float32, copy=False)
-    middle = 128.0 if data.dtype == np.uint8 else 0.0
-    return (data - middle) / 2.0 ** (8 * data.dtype.itemsize - 1)
 
 
 def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
@@ -204,25 +150,3 @@ def _decode_sound(file: bytes, rate: int, mono: Mono) -> np.ndarray:
         blocks = [resample([frame]) for frame in container.decode(stream)]
         blocks.append(resample([], last=True))
     return np.concatenate(blocks)
-
-
-class Resample:
-    """Resamples decoded audio frames of one rate to mono int16 at another; the last call flushes.
-
-    The result does not depend on how many frames a call brings; many at once cost less.
-    """
-
-    def __init__(self, rate: int, mono: Mono):
-        self._mono = mono
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-
-    def __call__(self, frames: list[av.AudioFrame], last: bool = False) -> np.ndarray:
-        ready = []
-        if frames:
-            wave = self._mono(frames)[None]
-            single = av.AudioFrame.from_ndarray(wave, format="flt", layout="mono")
-            single.sample_rate = frames[0].sample_rate
-            ready += self._resampler.resample(single)
-        if last:
-            ready += self._resampler.resample(None)
-        return np.concatenate([np.zeros(0, np.int16), *(f.to_ndarray()[0] for f in ready)])
