@@ -28,7 +28,7 @@ from xdc_fast.models.load import Model
 from xdc_fast.models.media import iterate_media
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.sources import PackInputs, collect
-from xdc_fast.shards.format import REFUSED, REFUSED_COLUMNS, SAMPLES
+from xdc_fast.shards.format import REFUSED, SAMPLES
 from xdc_fast.shards.tables import write_csv
 
 FILES = 64  # in an npz
@@ -180,7 +180,7 @@ def summarize(out: Path, inputs: PackInputs, blocks: list[Block]) -> dict:
         for block in blocks
         for index, reason, detail in block.refused
     ]
-    write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
+    write_csv(out / REFUSED, ("source", "reason", "detail"), refused)
     reasons = dict(sorted(Counter(reason for _, reason, _ in refused).items()))
     count = len(inputs.sources)
     return {"samples": count, "clips": clips, "refused": len(refused), "reasons": reasons}

@@ -10,7 +10,10 @@ from xdc_fast.files import damaged, misfit, naming, read_lines, write
 from xdc_fast.shards.format import SAMPLE_COLUMNS
 
 HEAD = {"format": int, "settings": dict, "inputs": {"count": int}, "packer": dict}
-ROW = {"index": int, "key": str, "shard": str, "source": str, "seconds": float, "frames": int}
+ROW = {
+    "index": int, "key": str, "shard": str, "source": str, "start": float, "seconds": float,
+    "frames": int,
+}  # fmt: skip
 SHARD = {"name": str, "samples": int, "first": int, "bytes": int, "sha256": str}
 RECORD = {
     "next_input": int, "rows": [list], "refused": [[str]], "cut": int, "shard": (SHARD, None)

@@ -204,7 +204,7 @@ def _pack_rest(
         for (number, _), outcome in outcomes:
             source = inputs.sources[number]
             if isinstance(outcome, Refusal):
-                shard.refused.append([source.name, outcome.reason, outcome.detail])
+                shard.refused.append([source.name, outcome.reason, outcome.detail, "", ""])
             else:
                 shard.add(source, outcome, inputs.columns, *scratch_files(scratch, number))
             for file in scratch_files(scratch, number):
@@ -247,7 +247,7 @@ class OpenShard:
         files = dict(tracks[modality] for modality in self.settings.modalities)
         self.writer.add(index, {**files, "json": metadata(facts)})
         key, shard = sample_key(index), f"{self.name}.tar"
-        row = [index, key, shard, source.name, facts["seconds"], facts["frames"]]
+        row = [index, key, shard, source.name, 0.0, facts["seconds"], facts["frames"]]
         self.rows.append(row + list(labels.values()))
 
     def finish(self, next_input: int) -> dict:

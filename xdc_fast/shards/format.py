@@ -5,8 +5,9 @@
     SET/shard-000000.idx           DALI's index of the tar ("v1.2")
     SET/shard-000000.samples.npy   one SAMPLE row per sample: where its bytes lie
     SET/shard-000000.packets.npy   one PACKET row per frame of a JPEG-packet track
-    SET/samples.csv                index, key, shard, source, seconds, frames, a column per label
-    SET/refused.csv                source, reason, detail
+    SET/samples.csv                index, key, shard, source, start, seconds, frames, a column per
+                                   label; start is in seconds into the source
+    SET/refused.csv                source, reason, detail, and of a segment its start and end
     SET/manifest.json              settings, counts, checksums; written last: the set is complete
 
 KEY is the sample's index in nine digits: generated, unique over the set, without dots.
@@ -23,8 +24,8 @@ REFUSED = "refused.csv"
 LABEL_SEPARATOR = (
     ";"  # between several labels in a cell; no AudioSet name has one, many have commas
 )
-SAMPLE_COLUMNS = ("index", "key", "shard", "source", "seconds", "frames")
-REFUSED_COLUMNS = ("source", "reason", "detail")
+SAMPLE_COLUMNS = ("index", "key", "shard", "source", "start", "seconds", "frames")
+REFUSED_COLUMNS = ("source", "reason", "detail", "start", "end")
 
 TRACKS = {"both": ("video", "audio"), "video": ("video",), "audio": ("audio",)}
 

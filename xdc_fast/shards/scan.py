@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import tarfile
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Scan:
             if row["video"] < 0:
                 seconds = int(row["samples"]) / self.rate
         source = str(metadata.get("source") or key)
-        return [int(row["index"]), key, shard, source, seconds, frames]
+        return [int(row["index"]), key, shard, source, _start(metadata), seconds, frames]
 
     def write(self, stem: Path) -> None:
         """Write the sidecars STEM.idx, .samples.npy and .packets.npy."""
@@ -62,6 +63,14 @@ class Scan:
         for name, table in (("samples", self.samples), ("packets", self.packets)):
             with replacing(Path(f"{stem}.{name}.npy"), "wb") as file:
                 np.save(file, table)
+
+
+def _start(metadata: dict) -> float:
+    """Seconds into the source at which a segment of it begins; 0 for a whole one."""
+    span = metadata.get("span")
+    start = span[0] if isinstance(span, list) and span else 0.0
+    plain = isinstance(start, int | float) and math.isfinite(start)
+    return float(start) if plain else 0.0
 
 
 def _labels(metadata: dict) -> dict[str, str]:
