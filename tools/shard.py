@@ -113,7 +113,9 @@ def describe_packing(summary: Summary) -> Iterator[str]:
 
 @main.command()
 @click.argument("shards", type=PATH)
-@click.option("--decode", is_flag=True, help="Also decode every frame and all sound.")
+@click.option(
+    "--decode", is_flag=True, help="Also decode every frame, all sound, and windows at random."
+)
 @json_option
 def verify(shards: Path, decode: bool, as_json: bool) -> None:
     """Check that the shards in SHARDS are what the manifest and the tables say.
@@ -178,14 +180,18 @@ def describe_set(manifest: dict, classes: dict[str, dict[str, int]]) -> Iterator
 def index(shards: Path, as_json: bool) -> None:
     """Rebuild the index files and the manifest of the folder SHARDS.
 
-    SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. With --json
-    the manifest is printed.
+    SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. Samples that
+    cannot be used are left out, and SHARDS/refused.csv lists them. With --json the manifest is
+    printed.
     """
     from xdc_fast.shards.index import index
 
     manifest = index(shards)
-    counts = f"{manifest['samples']} samples in {len(manifest['shards'])} shards"
-    print_result(manifest, [f"{shards}: indexed {counts}"], as_json)
+    lines = [f"{shards}: indexed {manifest['samples']} samples in {len(manifest['shards'])} shards"]
+    if refused := manifest["refused"]:
+        why = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+        lines.append(f"  left out: {why}; {shards / 'refused.csv'} lists them")
+    print_result(manifest, lines, as_json)
 
 
 @main.command()

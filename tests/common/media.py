@@ -28,7 +28,7 @@ def make_media(
     video: str | None = "libx264",
     audio: str | None = "aac",
     rate: int = 44100,
-    level: float = 0.05,
+    level: float | np.ndarray = 0.05,
     event: float | None = None,
     video_start: float = 0.0,
     audio_start: float = 0.0,
@@ -37,12 +37,14 @@ def make_media(
     turn: tuple[float, bool, bool] | None = None,
     sar: Fraction | None = None,
     options: dict[str, str] | None = None,
+    coding: dict[str, str] | None = None,
 ) -> Path:
     """Write a media file.
 
     event: the second, on the file's clock, at which white frames are shown and a burst of 10 ms
     sounds. video_start, audio_start: where each track begins on that clock. times: the seconds of
     the frames from video_start on, instead of a constant rate. turn: degrees, hflip, vflip.
+    options: of the container. coding: of the video encoder.
     """
     with av.open(str(path), "w", options=options or {}) as container:
         track = sound = None
@@ -52,11 +54,12 @@ def make_media(
             track.pix_fmt = "yuvj420p" if video == "mjpeg" else "yuv420p"
             if size[0] % 2 or size[1] % 2:
                 track.pix_fmt = "yuv444p"
-            ticks = fps if path.suffix == ".avi" else TICKS  # AVI counts frames
+            ticks = fps if path.suffix in (".avi", ".mpg") else TICKS  # they count frames
             track.codec_context.time_base = Fraction(1, ticks)
             track.codec_context.thread_count = 1
             if video == "libx264":
                 track.options = {"preset": "ultrafast", "g": "12"}
+            track.options = {**track.options, **(coding or {})}
             if sar:
                 track.codec_context.sample_aspect_ratio = sar
             if turn:
@@ -83,7 +86,8 @@ def make_media(
     return path
 
 
-def tone(seconds: float, rate: int, level: float) -> np.ndarray:
+def tone(seconds: float, rate: int, level: float | np.ndarray) -> np.ndarray:
+    """A sine of 440 Hz; level: its amplitude, or that of each sample."""
     return level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
 
 

@@ -16,6 +16,7 @@ from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.describe import UNUSABLE
 from xdc_fast.shards.index import index
 from xdc_fast.shards.verify import verify
 
@@ -133,6 +134,11 @@ def test_the_page_names_every_key_and_file(packed):
         name for name in files if name.startswith("shard-")
     }
     assert manifest["inputs"]["count"] == manifest["samples"] + sum(manifest["refused"].values())
+
+
+def test_the_page_gives_the_reasons_for_which_index_leaves_out():
+    rows = table(PAGE, "lists it as `TAR/KEY` with the reason:")
+    assert {code(reason): meaning for reason, meaning in rows[1:]} == UNUSABLE
 
 
 def test_a_set_written_by_the_pages_rules_is_indexed_and_read(read_sample, tmp_path):

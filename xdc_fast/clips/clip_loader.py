@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.windows import ClipShape, random_windows
+from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 
@@ -121,3 +123,36 @@ class ClipLoader:
             random_windows, shape=self.clip, seed=self.seed, epoch=number, flip=self.flip
         )
         return self._loader.batches(sampler, windows, start=start)
+
+    def read(self, samples: Sequence[int] | np.ndarray, position: float = 0.5) -> Batch:
+        """One clip of each of some samples, not mirrored, cropped from the middle of the picture.
+
+        Args:
+            samples: their numbers, int (B,).
+            position: where in the sample the clip lies, from 0, its beginning, to 1, its end.
+
+        Returns:
+            The clips in this order; `index` are their samples.
+
+        Raises:
+            UserError: where one of them cannot be read.
+            IndexError: for a number that no sample has.
+
+        >>> clip = xdc_fast.ClipShape(frames=8, fps=7.5, crop=32, samples=16000, sample_rate=16000)
+        >>> loader = xdc_fast.ClipLoader("shards", clip, batch_size=16, device="cpu")
+        >>> loader.read([3, 0], position=1.0).waveform.shape
+        torch.Size([2, 16000])
+        """
+        if not 0 <= position <= 1:
+            raise UserError(f"position={position}: must be from 0 to 1")
+        wanted = np.asarray(samples, np.int64)
+        sampler = EpochSampler(np.array([len(wanted)]), len(wanted), shuffle=False)
+        windows = partial(fixed_windows, shape=self.clip, position=position)
+        (batch,) = self._loader.batches(sampler, windows, samples=wanted)
+        if (lost := batch.index != torch.arange(len(wanted))).any():
+            number = int(wanted[int(lost.nonzero()[0])])
+            raise UserError(
+                f"{self.shards.root}: sample {number} cannot be read; run `xdc-shard verify "
+                f"{self.shards.root} --decode`"
+            )
+        return replace(batch, index=torch.from_numpy(wanted.copy()))

@@ -61,6 +61,11 @@ class DaliLoader:
             raise UserError(f"{shards.root}: there is no video for DALI to decode; set loader=host")
         self._idle: dict[int, list[PipelineQueue]] = {}  # by the number of clips in a batch
         self.by_packet = shards.settings["codec"] == "jpeg"
+        if not self.by_packet and not shards.manifest["packer"]:
+            raise UserError(
+                f"{shards.root}: `xdc-shard index` made it; its frames are found by their times, "
+                "which DALI does not do; set loader=host"
+            )
         if not self.by_packet and self.device.type != "cuda":
             raise UserError(
                 f"{shards.root}: without a GPU, DALI decodes JPEG packets only, not "

@@ -10,7 +10,6 @@ import simplejpeg
 from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.decode import decode_frames
 from xdc_fast.shards.format import SAMPLE, sample_key
 from xdc_fast.shards.sample import UNREADABLE, SampleError
 
@@ -93,8 +92,7 @@ class SampleReader:
                 buffer = buffer[: 3 * int(row["height"]) * int(row["width"])]
                 pictures = (simplejpeg.decode_jpeg(p, order, buffer=buffer) for p in packets)
             else:
-                file = self.shards.read(name, row["video"], row["video_bytes"]).tobytes()
-                pictures = decode_frames(file, numbers)[..., ::way]
+                pictures = self.shards.pictures(name, row, numbers)[..., ::way]
             for k, picture in enumerate(pictures):
                 out[k] = picture[top : top + crop, left : left + crop][:, ::way, ::way]
         except UNREADABLE as error:

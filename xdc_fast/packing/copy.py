@@ -15,13 +15,8 @@ import numpy as np
 from xdc_fast.packing.encode import open_mp4, writing
 from xdc_fast.packing.hdr import is_hdr
 from xdc_fast.packing.media import Refusal, choose_streams, choose_video, decoded, open_media
-from xdc_fast.shards.decode import (
-    FURTHER_BACK,
-    frames_from,
-    orientation,
-    seek_number,
-)
-from xdc_fast.shards.streams import nearest_rate
+from xdc_fast.shards.decode import FURTHER_BACK, frames_from, orientation, seek_key
+from xdc_fast.shards.streams import nearest_rate, open_file, own_clock, time_base, video_of
 
 MOST_REORDERED = 16  # frames that H.264 and HEVC may show before one that is coded before them
 JITTER = 0.0015  # seconds; containers that count milliseconds round to them
@@ -127,10 +122,12 @@ def _check_random_access(file: bytes, frames: int) -> None:
 def _seek_points(file: bytes, frames: int) -> list[int]:
     """The first of the frame numbers that a seek reaches from one and the same key frame."""
     starts, last = [], None
-    with av.open(io.BytesIO(file)) as container:
+    with open_file(io.BytesIO(file)) as container:
+        stream = video_of(container)
+        clock, base = own_clock(stream), float(time_base(stream))
         for number in range(frames):
-            seek_number(container, number)
-            key = next(container.demux(video=0)).dts
+            seek_key(container, stream, clock.ticks(number, base))
+            key = next(container.demux(stream)).dts
             if number == 0 or key != last:
                 starts.append(number)
             last = key
@@ -140,11 +137,15 @@ def _seek_points(file: bytes, frames: int) -> list[int]:
 def _checksums(file: bytes, start: int, stop: int, back: int) -> tuple[dict[int, int], bool]:
     """Of the pictures from `start` to `stop` that a seek to `start` gives; whether it gives all."""
     found: dict[int, int] = {}
-    with av.open(io.BytesIO(file)) as container, suppress(av.InvalidDataError):
-        for number, frame in frames_from(container, start, back):
-            if start <= number < stop:
-                found[number] = _checksum(frame)
-            if number >= stop - 1:
+    with open_file(io.BytesIO(file)) as container, suppress(av.InvalidDataError):
+        stream = video_of(container)
+        clock, base = own_clock(stream), float(time_base(stream))
+        numbers = {clock.ticks(number, base): number for number in range(start, stop)}
+        begin = clock.ticks(start, base) if start else None
+        for time, frame in frames_from(container, stream, begin, back):
+            if time in numbers:
+                found[numbers[time]] = _checksum(frame)
+            if numbers.get(time) == stop - 1:
                 break
     return found, found.keys() == {*range(start, stop)}
 

@@ -13,7 +13,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Discard
 
-from xdc_fast.shards.streams import best_audio, best_video, time_base, videos
+from xdc_fast.shards.streams import MAX_JUMP, best_audio, best_video, time_base, videos
 
 REASONS = {
     "no audio": "there is no audio stream",
@@ -33,7 +33,6 @@ REASONS = {
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
 UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are not told
-MAX_JUMP = 60.0  # seconds; timestamps that leap further need a witness, or are no clock
 MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
 
 

@@ -260,6 +260,8 @@ class OpenShard:
         tar = self.out / f"{self.name}.tar"
         os.replace(self.writer.path, tar)
         found = scan(tar, self.first, self.settings.audio_rate, self.settings.modalities)
+        if found.refused:
+            raise ScanError(tar, f"sample {': '.join(found.refused[0])}")
         found.write(self.out / self.name)
         shard = {"name": tar.name, "samples": len(self.rows), "first": self.first}
         return {**record, "shard": {**shard, "bytes": self.writer.bytes, "sha256": total}}

@@ -17,7 +17,6 @@ from xdc_fast.clips.windows import ClipShape, fixed_windows
 from xdc_fast.encoders.transform import ClipTransform, spectrogram
 from xdc_fast.packing.encode import wav_header
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.decode import decode_frames
 
 FRAMES = 3
 JPEG_QUALITY = 85  # of frames that the shards do not hold as JPEG of that size
@@ -88,7 +87,7 @@ def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes
     name, row = shards.row(index)
     pictures: Iterable[np.ndarray]
     if row["packet"] < 0:
-        pictures = decode_frames(shards.video_file(index), numbers)
+        pictures = shards.pictures(name, row, numbers)
     else:
         packets = shards.packets(name, row, numbers)
         if min(row["width"], row["height"]) <= SHORT_SIDE:

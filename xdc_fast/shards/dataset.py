@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.decode import decode_waveform
+from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, SAMPLES
 from xdc_fast.shards.sample import Sample
+from xdc_fast.shards.streams import Clock
 from xdc_fast.shards.tables import modalities_of, read_csv, read_manifest
 
 # Slices of np.memmap itself cost ten times those of the plain arrays made of it here.
@@ -47,6 +48,11 @@ def _table(root: Path, suffix: str, dtype: np.dtype, name: str) -> np.ndarray:
     if empty:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r", offset=start).view(np.ndarray)
+
+
+def clock_of(row: np.void) -> Clock:
+    """The clock of a sample's pictures; row: of SAMPLE."""
+    return Clock(float(row["origin"]), float(row["fps"]), float(row["hold"]))
 
 
 class ShardSet:
@@ -152,16 +158,27 @@ class ShardSet:
         places = self._packets(name)[row["packet"] + frames].tolist()
         return [self.read(name, offset, size) for offset, size in places]
 
+    def pictures(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
+        """Pictures of a video file by number, uint8 (T, H, W, 3), RGB; as of `decode_frames`."""
+        file = self.read(name, row["video"], row["video_bytes"]).tobytes()
+        pictures = decode_frames(file, frames, clock_of(row))
+        if pictures.shape[1:3] != (row["height"], row["width"]):
+            raise ValueError("the picture has another size than its sample")
+        return pictures
+
+    def decoded_sound(self, name: str, row: np.void) -> np.ndarray:
+        """The whole sound of a file that is no plain PCM, int16 (S,); as of `decode_waveform`."""
+        file = self.read(name, row["audio"], row["audio_bytes"]).tobytes()
+        together = row["audio"] == row["video"]  # one file, one clock
+        return decode_waveform(file, self.sample_rate, float(row["origin"]) if together else None)
+
     def waveform(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
         """int16 (count,) from sound sample `start` at the set's rate; zeros beyond either end.
 
         PCM is read by its offset, a track of another kind is decoded whole. Damage raises
         ValueError (av.InvalidDataError is one) or another av.FFmpegError.
         """
-        decoded = None
-        if row["pcm"] < 0:
-            file = self.read(name, row["audio"], row["audio_bytes"]).tobytes()
-            decoded = decode_waveform(file, self.sample_rate)
+        decoded = self.decoded_sound(name, row) if row["pcm"] < 0 else None
         length = int(row["samples"]) if decoded is None else len(decoded)
         first, last = max(start, 0), min(start + count, length)
         out = np.zeros(count, dtype=np.int16)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from fractions import Fraction
+from heapq import heappop, heappush
+from itertools import chain
 from typing import cast
 
 import av
@@ -15,8 +16,19 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
-from xdc_fast.shards.sound import Mono, Resample
+from xdc_fast.shards.sound import ENDLESS, Mono, resample_audio
+from xdc_fast.shards.streams import (
+    MAX_JUMP,
+    Clock,
+    audio_of,
+    open_file,
+    own_clock,
+    ticks_of,
+    time_base,
+    video_of,
+)
 
+GUESSED = "mpeg"  # FFmpeg's name of MPEG program streams, whose times it guesses in part
 FURTHER_BACK = 2  # key frames; the first frames of an open GOP need the GOP before it
 
 
@@ -36,85 +48,134 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return True, bool(c < 0), bool(b < 0)
 
 
-def decode_frames(file: bytes, numbers: np.ndarray) -> np.ndarray:
-    """Pictures of a packed video track, by frame number.
+def decode_frames(file: bytes, numbers: np.ndarray, clock: Clock | None = None) -> np.ndarray:
+    """Pictures of a video file, by frame number.
 
-    file: the content of a constant-rate video file. numbers: int (T,), ascending, repeats allowed.
+    Number k is the picture on screen at clock.origin + k / clock.fps seconds.
+    file: its content. numbers: int (T,), ascending, repeats allowed. clock: the sample's; without
+    one, number 0 is the first frame of a track of constant rate.
     Returns uint8 (T, H, W, 3), RGB.
     Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes, and
     ValueError for a number past the end.
     """
     wanted = [int(number) for number in numbers]
-    try:
-        return _decode_frames(file, wanted, 0)
-    except (ValueError, av.FFmpegError):
-        for back in range(1, FURTHER_BACK + 1):
-            with suppress(ValueError, av.FFmpegError):
-                return _decode_frames(file, wanted, back)
-        raise
+    for back in range(FURTHER_BACK + 1):
+        with suppress(ValueError, av.FFmpegError):
+            return _decode_frames(file, wanted, clock, back)
+    return _decode_frames(file, wanted, clock, None)  # where seeking does not help
 
 
-def _decode_frames(file: bytes, wanted: list[int], back: int) -> np.ndarray:
-    needed, found, reformatter = set(wanted), {}, VideoReformatter()
-    with av.open(io.BytesIO(file)) as container:
-        for number, frame in frames_from(container, wanted[0], back):
-            if number in needed:
-                found[number] = upright(frame, reformatter)
-            if number >= wanted[-1]:
+def _decode_frames(
+    file: bytes, wanted: list[int], clock: Clock | None, back: int | None
+) -> np.ndarray:
+    """As `decode_frames`, from `back` key frames further back; for None, from the beginning."""
+    pictures = list(each_picture(file, wanted, clock, back))
+    if len({picture.shape for picture in pictures}) > 1:
+        raise ValueError("the picture changes its size")
+    return np.stack(pictures)
+
+
+def each_picture(
+    file: bytes, wanted: Sequence[int], clock: Clock | None = None, back: int | None = None
+) -> Iterator[np.ndarray]:
+    """As `decode_frames`, one by one, decoded from the beginning, in one try.
+
+    back: decode from so many key frames before the first instead.
+    """
+    with open_file(io.BytesIO(file)) as container:
+        stream = video_of(container)
+        clock, base = clock or own_clock(stream), float(time_base(stream))
+        times = [clock.ticks(int(number), base) for number in wanted]
+        frames = frames_from(container, stream, None if back is None else times[0], back or 0)
+        shown = _on_screen(frames, times, round(clock.hold / base))
+        for number, picture in zip(wanted, shown, strict=True):
+            if picture is None:
+                raise ValueError(f"frame {number} does not decode")
+            yield picture
+
+
+def _on_screen(
+    frames: Iterator[tuple[int, av.VideoFrame]], times: list[int], longest: int
+) -> Iterator[np.ndarray | None]:
+    """The upright picture that is on screen at each of `times`, ascending; None where none is.
+
+    frames: (time, frame). longest: the ticks that a frame stays on screen at most.
+    """
+    reformatter = VideoReformatter()
+    shown = following = picture = None
+    for time in times:
+        while shown is None or shown[0] < time:
+            following = following or next(frames, None)
+            if following is None or following[0] > time:
                 break
-    missing = sorted(needed - found.keys())
-    if missing:
-        raise ValueError(f"frame {missing[0]} does not decode")
-    return np.stack([found[number] for number in wanted])
+            shown, following, picture = following, None, None
+        if shown is None or time - shown[0] >= longest:
+            yield None
+            continue
+        if picture is None:
+            picture = upright(shown[1], reformatter)
+        yield picture
 
 
 def frames_from(
-    container: InputContainer, start: int, back: int
+    container: InputContainer, stream: av.VideoStream, start: int | None, back: int = 0
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The numbers and frames of a constant-rate video from the key frame before `start` on.
+    """(time, frame), in ticks, from the key frame before `start` on; for None, from the beginning.
 
-    back: from so many key frames before that one. Raises as `decode_frames` does.
+    back: from so many key frames before that one. Frames that a seek brings, but that are shown
+    before its key frame, are left out: those of an open GOP refer to the one before. From the
+    beginning, errors before the first frame are normal: a recorded broadcast begins in its middle.
+    Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
     """
-    stream, period = _video_of(container)
-    stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"err_detect": "explode"}
-    if start > 0:
-        seek_number(container, start, back)
-    first, key = stream.start_time or 0, None
+    if container.format.name == GUESSED:
+        start = None  # after a seek, the times are other ones
+    if start is not None:
+        seek_key(container, stream, start, back)
+    ranked, due = _in_coded_order(container, stream), list[int]()
+    first: int | None = None  # the time of the key frame
+    begun = False
     for packet in container.demux(stream):
-        key = packet.pts if key is None else key
+        time = ticks_of(packet)
+        if start is not None and first is None:
+            first = time
         try:
             frames = packet.decode()
-        except av.InvalidDataError:
-            if key is None or packet.pts is None or packet.pts >= key:
+        except av.FFmpegError:
+            if begun or (first is not None and time is not None and time >= first):
                 raise
-            continue  # it refers to the GOP before the one that the seek has found
+            continue
+        if ranked and time is not None:
+            heappush(due, time)
         for frame in frames:
-            if frame.pts is None:
+            shown = heappop(due) if ranked else ticks_of(frame)
+            if shown is None:
                 raise ValueError("frames without a time")
+            if first is not None and shown < first:
+                continue
+            if frame.is_corrupt and (begun or first is not None):
+                raise ValueError("a corrupt frame")
             if not frame.is_corrupt:
-                yield round((frame.pts - first) / period), frame
+                begun = True
+                yield shown, frame
 
 
-def seek_number(container: InputContainer, number: int, back: int = 0) -> None:
-    """Seek to the key frame before a frame, or `back` key frames further; raises ValueError."""
-    stream, period = _video_of(container)
-    ticks = (stream.start_time or 0) + int(number * period)
+def _in_coded_order(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether packets have the times of all pictures, but not each its own.
+
+    AVI has no timestamps: FFmpeg counts packets, and reorders them for MPEG-4 alone. MPEG program
+    streams have some, and FFmpeg guesses the others.
+    """
+    name, codec = container.format.name, stream.codec_context.name
+    return name == GUESSED or (name == "avi" and codec in ("h264", "hevc"))
+
+
+def seek_key(container: InputContainer, stream: av.VideoStream, start: int, back: int = 0) -> None:
+    """Seek to the key frame before `start`, in ticks, or `back` key frames further."""
     for _ in range(back):
-        container.seek(ticks, stream=stream)
+        container.seek(start, stream=stream)
         packet = next(container.demux(stream))
-        ticks = min(t for t in (packet.pts, packet.dts, ticks) if t is not None) - 1
-    container.seek(ticks, stream=stream)
-
-
-def _video_of(container: InputContainer) -> tuple[av.VideoStream, Fraction]:
-    """The video stream of a container, and how many ticks a frame lasts; raises ValueError."""
-    if not container.streams.video:
-        raise ValueError("no video stream")
-    stream = container.streams.video[0]
-    if not stream.average_rate or not stream.time_base:
-        raise ValueError("no frame rate")
-    return stream, 1 / (stream.average_rate * stream.time_base)
+        start = min(t for t in (packet.pts, packet.dts, start) if t is not None) - 1
+    container.seek(start, stream=stream)
 
 
 def upright(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
@@ -131,22 +192,49 @@ def turn(picture: np.ndarray, way: tuple[bool, bool, bool]) -> np.ndarray:
     return picture[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def decode_waveform(file: bytes, rate: int) -> np.ndarray:
-    """The first audio track of a file from its beginning, mono, int16 (S,) at `rate` Hz.
+def decode_waveform(file: bytes, rate: int, origin: float | None = None) -> np.ndarray:
+    """The sound of a media file, mono, int16 (S,) at `rate` Hz.
 
+    origin: seconds on the file's clock at which the result begins; by default its first sound.
+    Holes in the timestamps are silent.
     Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
     """
     mono = Mono()
-    sound = _decode_sound(file, rate, mono)
-    return sound if mono.loudest is None else _decode_sound(file, rate, Mono(mono.loudest))
+    sound = _decode_sound(file, rate, origin, mono)
+    if mono.loudest is not None:
+        sound = _decode_sound(file, rate, origin, Mono(mono.loudest))
+    return sound
 
 
-def _decode_sound(file: bytes, rate: int, mono: Mono) -> np.ndarray:
-    with av.open(io.BytesIO(file)) as container:
-        if not container.streams.audio:
-            raise ValueError("no audio stream")
-        stream = container.streams.audio[0]
-        resample = Resample(rate, mono)
-        blocks = [resample([frame]) for frame in container.decode(stream)]
-        blocks.append(resample([], last=True))
-    return np.concatenate(blocks)
+def _decode_sound(file: bytes, rate: int, origin: float | None, mono: Mono) -> np.ndarray:
+    with open_file(io.BytesIO(file)) as container:
+        frames = sound_of(container)
+        first = next(frames)
+        begin = first[0] if origin is None else origin
+        blocks = resample_audio(chain([first], frames), begin, rate, ENDLESS, mono)
+        return np.concatenate([np.zeros(0, np.int16), *blocks])
+
+
+def sound_of(container: InputContainer) -> Iterator[tuple[float, float, av.AudioFrame]]:
+    """The sound of a file as (start, end, frame), seconds; at least one frame.
+
+    Errors before the first frame are normal, as of `frames_from`. Raises ValueError or another
+    av.FFmpegError.
+    """
+    stream = audio_of(container)
+    base, end = float(time_base(stream)), None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            if end is not None:
+                raise
+            continue
+        for frame in frames:
+            start = (end or 0.0) if frame.pts is None else frame.pts * base
+            if end is not None and abs(start - end) > MAX_JUMP:
+                raise ValueError(f"timestamps jump from {end:.2f} to {start:.2f} s")
+            end = start + frame.samples / frame.sample_rate
+            yield start, end, frame
+    if end is None:
+        raise ValueError("the audio stream is empty")

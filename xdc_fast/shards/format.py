@@ -45,6 +45,8 @@ SAMPLE = np.dtype(
         ("width", "<i4"),  # pixels
         ("height", "<i4"),
         ("fps", "<f8"),
+        ("origin", "<f8"),  # seconds on the video file's clock where the sample begins
+        ("hold", "<f8"),  # seconds that a frame stays on screen at most
     ]
 )
 PACKET = np.dtype([("offset", "<i8"), ("bytes", "<i4")])  # of one JPEG in the tar

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
@@ -16,7 +17,7 @@ from xdc_fast.shards.format import (
     SAMPLES,
     TRACKS,
 )
-from xdc_fast.shards.scan import Scan, ScanError, probe, scan
+from xdc_fast.shards.scan import Scan, ScanError, scan, survey
 from xdc_fast.shards.tables import (
     PAIRED,
     check_labels,
@@ -31,50 +32,60 @@ from xdc_fast.shards.tar import checksum
 
 
 def index(out: Path) -> dict:
-    """Rebuild the sidecars, samples.csv and the manifest of a WebDataset of video and sound.
+    """Rebuild the sidecars, samples.csv, refused.csv and the manifest of a WebDataset.
 
-    out: a folder of .tar files. A sample has a video file (mp4, mov, mkv, webm, avi), its sound in
-    a separate file (wav, flac, ogg, mp3, m4a) or in the video file, and json metadata, or a cls or
-    txt label. Both tracks must begin together, and the video must have a constant rate.
-    If the first sample has one track only, all must have that one only.
-    Settings and refusals, which the tars do not hold, are kept from an existing manifest.
-    Returns the manifest. Raises UserError, which names the shard and the sample, or a manifest of
-    another program.
+    out: a folder of .tar files. A sample has a video file, its sound in a file of its own or in the
+    video file, and json metadata, or a cls or txt label. The set has the tracks that most of the
+    first samples have, and the rate of most of their sounds. A sample that lacks one of these
+    tracks, or that cannot be read, is left out of all tables and listed in refused.csv.
+    What the tars do not tell (settings, what `pack` refused) is kept from an existing manifest.
+    Returns the manifest. Raises UserError for a tar that cannot be read, tars without one usable
+    sample, or a manifest of another program.
     """
     paths = sorted(out.glob("*.tar")) if out.is_dir() else []
     if not paths:
         raise UserError(f"{out}: no .tar files there")
     old = read_manifest(out) if (out / MANIFEST).exists() else None
     scans, shards = _scan_all(paths, old)
-    _check_keys(out, scans)
     names = sorted(set().union(*(found.label_names for found in scans)))
     check_labels(names)
-    rows = [
-        row
-        for path, found in zip(paths, scans, strict=True)
-        for row in found.rows(path.name, names)
-    ]
+    rows, refused = [], _refused_by_pack(out, paths)
+    for path, found in zip(paths, scans, strict=True):
+        rows += found.rows(path.name, names)
+        refused += found.refusals(path.name)
+    if not rows:
+        source, reason, detail, *_ = refused[0]
+        raise UserError(f"{out}: no sample can be used: {source}: {reason}: {detail}")
     write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
-    if not (out / REFUSED).is_file():
-        write_csv(out / REFUSED, REFUSED_COLUMNS, [])
-    reasons = [row["reason"] for row in read_csv(out / REFUSED)]
-    head = _head(old, scans, len(rows) + len(reasons))
+    write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
+    head = _head(old, scans, len(rows) + len(refused))
     cut, unpaired = (old or {}).get("cut", 0), (old or {}).get("unpaired", PAIRED)
+    reasons = [row[REFUSED_COLUMNS.index("reason")] for row in refused]
     manifest = complete(head, rows, names, cut, unpaired, reasons, shards)
     write_manifest(out, manifest)
     return manifest
+
+
+def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
+    """The rows of refused.csv that are not samples of the tars."""
+    if not (out / REFUSED).is_file():
+        return []
+    tars = {path.name for path in paths}
+    table = read_csv(out / REFUSED)
+    rows = [tuple(row.get(name) or "" for name in REFUSED_COLUMNS) for row in table]
+    return [row for row in rows if row[0].partition("/")[0] not in tars]
 
 
 def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dict]]:
     """Scan every shard and write its sidecars; returns the manifest's `shards` too."""
     scans: list[Scan] = []
     shards: list[dict] = []
-    first, path = 0, paths[0]
+    first = 0
     try:
         if old:
             modalities, rate = modalities_of(old), old["settings"]["audio_rate"]
         else:
-            modalities, rate = probe(path)
+            modalities, rate = survey(paths)
         for path in progress.bar(paths, unit="shard", desc="indexing"):
             found = scan(path, first, rate, modalities)
             found.write(path.with_suffix(""))
@@ -83,15 +94,16 @@ def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dic
             shards.append({**shard, "bytes": path.stat().st_size, "sha256": checksum(path)})
             first += len(found.keys)
     except ScanError as error:
-        raise UserError(f"{path}: {error}; repair or remove it") from None
+        raise UserError(str(error)) from None
     return scans, shards
 
 
 def _head(old: dict | None, scans: list[Scan], inputs: int) -> dict:
-    """How the set was made: from the old manifest, or what the first sample shows."""
+    """How the set was made: from the old manifest, or what its first sample shows."""
     if old:
-        return {key: old[key] for key in ("format", "settings", "inputs", "packer")}
-    row = scans[0].samples[0]
+        kept = {key: old[key] for key in ("format", "settings", "inputs", "packer")}
+        return {**kept, "inputs": {**old["inputs"], "count": inputs}}
+    row = np.concatenate([found.samples for found in scans])[0]
     settings = {
         "codec": "jpeg" if all((s.samples["packet"] >= 0).all() for s in scans) else "copy",
         "fps": float(row["fps"]),
@@ -103,13 +115,3 @@ def _head(old: dict | None, scans: list[Scan], inputs: int) -> dict:
         settings["tracks"] = tracks[0]
     counts = {"count": inputs, "sha256": None}
     return {"format": FORMAT, "settings": settings, "inputs": counts, "packer": {}}
-
-
-def _check_keys(out: Path, scans: list[Scan]) -> None:
-    counts = Counter(key for found in scans for key in found.keys)
-    repeated = [key for key, count in counts.items() if count > 1]
-    if repeated:
-        raise UserError(
-            f"{out}: the key {repeated[0]} appears more than once ({len(repeated)} such keys); "
-            "keys must be unique and the files of a sample adjacent"
-        )

@@ -9,7 +9,6 @@ import numpy as np
 import simplejpeg
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.decode import decode_frames, decode_waveform
 
 if TYPE_CHECKING:
     from xdc_fast.shards.dataset import ShardSet
@@ -70,7 +69,7 @@ class Sample:
         numbers = np.arange(row["frames"])
         try:
             if row["packet"] < 0:
-                return decode_frames(self._shards.video_file(self.index), numbers)
+                return self._shards.pictures(name, row, numbers)
             pictures = np.empty((len(numbers), row["height"], row["width"], 3), np.uint8)
             for number, packet in enumerate(self._shards.packets(name, row, numbers)):
                 pictures[number] = simplejpeg.decode_jpeg(packet)
@@ -88,9 +87,7 @@ class Sample:
         self._require("audio")
         name, row = self._shards.row(self.index)
         try:
-            if row["pcm"] >= 0:
-                return self._shards.waveform(name, row, 0, int(row["samples"]))
-            return decode_waveform(self._shards.audio_file(self.index), self._shards.sample_rate)
+            return self._shards.waveform(name, row, 0, int(row["samples"]))
         except UNREADABLE as error:
             raise SampleError("undecodable", name, self.key, "audio", str(error)) from error
 

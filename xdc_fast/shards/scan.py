@@ -6,18 +6,30 @@ import json
 import math
 import struct
 import tarfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-import av
 import numpy as np
 
 from xdc_fast.files import replacing, write
-from xdc_fast.shards.format import PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.describe import (
+    Unusable,
+    Video,
+    check_last,
+    describe_sound,
+    describe_video,
+    tracks_of,
+)
+from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
-VIDEO = ("mp4", "mov", "mkv", "webm", "avi")
-AUDIO = ("wav", "flac", "ogg", "mp3", "m4a")
+VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
+AUDIO = ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "aac", "aif", "aiff", "caf", "wma")
+SURVEYED = 100  # samples
+WAV_HEAD = 4096  # bytes; a header that is longer goes to the decoder
 
 
 @dataclass
@@ -25,7 +37,8 @@ class Scan:
     """One shard's tables.
 
     samples: SAMPLE rows. packets: PACKET rows. idx: DALI's index file. keys and metadata: of each
-    sample. rate: of the sound, Hz.
+    sample. rate: of the sound, Hz. refused: (key, reason, detail) of the samples that cannot be
+    used, and that are in no table.
     """
 
     samples: np.ndarray
@@ -34,6 +47,7 @@ class Scan:
     keys: list[str]
     metadata: list[dict]
     rate: int
+    refused: list[tuple[str, str, str]]
 
     @property
     def label_names(self) -> set[str]:
@@ -46,14 +60,15 @@ class Scan:
             for number, labels in enumerate(map(_labels, self.metadata))
         ]
 
+    def refusals(self, shard: str) -> list[tuple[str, ...]]:
+        """The rows of refused.csv; shard: the tar's file name."""
+        return [(f"{shard}/{key}", reason, detail, "", "") for key, reason, detail in self.refused]
+
     def _facts(self, number: int, shard: str) -> list:
         """The SAMPLE_COLUMNS of one sample."""
         row, key, metadata = self.samples[number], self.keys[number], self.metadata[number]
-        frames, seconds = int(row["frames"]), metadata.get("seconds")
-        if not isinstance(seconds, int | float):
-            seconds = frames / (float(row["fps"]) or np.inf)
-            if row["video"] < 0:
-                seconds = int(row["samples"]) / self.rate
+        frames, video = int(row["frames"]), row["video"] >= 0
+        seconds = frames / float(row["fps"]) if video else int(row["samples"]) / self.rate
         source = str(metadata.get("source") or key)
         return [int(row["index"]), key, shard, source, _start(metadata), seconds, frames]
 
@@ -75,193 +90,213 @@ def _start(metadata: dict) -> float:
 
 def _labels(metadata: dict) -> dict[str, str]:
     labels = metadata.get("labels")
-    return {k: str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+    return {name: _cell(label) for name, label in labels.items()} if labels else {}
+
+
+def _cell(label: object) -> str:
+    """A label as a cell of samples.csv: several are joined, none is empty."""
+    if isinstance(label, list):
+        return LABEL_SEPARATOR.join(filter(None, map(_cell, label)))
+    return "" if label is None else str(label)
 
 
 class ScanError(Exception):
-    """A shard that cannot be read. key: the faulty sample; "" where the tar is broken."""
+    """A tar that cannot be read, or of which nothing can be used; `what` does not name it."""
 
-    def __init__(self, key: str, what: str):
-        super().__init__(f"sample {key}: {what}" if key else what)
-        self.key, self.what = key, what
+    def __init__(self, path: Path, what: str):
+        super().__init__(f"{path}: {what}")
+        self.what = what
 
 
 def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan:
     """Read a shard.
 
-    first: index of its first sample. rate: of the sound, Hz. modalities: the tracks that every
-    sample has: video, audio or both. Raises ScanError.
-    """
-    found = _entries(path)
-    samples = np.zeros(len(found), SAMPLE)
-    packets, metadata, count = [np.zeros(0, PACKET)], [], 0
-    for number, entry in enumerate(found):
-        row = samples[number]
-        row["index"] = first + number
-        row["video"] = row["audio"] = row["pcm"] = -1
-        metadata.append(_meta(path, entry, row))
-        if len(modalities) == 1:
-            _check_modality(path, entry, modalities[0])
-        video = _video(path, entry, row) if "video" in modalities else packets[0]
-        if "audio" in modalities:
-            _audio(path, entry, row, rate)
-        row["packet"] = count if len(video) else -1
-        packets.append(video)
-        count += len(video)
-    keys = [entry.key for entry in found]
-    return Scan(samples, np.concatenate(packets), dali_index(found), keys, metadata, rate)
-
-
-def probe(path: Path) -> tuple[tuple[str, ...], int]:
-    """What a shard's first sample holds: video, audio or both, and its sound's rate in Hz, or 0.
-
+    first: index of its first sample. rate: of the sound, Hz. modalities: the tracks of the set,
+    video, audio or both. Samples that lack one of them, or that cannot be read, are refused.
     Raises ScanError.
     """
-    found = _entries(path)
-    if not found:
-        raise ScanError("", "the shard is empty")
-    entry = found[0]
-    modalities = _modalities(path, entry)
-    if not modalities:
-        raise ScanError(entry.key, "neither video nor sound")
-    if "audio" not in modalities:
-        return modalities, 0
-    member = _find_sound(entry)
-    try:
-        with _open(path, member) as container:
-            return modalities, container.streams.audio[0].codec_context.sample_rate
-    except (av.FFmpegError, IndexError) as error:
-        raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
+    found: list[Entry] = []
+    rows, packets, metadata, refused = [], [np.zeros(0, PACKET)], [], []
+    seen: set[str] = set()
+    count = 0
+    with path.open("rb") as tar:
+        for entry in _entries(path):
+            try:
+                if entry.key in seen:
+                    raise Unusable("key used twice", "the files of a sample must be adjacent")
+                if entry.twice:
+                    raise Unusable("key used twice", f"{entry.twice} is there twice")
+                seen.add(entry.key)
+                row, places, facts = _SampleFiles(tar, entry).describe(modalities, rate)
+            except Unusable as error:
+                refused.append((entry.key, error.reason, error.detail))
+                continue
+            row["index"] = first + len(found)
+            row["packet"] = count if len(places) else -1
+            count += len(places)
+            found.append(entry)
+            rows.append(row)
+            packets.append(places)
+            metadata.append(facts)
+    keys = [entry.key for entry in found]
+    samples = np.array(rows, SAMPLE)
+    return Scan(samples, np.concatenate(packets), dali_index(found), keys, metadata, rate, refused)
 
 
-def _entries(path: Path) -> list[Entry]:
+def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
+    """The tracks that most samples of tars have, and the rate of most of their sounds, Hz, or 0.
+
+    Looks at the first SURVEYED samples that have any. Raises ScanError where none has.
+    """
+    tracks: Counter[tuple[str, ...]] = Counter()
+    rates: Counter[int] = Counter()
+    error: ScanError | None = None
+    for path in paths:
+        with path.open("rb") as tar:
+            for entry in _entries(path):
+                try:
+                    found, rate = _SampleFiles(tar, entry).tracks()
+                except Unusable as unusable:
+                    what = f"no sample can be used; {entry.key}: {unusable}"
+                    error = error or ScanError(path, what)
+                    continue
+                tracks[found] += 1
+                rates[rate] += "audio" in found
+                if tracks.total() == SURVEYED:
+                    break
+        if tracks.total() == SURVEYED:
+            break
+    if not tracks:
+        raise error or ScanError(paths[0], "there are no samples in it")
+    if 2 * tracks[TRACKS["both"]] > tracks.total():
+        modalities = TRACKS["both"]
+    else:  # samples that have both will do too
+        modalities = max(TRACKS["video"], TRACKS["audio"], key=lambda one: tracks[one])
+    return modalities, rates.most_common(1)[0][0] if "audio" in modalities else 0
+
+
+def _entries(path: Path) -> Iterator[Entry]:
     try:
-        return list(entries(path))
+        yield from entries(path)
     except (tarfile.TarError, EOFError) as error:
-        raise ScanError("", f"not a valid tar ({error})") from None
+        raise ScanError(path, f"not a valid tar ({error}); repair or remove it") from None
 
 
-def _modalities(path: Path, entry: Entry) -> tuple[str, ...]:
-    """The tracks of a sample by its files' names and, of a video file, by what is in it."""
-    member, found = _pick(entry, VIDEO), set()
-    if _pick(entry, AUDIO):
-        found.add("audio")
-    if member is not None:
-        try:
-            with _open(path, member) as container:
-                found |= {stream.type for stream in container.streams}
-        except av.FFmpegError as error:
-            raise ScanError(entry.key, f"{member.extension}: {error}") from None
-    return tuple(m for m in TRACKS["both"] if m in found)
+class _SampleFiles:
+    """The files of one sample in an open tar. Its methods raise Unusable."""
 
+    def __init__(self, tar: BinaryIO, entry: Entry):
+        self._tar, self._members = tar, entry.members
 
-def _check_modality(path: Path, entry: Entry, modality: str) -> None:
-    """Raises ScanError where a sample has another track than the only one of its set."""
-    others = [m for m in _modalities(path, entry) if m != modality]
-    if others:
-        raise ScanError(entry.key, f"has {others[0]}, the set has {modality} only")
+    def tracks(self) -> tuple[tuple[str, ...], int]:
+        """The tracks of the sample, at least one, and the rate of its sound, Hz, or 0."""
+        found, rate = set[str](), 0
+        if video := self._pick(VIDEO):
+            found, rate = tracks_of(self._read(video))
+        if sound := self._pick(AUDIO):
+            others, rate = tracks_of(self._read(sound))
+            found |= others & {"audio"}
+        if not found:
+            raise Unusable("no video", f"nor sound; {self._names()}")
+        return tuple(track for track in TRACKS["both"] if track in found), rate
 
+    def describe(
+        self, modalities: tuple[str, ...], rate: int
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Its SAMPLE row, its PACKET rows (none unless all frames are JPEGs), and its metadata."""
+        row, packets = np.zeros((), SAMPLE), np.zeros(0, PACKET)
+        row["video"] = row["audio"] = row["pcm"] = -1
+        metadata = self._metadata(row)
+        if "video" in modalities:
+            member = self._locate("video", VIDEO, row)
+            content = self._read(member)
+            video = describe_video(content)
+            origin = video.begin
+        if "audio" in modalities:
+            member = self._locate("audio", (*AUDIO, *VIDEO), row)
+            if row["audio"] == row["video"]:
+                origin, row["samples"] = describe_sound(content, rate, origin)
+            elif not self._plain_pcm(member, rate, row):
+                _, row["samples"] = describe_sound(self._read(member), rate)
+            if not row["samples"]:
+                raise Unusable("too short", "there is no sound beside the pictures")
+        if "video" in modalities:
+            row["frames"], row["fps"] = video.count(origin), float(video.fps)
+            row["origin"], row["hold"] = origin, video.hold
+            row["width"], row["height"] = video.width, video.height
+            if not row["frames"]:
+                raise Unusable("too short", "there are no pictures beside the sound")
+            packets = self._packets(row, content, video)
+        return row, packets, metadata
 
-def _read(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-def _open(path: Path, member: Member) -> av.container.InputContainer:
-    """A file inside the tar, by FFmpeg, without reading it whole."""
-    span = f"start,{member.offset},end,{member.offset + member.size}"
-    return av.open(f"subfile,,{span},,:file:{path}")  # "file:": names may hold colons
-
-
-def _pick(entry: Entry, extensions: tuple[str, ...]) -> Member | None:
-    return next((entry.members[e] for e in extensions if e in entry.members), None)
-
-
-def _find_sound(entry: Entry) -> Member:
-    """The file that holds the sound: an audio file, or else the video file."""
-    member = _pick(entry, AUDIO) or _pick(entry, VIDEO)
-    if member is None:
-        raise ScanError(entry.key, f"no sound file ({', '.join(AUDIO)})")
-    return member
-
-
-def _meta(path: Path, entry: Entry, row: np.void) -> dict:
-    """The sample's metadata; without a JSON file, a .cls or .txt file is its label."""
-    if "json" in entry.members:
-        member = entry.members["json"]
-        row["meta"], row["meta_bytes"] = member.offset, member.size
-        try:
-            content = json.loads(_read(path, member.offset, member.size))
-        except ValueError as error:
-            raise ScanError(entry.key, f"json: {error}") from None
-        return content if isinstance(content, dict) else {}
-    label = _pick(entry, ("cls", "txt"))
-    if label is None:
-        return {}
-    value = _read(path, label.offset, label.size).decode("utf-8", "replace").strip()
-    return {"labels": {"class" if "cls" in entry.members else "text": value}}
-
-
-def _video(path: Path, entry: Entry, row: np.void) -> np.ndarray:
-    """Fill in the video's columns; returns its PACKET rows, none unless all are JPEGs."""
-    member = _pick(entry, VIDEO)
-    if member is None:
-        raise ScanError(entry.key, f"no video file ({', '.join(VIDEO)})")
-    row["video"], row["video_bytes"] = member.offset, member.size
-    try:
-        with _open(path, member) as container:
-            stream = container.streams.video[0]
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            row["frames"], row["fps"] = len(packets), float(stream.average_rate or 0)
-            context = stream.codec_context
-            row["width"], row["height"] = context.width, context.height
-            jpeg = context.name == "mjpeg"
-    except (av.FFmpegError, IndexError, AttributeError) as error:
-        raise ScanError(entry.key, f"{member.extension}: {error}") from None
-    if not packets:
-        raise ScanError(entry.key, f"{member.extension}: the video track is empty")
-    places = [(packet.pos, packet.size) for packet in packets if packet.pos is not None]
-    if not jpeg or len(places) < len(packets):
-        return np.zeros(0, PACKET)
-    located = [(member.offset + position, size) for position, size in places]
-    for packet, place in ((packets[0], located[0]), (packets[-1], located[-1])):
-        if bytes(packet) != _read(path, *place):  # some containers give other positions
+    def _packets(self, row: np.ndarray, content: bytes, video: Video) -> np.ndarray:
+        """Where the frames lie in the tar, if all are JPEGs; else the last one must decode."""
+        origin = float(row["origin"])
+        places = video.jpegs_of(origin)
+        if not len(places) or not video.is_picture(content, places[0]):
+            check_last(content, video, origin)
             return np.zeros(0, PACKET)
-    return np.array(located, PACKET)
+        packets = np.zeros(len(places), PACKET)
+        packets["offset"], packets["bytes"] = row["video"] + places[:, 0], places[:, 1]
+        return packets
 
+    def _locate(self, track: str, extensions: tuple[str, ...], row: np.ndarray) -> Member:
+        """The file that holds a track, put into the row."""
+        member = self._pick(extensions)
+        if member is None:
+            raise Unusable(f"no {track}", self._names())
+        row[track], row[f"{track}_bytes"] = member.offset, member.size
+        return member
 
-def _audio(path: Path, entry: Entry, row: np.void, rate: int) -> None:
-    """Fill in the audio's columns."""
-    member = _find_sound(entry)
-    row["audio"], row["audio_bytes"] = member.offset, member.size
-    if _plain_pcm(path, member, row, rate):
-        return
-    try:
-        with _open(path, member) as container:
-            stream = container.streams.audio[0]
-            length = stream.duration * stream.time_base if stream.duration else None
-            row["samples"] = round((length or (container.duration or 0) / 1_000_000) * rate)
-    except (av.FFmpegError, IndexError) as error:
-        raise ScanError(entry.key, f"{member.extension}: no sound ({error})") from None
+    def _names(self) -> str:
+        """What the sample has, where that is not what was looked for."""
+        known = f"its files end in {', '.join(f'.{name}' for name in self._members)}"
+        if any("." in name for name in self._members):
+            known += "; a name has no dot but the one before its extension"
+        return known
 
+    def _pick(self, extensions: tuple[str, ...]) -> Member | None:
+        return next((self._members[e] for e in extensions if e in self._members), None)
 
-def _plain_pcm(path: Path, member: Member, row: np.void, rate: int) -> bool:
-    """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in pcm and samples."""
-    head = _read(path, member.offset, min(member.size, 4096))
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+    def _read(self, member: Member, most: int | None = None) -> bytes:
+        self._tar.seek(member.offset)
+        return self._tar.read(member.size if most is None else min(member.size, most))
+
+    def _metadata(self, row: np.ndarray) -> dict:
+        """The sample's JSON file; a .cls or .txt file beside it is a label."""
+        metadata: dict = {}
+        if member := self._members.get("json"):
+            row["meta"], row["meta_bytes"] = member.offset, member.size
+            try:
+                content = json.loads(self._read(member))
+            except (ValueError, RecursionError) as error:
+                raise Unusable("bad metadata", str(error)) from None
+            metadata = content if isinstance(content, dict) else {}
+        labels = metadata.get("labels")
+        beside = {
+            name: self._read(self._members[extension]).decode("utf-8", "replace").strip()
+            for extension, name in (("cls", "class"), ("txt", "text"))
+            if extension in self._members
+        }
+        return {**metadata, "labels": {**beside, **(labels if isinstance(labels, dict) else {})}}
+
+    def _plain_pcm(self, member: Member, rate: int, row: np.ndarray) -> bool:
+        """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in pcm and samples."""
+        head = self._read(member, WAV_HEAD)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return False
+        position, plain = 12, False
+        while position + 8 <= len(head):
+            name, size = struct.unpack_from("<4sI", head, position)
+            position += 8
+            if name == b"fmt " and position + 16 <= len(head):
+                form, channels, hertz, _, _, bits = struct.unpack_from("<HHIIHH", head, position)
+                plain = (form, channels, hertz, bits) == (1, 1, rate, 16)
+            if name == b"data":
+                if plain:
+                    rest = member.size - position
+                    row["samples"] = min(size or rest, rest) // 2  # 0: written to a pipe
+                    row["pcm"] = member.offset + position
+                return plain
+            position += size + size % 2
         return False
-    position, plain = 12, False
-    while position + 8 <= len(head):
-        name, size = struct.unpack_from("<4sI", head, position)
-        position += 8
-        if name == b"fmt " and position + 16 <= len(head):
-            form, channels, hertz, _, _, bits = struct.unpack_from("<HHIIHH", head, position)
-            plain = (form, channels, hertz, bits) == (1, 1, rate, 16)
-        if name == b"data":
-            if plain:
-                row["samples"] = min(size, member.size - position) // 2
-                row["pcm"] = member.offset + position
-            return plain
-        position += size + size % 2
-    return False

@@ -12,6 +12,7 @@ CANCELLED = 0.1  # of the power of a mean of unrelated channels; one that has le
 MOST_LOST = 0.1  # of a track's power
 MAX_DRIFT = 0.05  # seconds that audio timestamps may stray before they are believed
 MAX_OVERLAP = 0.1  # of the sound; timestamps that overlap more are no clock at all
+ENDLESS = 2**62  # samples
 BATCH = 16384  # samples that are resampled at once, where so many follow each other
 
 

@@ -70,6 +70,7 @@ class Entry:
 
     key: str
     members: dict[str, Member] = field(default_factory=dict)
+    twice: str = ""  # a name that two of its files have
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -95,7 +96,7 @@ def entries(path: Path) -> Iterator[Entry]:
                     yield current
                 current = Entry(key)
             if extension.lower() in current.members:
-                raise tarfile.ReadError(f"{info.name} appears twice")
+                current.twice = info.name
             member = Member(info.name, extension, info.offset_data, info.size)
             current.members[extension.lower()] = member
     if current is not None:
@@ -107,8 +108,15 @@ def dali_index(samples: list[Entry]) -> str:
     lines = [f"v1.2 {len(samples)}"]
     for sample in samples:
         members = sample.members.values()
-        lines.append(" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members))
+        lines.append(
+            " ".join(f"{_word(m.extension)} {m.offset} {m.size} {_word(m.name)}" for m in members)
+        )
     return "\n".join(lines) + "\n"
+
+
+def _word(name: str) -> str:
+    """A name without blanks, which separate the fields of an index file."""
+    return "_".join(name.split())
 
 
 def checksum(path: Path) -> str:

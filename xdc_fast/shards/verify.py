@@ -6,15 +6,14 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
-import simplejpeg
 
 from xdc_fast import progress
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.decode import decode_frames, decode_waveform
-from xdc_fast.shards.format import SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.format import REFUSED, SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.proof import decoding_faults
 from xdc_fast.shards.scan import Scan, ScanError, scan
+from xdc_fast.shards.tables import read_csv
 from xdc_fast.shards.tar import checksum
 
 Damage = dict[str, str]  # shard, sample (its key, or empty), what
@@ -23,16 +22,16 @@ Damage = dict[str, str]  # shard, sample (its key, or empty), what
 def verify(out: Path, decode: bool = False) -> dict:
     """Compare every shard with the manifest, the sidecars and samples.csv.
 
-    decode: also decode every frame and all sound.
+    decode: also decode every frame and all sound, and windows at random.
     Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
     Raises UserError where there is no manifest.
     """
     shards = ShardSet(out)
     damaged: list[Damage] = []
-    seen: set[str] = set()
+    refused = {row["source"] for row in read_csv(out / REFUSED)}
     rows = _rows(shards, damaged)
     for record in progress.bar(shards.manifest["shards"], unit="shard", desc="verifying"):
-        for sample, what in _check_shard(shards, record, rows, seen, decode):
+        for sample, what in _check_shard(shards, record, rows, refused, decode):
             damaged.append({"shard": record["name"], "sample": sample, "what": what})
     return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
 
@@ -57,11 +56,11 @@ def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict[str, str]]:
 
 
 def _check_shard(
-    shards: ShardSet, record: dict, rows: list[dict[str, str]], seen: set[str], decode: bool
+    shards: ShardSet, record: dict, rows: list[dict[str, str]], refused: set[str], decode: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield (sample key, what is wrong) for one shard.
 
-    record: of the manifest. rows: of samples.csv, all or none. seen: keys of earlier shards.
+    record: of the manifest. rows: of samples.csv, all or none. refused: sources of refused.csv.
     """
     path, first = shards.root / record["name"], record["first"]
     if not path.is_file():
@@ -75,24 +74,24 @@ def _check_shard(
     try:
         found = scan(path, first, shards.sample_rate, shards.modalities)
     except ScanError as error:
-        yield error.key, error.what
+        yield "", error.what
         return
+    for key, reason, detail in found.refused:
+        if f"{record['name']}/{key}" not in refused:
+            yield key, f"{reason}: {detail}"
     if len(found.keys) != record["samples"]:
         yield "", f"{len(found.keys)} samples, the manifest says {record['samples']}"
-    for key in found.keys:
-        if key in seen:
-            yield key, "its files are not adjacent, or the key is used twice"
-        seen.add(key)
     expected = found.rows(path.name, shards.label_names)
     written = rows[first : first + record["samples"]]
     for row, key, values in zip(written, found.keys, expected, strict=False):
         for name, value in zip(row, values, strict=False):
             if str(value) != row[name]:
                 yield key, f"its {name} is {value}, {SAMPLES} says {row[name]}"
-    yield from _check_sidecars(path.with_suffix(""), found)
-    if decode:
-        for sample, key in zip(found.samples, found.keys, strict=True):
-            for what in _check_decoding(path, sample, found.packets, shards.sample_rate):
+    wrong = list(_check_sidecars(path.with_suffix(""), found))
+    yield from wrong
+    if decode and not wrong:
+        for index, key in enumerate(found.keys, first):
+            for what in decoding_faults(shards, index):
                 yield key, what
 
 
@@ -111,34 +110,3 @@ def _check_sidecars(stem: Path, found: Scan) -> Iterator[tuple[str, str]]:
         yield "", f"{path.name} is missing"
     elif path.read_text(errors="replace") != found.idx:
         yield "", f"{path.name} does not match the tar"
-
-
-def _check_decoding(path: Path, row: np.void, packets: np.ndarray, rate: int) -> Iterator[str]:
-    """Yield the decoding errors of one sample."""
-    data = np.memmap(path, mode="r", dtype=np.uint8)
-    video = data[row["video"] : row["video"] + row["video_bytes"]]
-    audio = data[row["audio"] : row["audio"] + row["audio_bytes"]]
-    try:
-        if row["packet"] >= 0:
-            _decode_jpegs(data, packets[row["packet"] : row["packet"] + row["frames"]], row)
-        elif row["video"] >= 0:
-            _decode_all(video.tobytes(), int(row["frames"]))
-    except (av.FFmpegError, ValueError) as error:
-        yield f"video: {error}"
-    try:
-        if row["audio"] >= 0:
-            decode_waveform(audio.tobytes(), rate)
-    except (av.FFmpegError, ValueError) as error:
-        yield f"audio: {error}"
-
-
-def _decode_jpegs(data: np.ndarray, packets: np.ndarray, row: np.void) -> None:
-    for number, (offset, size) in enumerate(packets):
-        picture = simplejpeg.decode_jpeg(data[offset : offset + size], strict=True)
-        if picture.shape[:2] != (row["height"], row["width"]):
-            raise ValueError(f"frame {number} is {picture.shape[1]} x {picture.shape[0]}")
-
-
-def _decode_all(video: bytes, frames: int, piece: int = 64) -> None:
-    for first in range(0, frames, piece):
-        decode_frames(video, np.arange(first, min(first + piece, frames)))
