@@ -44,7 +44,7 @@ def print_result(result: object, lines: Iterable[str], as_json: bool) -> None:
     """What a command found, on stdout: one JSON document with --json, otherwise the lines."""
     with naming("standard output"):
         for line in [to_json(result)] if as_json else lines:
-            click.echo(line)
+            click.echo(on_one_line(line))
 
 
 class Group(click.Group):
@@ -91,8 +91,14 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def on_one_line(message: str) -> str:
-    """A message whose control characters, as names of files may hold them, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    """A message whose control characters, as names of files may hold them, are escaped.
+
+    What stands for a byte of a name that is no text stays.
+    """
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        for c in message
+    )
 
 
 def after_a_signal(hint: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from xdc_fast.errors import UserError
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import PATH, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
@@ -56,6 +57,11 @@ def report(run: Path, data: Path | None, as_json: bool) -> None:
     from xdc_fast.shards.dataset import ShardSet
 
     opened = Run.open(run)
+    if data is None and not Path(opened.recipe.data).is_dir():
+        raise UserError(
+            f"{run}: its shard set is not at {opened.recipe.data}, seen from here; give it with "
+            "--data SHARDS"
+        )
     page = write_report(opened, ShardSet(data or opened.recipe.data))
     print_result({"run": str(run), "report": str(page)}, [str(page)], as_json)
 

@@ -3,7 +3,9 @@
 A signal is answered from the first line on, before the libraries are loaded.
 """
 
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 from xdc_fast.interrupt import end_at_once, ignore
 
@@ -20,6 +22,9 @@ def xdc_shard() -> None:
 
 def _start(command: str) -> None:
     end_at_once(command)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files are printed byte for byte
+        encoding = "utf-8" if sys.stdout.encoding == "ascii" else None
+        sys.stdout.reconfigure(encoding=encoding, errors="surrogateescape")
     try:
         group = import_module("xdc_fast.tools." + command.removeprefix("xdc-")).main
         group(prog_name=command)

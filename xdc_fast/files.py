@@ -46,6 +46,15 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises UserError where files cannot be written into a folder, which may be still to make."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; give another folder than {folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot be written; give another folder than {folder}")
+
+
 @contextmanager
 def naming(file: str | Path) -> Iterator[None]:
     """Errors of the system that name no file, as those of a full disk, name this one."""

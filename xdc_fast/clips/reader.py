@@ -44,7 +44,7 @@ class SampleReader:
         ):
             raise UserError(
                 f"{shards.root}: at most {settings['fps']:g} pictures a second, the recipe asks "
-                f"for {shape.fps:g}; set video.fps={settings['fps']:g} or pack with "
+                f"for {shape.fps:g}; set video.fps={settings['fps']} or pack with "
                 f"--fps {shape.fps:g}"
             )
 
@@ -62,7 +62,7 @@ class SampleReader:
                 f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
                 f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "
                 f"{self.shape.crop}; set video.crop={sides[small]} or less, or pack with "
-                f"--short-side {self.shape.crop} or more"
+                f"--short-side {max(16, self.shape.crop + self.shape.crop % 2)} or more"
             )
         return [name for name, _ in found], rows
 

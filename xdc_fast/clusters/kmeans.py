@@ -62,6 +62,8 @@ def cluster(
     fewer distinct feature vectors than clusters.
     """
     rows = np.flatnonzero(valid)
+    if not len(rows):
+        raise UserError("no sample can be read; run `xdc-shard verify`")
     if k > len(rows):
         raise UserError(f"k={k} clusters of {len(rows)} samples; set k to {len(rows)} or less")
     parts = features if valid.all() else [part[rows] for part in features]

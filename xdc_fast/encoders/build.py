@@ -45,17 +45,22 @@ def build_encoders(
     """
     encoders = {}
     for number, name in enumerate(names):
-        modality = modality_of(name)
-        kind, known = getattr(recipe, modality).encoder, ENCODERS[modality]
-        if kind not in known:
-            raise UserError(f"{modality}.encoder={kind}: known are {', '.join(known)}")
+        make = known_encoder(recipe, modality_of(name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed * len(MODALITIES) + number)
-            encoder = known[kind]()
+            encoder = make()
             encoder.apply(_initialise)
         layout = _layout(encoder, torch.device(device))
         encoders[name] = encoder.to(device).to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch's stubs lack it
     return encoders
+
+
+def known_encoder(recipe: Recipe, modality: str) -> Callable[[], Encoder]:
+    """What makes the recipe's encoder of a modality; UserError for an unknown name."""
+    kind, known = getattr(recipe, modality).encoder, ENCODERS[modality]
+    if kind not in known:
+        raise UserError(f"{modality}.encoder={kind}: known are {', '.join(known)}")
+    return known[kind]
 
 
 def _layout(encoder: nn.Module, device: torch.device) -> torch.memory_format:

@@ -12,8 +12,10 @@ from xdc_fast.clips.loader import Loader, choose_device, open_loader
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.features import Features, compute_features, weights_digest
+from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.results import Result, as_json, place_for
+from xdc_fast.files import check_writable
 from xdc_fast.models.load import Model
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -26,7 +28,8 @@ class Evaluator:
     are in `modalities`.
     out: the folder for results; without it, the run's folder if the model is of a run.
     BatchNorm of random encoders is calibrated on the set.
-    Raises UserError when there is no such modality.
+    Raises UserError when there is no such modality, when `out` cannot be written, and when a batch
+    cannot fit into memory.
     """
 
     def __init__(
@@ -48,6 +51,9 @@ class Evaluator:
         self.recipe, self.inputs = model.recipe, model.inputs
         self.device = choose_device(model.recipe.device)
         self.modalities = (modality,) if modality else common
+        if self.out:
+            check_writable(self.out)
+        check_memory(self.recipe, self.modalities, self.device, training=False)
         if model.name == "random":
             encoders = self.encoders(*self.modalities)
             loader = self.loader(*self.modalities)

@@ -19,6 +19,7 @@ from xdc_fast.clips.windows import random_windows
 from xdc_fast.encoders.build import new_head
 from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.features import compute_features
+from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
@@ -99,12 +100,15 @@ def finetune(
     Raises UserError as splits_of does, and for a loss that is not finite.
     """
     settings = settings or FinetuneSettings()
-    evaluator = Evaluator(model, shards, modality, out)
     codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, test_share=test_share, seed=seed)
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
+    evaluator = Evaluator(model, shards, modality, out)
+    names, batch = evaluator.modalities, settings.batch
+    for name in names:
+        check_memory(model.recipe, [name], evaluator.device, batch, training=not only_head)
     results = {}
-    for name in evaluator.modalities:
+    for name in names:
         mode = "head" if only_head else "full"
         made_by: dict = {
             "label": label,

@@ -56,8 +56,8 @@ def retrieve(
     """
     if columns and label is None:
         raise UserError("--split needs --label; give both, or leave --split out")
-    evaluator = Evaluator(model, shards, modality, out)
     task = None if label is None else class_task(model.run, shards, label, columns)
+    evaluator = Evaluator(model, shards, modality, out)
     made_by = {"label": label, "asked": [*columns], "clips": clips}
     made_by |= evaluator.made_by(*evaluator.modalities)
     with evaluator.place_for("retrieve", "-".join((label or "own", *columns)), made_by) as place:

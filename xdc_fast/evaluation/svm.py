@@ -49,12 +49,12 @@ def svm(
     Returns {..., splits: [{split, train, test, n_unreadable, c, accuracy}], mean, spread}:
     accuracies 0 to 1. Raises UserError as splits_of does.
     """
-    evaluator = Evaluator(model, shards, modality, out)
     codes, classes = classes_of(shards, label)
     splits = splits_of(
         shards, label, codes, classes, columns, needed=FOLDS, test_share=test_share, seed=seed
     )
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
+    evaluator = Evaluator(model, shards, modality, out)
     made_by = {
         "label": label,
         "classes": len(classes),

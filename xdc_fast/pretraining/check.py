@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from xdc_fast.encoders.build import MODALITIES
+from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
-from xdc_fast.pretraining.methods import heads_of
+from xdc_fast.files import check_writable
+from xdc_fast.pretraining.methods import encoders_of, heads_of
 from xdc_fast.pretraining.pseudo_labels import training_labels
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
@@ -21,6 +25,8 @@ def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
     if not recipe.data:
         raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
     shards = ShardSet(recipe.data)
+    if not len(shards):
+        raise UserError(f"{shards.root}: holds no samples; give another set with data=FOLDER")
     if shards.modalities != MODALITIES:
         raise UserError(
             f"{shards.root}: holds {shards.modalities[0]} only, pretraining needs both tracks; "
@@ -38,6 +44,9 @@ def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
             "train.precision=bfloat16: PyTorch's 3D convolutions are not reliable in it on a CPU; "
             "set train.precision=float32"
         )
+    check_memory(recipe, encoders_of(recipe.method), device, training=True)
+    if recipe.out:
+        check_writable(Path(recipe.out))
     return shards
 
 
@@ -48,7 +57,9 @@ def _check_labels(shards: ShardSet, label: str, split: str, k: int) -> None:
             f"method=supervised: give label=COLUMN; {shards.root} has "
             f"{', '.join(shards.label_names) or 'none'}"
         )
-    if (classes := len(shards.memberships(label)[2])) != k:
+    if not (classes := len(shards.memberships(label)[2])):
+        raise UserError(f"{shards.root}: no sample has a label '{label}'; name another column")
+    if classes != k:
         raise UserError(f"k={k}, but label '{label}' has {classes} classes; set k={classes}")
     if not len(training_labels(shards, label, split)[0]):
         raise UserError(

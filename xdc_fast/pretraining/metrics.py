@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from torch.utils.tensorboard import SummaryWriter
 
 from xdc_fast.pretraining.run import Run
@@ -19,13 +21,19 @@ class MetricsLog:
         self.run, self.steps = run, steps
         self.every = max(steps // STEP_LINES, 1)
         run.keep_metrics(iteration, step)
-        self.board = SummaryWriter(run.root / "tensorboard", purge_step=iteration * steps + step)
+        folder = run.root / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self.folder = os.open(folder, os.O_RDONLY)  # TensorBoard takes names in UTF-8 alone
+        self.board = SummaryWriter(
+            f"/proc/self/fd/{self.folder}", purge_step=iteration * steps + step
+        )
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.board.close()
+        os.close(self.folder)
 
     def due(self, step: int) -> bool:
         """Whether a step of an iteration is one of those that are logged."""
