@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NUMBER = (float, None)  # a form, see `misfit`
+FOR_EYES = "backslashreplace"  # in texts for people: names of files that are no UTF-8
 
 
 class Busy(UserError):
@@ -139,7 +140,7 @@ def read_text(path: Path, hint: str, most: int = 100_000) -> str:
 def write(path: Path, content: bytes | memoryview | str) -> None:
     """The whole content of a file, by `replacing`; text is UTF-8, its line ends as they are."""
     with replacing(path, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors=FOR_EYES) if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: object, indent: int = 2) -> None:

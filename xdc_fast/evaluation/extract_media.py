@@ -20,6 +20,7 @@ import numpy as np
 from xdc_fast import progress
 from xdc_fast.clips.loader import choose_device
 from xdc_fast.encoders.features import weights_digest, widths_of
+from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import clip_settings
 from xdc_fast.evaluation.extract import AGAIN, PlacedClips, claimed, clips_form, place_clips, spans
@@ -58,6 +59,8 @@ def extract_media(
         raise UserError(f"{model.name}: holds no {modality} encoder; leave --modality out")
     if model.name == "random":  # their BatchNorm has seen nothing yet
         raise UserError("random: needs a shard set to calibrate BatchNorm on; give --data SHARDS")
+    device = choose_device(model.recipe.device)
+    check_memory(model.recipe, encoders, device, training=False)
     inputs, shape = collect([media], None, out), model.inputs.shape
     if not inputs.sources:
         raise UserError(f"{media}: holds no files that could be media; give another folder")
@@ -93,7 +96,7 @@ def extract_media(
             [inputs.sources[index].path for index in missing],
             lambda row: place(row).positions,
             batch=model.recipe.train.batch,
-            device=choose_device(model.recipe.device),
+            device=device,
             threads=model.recipe.threads,
         )
         bar = progress.bar(

@@ -40,7 +40,7 @@ class Journal:
 
     def append(self, record: dict) -> None:
         """Write a record; it is on the disk when this returns."""
-        with naming(self.path), self.path.open("a") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -239,7 +239,7 @@ class Run:
     def add_metrics(self, line: dict) -> None:
         """Adds a line to metrics.jsonl."""
         path = self.root / "metrics.jsonl"
-        with naming(path), path.open("a") as file:
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json(line) + "\n")
 
     def metrics(self) -> list[dict]:

@@ -81,15 +81,15 @@ def _write(run: Run, shards: ShardSet) -> Path:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     filters = (heading, kind, method_name, seconds, share, thousandths, words)
     environment.filters |= {each.__name__: each for each in filters}
-    template = environment.from_string((folder / "page.html").read_text())
+    template = environment.from_string((folder / "page.html").read_text("utf-8"))
     page = template.render(
         name=run.root.resolve().name,
         summary=summary,
         recipe=dump_recipe(run.recipe),
         training_label=run.recipe.label if summary["method"] == "supervised" else None,
         mels=run.recipe.audio.n_mels,
-        style=Markup((folder / "page.css").read_text()),
-        script=Markup((folder / "page.js").read_text()),
+        style=Markup((folder / "page.css").read_text("utf-8")),
+        script=Markup((folder / "page.js").read_text("utf-8")),
         tiles=make_tiles(records, probes, chance),
         unreadable=unreadable_note(records),
         probes=probes and probe_chart("Linear probes", probes),

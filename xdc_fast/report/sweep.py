@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.evaluation.sweep import SCRATCH
-from xdc_fast.files import replacing, to_json
+from xdc_fast.files import FOR_EYES, replacing, to_json, write
 from xdc_fast.report.charts import nice_ticks, text_at
 from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
 from xdc_fast.report.plots import Dots, Strip, strips, trend
@@ -30,18 +30,17 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
 
-    def write(kind: str, text: str) -> None:
-        with replacing(folder / f"sweep.{kind}", encoding="utf-8") as file:
-            file.write(text)
+    def write_as(kind: str, text: str) -> None:
+        write(folder / f"sweep.{kind}", text)
 
-    write("json", to_json({"command": command, **table}, 2) + "\n")
+    write_as("json", to_json({"command": command, **table}, 2) + "\n")
     columns = list(dict.fromkeys(key for run in table["runs"] for key in run))
-    with replacing(folder / "sweep.csv", encoding="utf-8", newline="") as file:
+    with replacing(folder / "sweep.csv", encoding="utf-8", errors=FOR_EYES, newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table["runs"])
     here = Path(__file__).parent
-    style, panels = (here / "page.css").read_text(), draw(table)
+    style, panels = (here / "page.css").read_text("utf-8"), draw(table)
     content = {
         "name": folder.resolve().name,
         "command": command,
@@ -57,11 +56,11 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
         "caveat": CAVEAT,
     }
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string((here / "sweep.html").read_text())
-    write("html", page.render(**content, style=Markup(style), panels=panels))
-    write("md", markdown(content))
+    page = environment.from_string((here / "sweep.html").read_text("utf-8"))
+    write_as("html", page.render(**content, style=Markup(style), panels=panels))
+    write_as("md", markdown(content))
     if panels:
-        write("svg", stack(panels, style))
+        write_as("svg", stack(panels, style))
     else:
         (folder / "sweep.svg").unlink(missing_ok=True)
 

@@ -108,5 +108,5 @@ def _check_sidecars(stem: Path, found: Scan) -> Iterator[tuple[str, str]]:
     path = Path(f"{stem}.idx")
     if not path.is_file():
         yield "", f"{path.name} is missing"
-    elif path.read_text(errors="replace") != found.idx:
+    elif path.read_text("utf-8", "replace") != found.idx:
         yield "", f"{path.name} does not match the tar"
