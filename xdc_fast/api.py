@@ -85,8 +85,8 @@ def pack(
         chosen = PackSettings(**(own | settings))  # type: ignore[arg-type]
     chosen.check()
     limits = {
-        "shard_mb": (shard_mb, {"least": 1}),
-        "workers": (workers, {"least": 1}),
+        "shard_mb": (shard_mb, {"least": 1, "most": 1_000_000}),
+        "workers": (workers, {"least": 1, "most": 1024}),
         "time_limit": (time_limit, {"above": 0, "most": DAY}),
     }
     for name, (value, limit) in limits.items():
