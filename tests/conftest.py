@@ -5,8 +5,11 @@ import os
 import pytest
 
 from tests.common.one_track import AUDIO_ONLY, VIDEO_ONLY, make_mixed_media, pack_folder
+from tests.common.pretraining import recipe
 from tests.common.toy import pack_toy
 from xdc_fast.packing.toy import make_toy
+from xdc_fast.pretraining.loop import pretrain
+from xdc_fast.pretraining.run import Run
 
 
 def pytest_runtest_setup(item):
@@ -38,6 +41,14 @@ def toy_shards(toy_videos, tmp_path_factory):
 def toy_h264(toy_videos, tmp_path_factory):
     """The toy videos as short-GOP H.264."""
     return pack_toy(toy_videos, tmp_path_factory.mktemp("shards") / "h264", codec="h264")
+
+
+@pytest.fixture(scope="session")
+def finished(toy_shards, tmp_path_factory):
+    """A whole run, and its summary."""
+    out = tmp_path_factory.mktemp("run") / "xdc"
+    summary = pretrain(recipe(toy_shards, out))
+    return Run.open(out), summary
 
 
 @pytest.fixture(scope="session")

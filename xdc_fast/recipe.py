@@ -217,6 +217,8 @@ INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")  # 010 would be 8 to som
 NOT_FINITE = re.compile(r"^([-+]?)\.(inf|nan)$", re.IGNORECASE)
 WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 
+END = "...\n"  # of a YAML document
+
 Overrides = Iterable[str] | Mapping[str, object]  # ("train.lr=0.05",) or {"train.lr": 0.05}
 
 
@@ -317,6 +319,16 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that load_recipe reads back to an equal one."""
     plain = dataclasses.asdict(recipe, dict_factory=lambda items: {k: _plain(v) for k, v in items})
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def is_whole(text: str) -> bool:
+    """Whether the YAML text of a recipe that was dumped with END has not been cut short.
+
+    What is left of it would be a recipe too, of other settings. Older files lack END, but have
+    every setting.
+    """
+    lines = {line.split(":")[0].strip() for line in text.splitlines()}
+    return text.endswith(END) or all(name.split(".")[-1] in lines for name, _ in settings())
 
 
 def describe() -> str:

@@ -64,7 +64,7 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
     run = Run.open(tmp_path / "run")
     for name, read in (
         ("encoders.pt", run.encoder_weights),
-        ("checkpoint.pt", lambda: run.read_state({}, 48)),
+        ("checkpoint.pt", lambda: run.read_state({}, 48, 8)),
         ("iterations/001/video.npz", lambda: run.clusters(1, 48)),
         ("summary.json", run.summary),
     ):
@@ -81,7 +81,7 @@ def test_a_run_whose_clusterings_are_gone_does_not_go_on(toy_shards, tmp_path, m
         pretrain(chosen)
     gone = tmp_path / "run/iterations/000/audio.npz"
     gone.unlink()
-    with pytest.raises(UserError, match=f"{gone}: cannot be read .*; put back a copy"):
+    with pytest.raises(UserError, match=f"{gone}: cannot be read .*; mend it, put back a copy"):
         pretrain(chosen)
 
 

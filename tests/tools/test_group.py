@@ -104,7 +104,7 @@ def test_a_report_from_another_folder_names_its_option(toy_shards, tmp_path, mon
     (tmp_path / "shards").symlink_to(toy_shards.root)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "recipe.yaml").write_text("data: shards\nout: run\n")
+    (run / "recipe.yaml").write_text("data: shards\nout: run\n...\n")
     monkeypatch.chdir("/")
     done = CliRunner().invoke(main, ["report", str(run)])
     assert done.exit_code == 2 and "its shard set is not at shards, seen from here" in done.stderr

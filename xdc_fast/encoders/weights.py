@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -141,7 +142,9 @@ def read_checkpoint(file: Path, hint: str) -> dict:
             with zipfile.ZipFile(file) as archive:
                 if archive.testzip():  # torch.load does not look at the checksums
                     raise zipfile.BadZipFile
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is no file of PyTorch's
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}; {hint}") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file

@@ -34,6 +34,7 @@ from xdc_fast.models.load import Model
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLES
 
+OTHER = "give another folder"
 AGAIN = "remove it and run the same command again"
 TICK = 1e-6  # seconds; a clip that ends with the sample is not lost to rounding
 
@@ -95,7 +96,7 @@ def claimed(out: Path, made_by: dict, about: dict) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", f"{out}: another process is extracting there; wait for it"):
         if path.is_file():
-            before = read_json(path, {}, "give another folder")
+            before = read_json(path, dict.fromkeys(("stride", "weights", "clip"), object), OTHER)
             changed = [key for key in made_by if before.get(key) != made_by[key]]
             if changed:
                 raise UserError(
@@ -172,6 +173,8 @@ def read_shard(path: Path, index: np.ndarray, widths: Mapping[str, int]) -> int:
     found, missing = arrays["index"], int(arrays["n_unreadable"])
     if len(found) + missing != len(index) or not np.isin(found, index).all():
         raise damaged(path, "not the clips of its shard", AGAIN)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise damaged(path, "numbers that are not finite", AGAIN)
     return missing
 
 

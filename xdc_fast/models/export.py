@@ -29,13 +29,14 @@ from torch import nn
 
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, misfit, write
+from xdc_fast.files import damaged, locked, misfit, write
 from xdc_fast.models.model import Model
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.pretraining.methods import method_with
-from xdc_fast.recipe import Recipe, dump_recipe, read_recipe
+from xdc_fast.recipe import END, Recipe, dump_recipe, is_whole, read_recipe
 
 FORMAT = 1
+LONGEST = 100_000  # bytes of a config
 UNFINISHED = {"format": FORMAT, "unfinished": True}
 PACKING = {"codec": str, "fps": float, "short_side": int}
 FORM = {"format": int, "finished?": bool, "packing": PACKING, "recipe": dict}
@@ -91,7 +92,7 @@ def write_export(out: Path, model: Model, onnx: bool = False) -> dict[str, int]:
         if onnx:
             for modality, encoder in model.encoders.items():
                 write_onnx(out / f"{modality}.onnx", encoder, clip_shape(model.recipe, modality))
-        write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        write(out / CONFIG, yaml.safe_dump(config, sort_keys=False) + END)
         return {name: (out / name).stat().st_size for name in sorted(_files(out))}
 
 
@@ -114,6 +115,8 @@ def read_export(folder: Path) -> Export:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; {AGAIN}")
     if fault := misfit(config, FORM):
         raise UserError(f"{path}: not the config of an export ({fault}); {AGAIN}")
+    if not is_whole(path.read_text(encoding="utf-8")):
+        raise damaged(path, "its end lacks", AGAIN)
     packing = {key: config["packing"][key] for key in PACKING}
     try:
         PackSettings(**packing).check()
@@ -163,6 +166,8 @@ def _read_config(path: Path) -> Any:
     """What a YAML file holds; None where it is none."""
     try:
         content = path.read_bytes()
+        if len(content) > LONGEST:
+            return None
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content)):
             return None  # aliases unfold without end
         return yaml.safe_load(content)

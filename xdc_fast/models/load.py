@@ -54,7 +54,8 @@ def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None =
         export = read_export(path)
         asked = override(export.recipe, settings)
         model = _filled(path, export.recipe, asked, export.weights)
-        _fill_heads(model, export.recipe, export.heads, path / HEADS, AGAIN)
+        if (path / HEADS).is_file():
+            _fill_heads(model, export.recipe, export.heads, path / HEADS, AGAIN)
         model.packing, model.finished = packing_for(asked, export.packing), export.finished
     elif path.exists():
         model = _of_run(path, settings)
@@ -89,7 +90,8 @@ def _of_run(path: Path, settings: Overrides) -> Model:
     file = run.weights_file() if path == root else path
     weights, asked = read_encoder_weights(file), override(run.recipe, settings)
     model = _filled(file, run.recipe, asked, weights)
-    _fill_heads(model, run.recipe, run.heads(), run.heads_file, ANEW)
+    if run.heads_file.is_file():
+        _fill_heads(model, run.recipe, run.heads(), run.heads_file, ANEW)
     model.run, model.finished = run, run.finished
     return model
 
@@ -107,9 +109,7 @@ def _filled(path: Path, recipe: Recipe, asked: Recipe, weights: dict) -> Model:
 
 
 def _fill_heads(model: Model, recipe: Recipe, heads: dict, file: Path, hint: str) -> None:
-    """Gives a model the cluster heads of a recipe that `file` holds, {head: state dict}, if any."""
-    if not heads:
-        return
+    """Gives a model the cluster heads of a recipe that `file` holds, {head: state dict}."""
     if fault := heads_fault(heads, head_weights(recipe, model.encoders)):
         raise damaged(file, fault, hint)
     for name, state in heads.items():

@@ -10,6 +10,7 @@ encoders    {encoder: state dict}
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -70,16 +71,18 @@ def write_state(file: Path, state: State, encoders: Mapping[str, nn.Module]) -> 
     write_tensors(file, {"format": FORMAT, "encoders": weights, **vars(state)})
 
 
-def read_state(file: Path, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int) -> State:
+def read_state(
+    file: Path, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int, steps: int
+) -> State:
     """The state that a checkpoint holds; its weights are loaded into the encoders.
 
-    samples: of the set. Raises UserError when the file cannot be read, is of another format or of
-    other encoders, or holds what no run of the recipe writes.
+    samples: of the set. steps: of an iteration. Raises UserError when the file cannot be read, is
+    of another format or of other encoders, or holds what no run of the recipe writes.
     """
     content = _checked(read_checkpoint(file, HINT), file)
     load_encoder_weights(encoders, content["encoders"], recipe, file)
     state = State(**{known.name: content[known.name] for known in fields(State)})
-    if fault := _fault(state, encoders, recipe, samples):
+    if fault := _fault(state, encoders, recipe, samples, steps):
         raise damaged(file, fault, HINT)
     return state
 
@@ -130,9 +133,11 @@ def write_tensors(file: Path, content: dict) -> None:
 
 def _checked(content: dict, file: Path) -> dict:
     """The content of a checkpoint; UserError when it is not as State and FORMAT say."""
-    if (found := content.get("format")) != FORMAT:
+    found = content.get("format")
+    if type(found) is not int or found != FORMAT:
+        shown = found if found is None or type(found) is int else "unknown"
         raise UserError(
-            f"{file}: checkpoint of format {found}, and this version of xdc_fast reads {FORMAT}; "
+            f"{file}: checkpoint of format {shown}, and this version of xdc_fast reads {FORMAT}; "
             "continue with the version that wrote it, or give another out=FOLDER"
         )
     schema = {"format": int, "encoders": dict, **get_type_hints(State)}
@@ -149,11 +154,16 @@ def _checked(content: dict, file: Path) -> dict:
     return content
 
 
-def _fault(state: State, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int) -> str:
+def _fault(
+    state: State, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int, steps: int
+) -> str:
     """What of a state no run of the recipe writes; empty when all is well."""
     like, number = head_weights(recipe, encoders), (float, torch.Tensor)
     sums = [f"{head}_{metric}" for head in like for metric in ("loss", "accuracy")]
     forms = {
+        "iteration": int,
+        "step": int,
+        "seconds": float,
         "clusters": (clusters_form(recipe.method), None),
         "records": [record_form(recipe.method)],
         "sums": dict.fromkeys((*sums, "steps", "seconds", "wait"), number) if state.step else {},
@@ -161,9 +171,16 @@ def _fault(state: State, encoders: Mapping[str, Encoder], recipe: Recipe, sample
     }
     if fault := misfit(vars(state), forms):
         return fault
-    if [record["iteration"] for record in state.records] != list(range(state.iteration)):
+    try:
+        json.dumps([state.clusters, state.records])
+    except (TypeError, ValueError, RecursionError):
+        return "records of other things than numbers and text"
+    numbers = [record["iteration"] for record in state.records]
+    if len(numbers) != state.iteration or numbers != list(range(len(numbers))):
         return f"not the records of {state.iteration} iterations"
-    if state.step < 0 or (state.step and (state.clusters is None or state.learner is None)):
+    if not 0 <= state.step <= steps:
+        return f"step {state.step} of {steps}"
+    if state.step and (state.clusters is None or state.learner is None):
         return f"step {state.step} without its clusters and its learner"
     scalars = {name: value for name, value in state.sums.items() if torch.is_tensor(value)}
     faults = [tensors_fault(scalars, dict.fromkeys(scalars, torch.zeros(())))]

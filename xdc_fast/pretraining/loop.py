@@ -50,7 +50,7 @@ def pretrain(recipe: Recipe) -> dict:
     classes = training_labels(shards, recipe.label, recipe.split) if supervised else None
     names = [clustering_name(clustering) for clustering in clusterings_of(method)]
     run = Run.start(recipe, shards.fingerprint)
-    restored = run.read_state(encoders, len(shards))
+    restored = run.read_state(encoders, len(shards), steps)
     state = restored or State()
     began = time.perf_counter() - state.seconds
     memory_bank = None

@@ -130,6 +130,8 @@ def clusters_form(method: str) -> dict:
     both = set(MODALITIES) <= set(names)
     return {
         "n_unreadable": int,
+        "extract_seconds": float,
+        "cluster_seconds": float,
         "nmi_audio_video": float if both else NUMBER,
         **dict.fromkeys(names, CLUSTERING),
     }

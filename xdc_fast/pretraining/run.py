@@ -49,10 +49,10 @@ from xdc_fast.pretraining.checkpoint import (
     write_tensors,
 )
 from xdc_fast.pretraining.records import record_form, run_form, step_form
-from xdc_fast.recipe import Recipe, dump_recipe, flatten, load_recipe
+from xdc_fast.recipe import END, Recipe, dump_recipe, flatten, is_whole, load_recipe
 
 LOCK = ".lock"
-ANEW = "put back a copy of it, or begin a new run in another folder"
+ANEW = "mend it, put back a copy of it, or begin a new run in another folder"
 MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads")
 
 
@@ -73,7 +73,13 @@ class Run:
             raise UserError(
                 f"{root}: no recipe.yaml there, so no run; make one with `xdc pretrain`"
             )
-        recipe, file = load_recipe(root / "recipe.yaml"), root / "shards.json"
+        file = root / "shards.json"
+        try:
+            recipe = load_recipe(root / "recipe.yaml")
+        except UserError as error:
+            raise UserError(f"{error}; {ANEW}") from None
+        if not is_whole((root / "recipe.yaml").read_text(encoding="utf-8")):
+            raise damaged(root / "recipe.yaml", "its end lacks", ANEW)
         kept = read_json(file, {"fingerprint": (str, None)}, ANEW) if file.is_file() else {}
         return cls(root, recipe, kept.get("fingerprint"))
 
@@ -122,7 +128,7 @@ class Run:
             "out=FOLDER"
         )
         with locked(self.root / LOCK, busy):
-            write(self.root / "recipe.yaml", dump_recipe(self.recipe))
+            write(self.root / "recipe.yaml", dump_recipe(self.recipe) + END)
             write_json(self.root / "shards.json", {"fingerprint": self.trained_on})
             yield
 
@@ -190,13 +196,13 @@ class Run:
         """Writes the checkpoint."""
         write_state(self.root / "checkpoint.pt", state, encoders)
 
-    def read_state(self, encoders: Mapping[str, Encoder], samples: int) -> State | None:
+    def read_state(self, encoders: Mapping[str, Encoder], samples: int, steps: int) -> State | None:
         """The state of the checkpoint, its weights loaded into the encoders; None without one.
 
-        samples: of the set.
+        samples: of the set. steps: of an iteration.
         """
         file = self.root / "checkpoint.pt"
-        return read_state(file, encoders, self.recipe, samples) if file.is_file() else None
+        return read_state(file, encoders, self.recipe, samples, steps) if file.is_file() else None
 
     def save_encoders(self, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Keeps the trained encoders; the run has finished."""
