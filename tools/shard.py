@@ -61,7 +61,7 @@ def settings_options(command: Callable) -> Callable:
     type=float,
     default=600,
     show_default=True,
-    help="Seconds that a file may take. It is refused after that.",
+    help="Seconds that a file, or a segment of one, may take. It is refused after that.",
 )
 @json_option
 def pack(
@@ -77,8 +77,9 @@ def pack(
 ) -> None:
     """Pack SOURCE... into shards in the folder OUT.
 
-    A SOURCE is a folder, a media file, or a CSV file with a path column. Every input is packed, or
-    refused with a reason that OUT/refused.csv names. Files that the lists of a --dataset name and
+    A SOURCE is a folder, a media file, or a CSV file with a path column; its columns start and end,
+    in seconds, name segments of files. Every input is packed, or refused with a reason that
+    OUT/refused.csv names. Files that the lists of a --dataset name and
     that SOURCE lacks are in OUT/missing.csv. The same command continues an interrupted run.
     """
     from xdc_fast.api import pack

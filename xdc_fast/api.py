@@ -41,7 +41,8 @@ def pack(
     """Pack media files into a shard set, as `xdc-shard pack` does.
 
     Args:
-        sources: folders, files, or CSV files with a path column; one or several.
+        sources: folders, files, or CSV files with a path column; one or several. The columns start
+            and end of a CSV, in seconds, name segments of files.
         out: the folder of the set. An interrupted run there is continued.
         labels: a CSV file with a file column; its other columns become labels.
         dataset: the name of a data set, such as "ucf101", whose official lists lie in the source;
@@ -49,14 +50,14 @@ def pack(
         workers: processes; by default as many as cores. They are spawned, so a script calls this
             below `if __name__ == "__main__":`.
         shard_mb: megabytes of a shard.
-        time_limit: seconds that a file may take.
+        time_limit: seconds that a file, or a segment of one, may take.
         settings: as options of the command: codec ("jpeg", "h264" or "copy"), fps, short_side
-            (pixels), audio_rate (Hz), max_seconds, min_seconds, tracks ("both", "video" or
-            "audio").
+            (pixels), audio_rate (Hz), max_seconds, min_seconds, segment (seconds of a sample),
+            tracks ("both", "video" or "audio").
 
     Returns:
         The counts: inputs, packed, refused, reasons ({reason: files}), shards, bytes, seconds.
-        refused.csv in `out` names each refused file with its reason.
+        refused.csv in `out` names each refused file or segment with its reason.
 
     Raises:
         UserError: for a setting out of range, sources that are not there, or a folder `out` that

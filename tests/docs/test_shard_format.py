@@ -116,10 +116,10 @@ def test_the_page_names_every_key_and_file(packed):
     top = [code(row[0]) for row in table(PAGE, "`manifest.json` is a JSON object")[1:]]
     assert top == list(manifest)
     named = {code(row[0]) for row in table(PAGE, "The `settings`:")[1:]}
-    assert named == manifest["settings"].keys() | {"tracks"}
+    assert named == manifest["settings"].keys() | {"tracks", "segment"}
     metadata = ShardSet(packed).meta(0)
     told = {code(key) for row in table(PAGE, "The metadata is")[1:] for key in row[0].split(", ")}
-    assert told == metadata.keys()
+    assert told == metadata.keys() | {"span"}
     for name in ("samples.csv", "refused.csv"):
         with (packed / name).open(newline="", encoding="utf-8") as file:
             header = next(csv.reader(file))

@@ -261,15 +261,22 @@ def test_mistakes_are_refused(run, toy_shards, tmp_path):
 
 
 def test_a_supervised_run_is_not_probed_on_what_it_learned(run, toy_shards, tmp_path):
-    part = ["test" if i // 4 % 3 == 0 else "train" for i in range(48)]
-    shards = relabel(toy_shards, tmp_path / "set", part=part, other=part[1:] + part[:1])
+    """Nor on segments of the files whose other segments it learned: those of `fresh`."""
+    parts = [i // 4 % 3 for i in range(48)]
+    columns = {
+        "part": [("test", "train", "")[k] for k in parts],
+        "fresh": [("train", "", "test")[k] for k in parts],
+    }
+    columns["other"] = columns["part"][1:] + columns["part"][:1]
+    source = [f"{i - 4 if k == 2 else i}.mp4" for i, k in enumerate(parts)]
+    shards = relabel(toy_shards, tmp_path / "set", source=source, **columns)
     settings = ("video.encoder=r2plus1d_tiny", "video.crop=32", "audio.encoder=audio_tiny", "k=4",
                 "train.iterations=1", "train.epochs=1", "train.batch=12", "method=supervised",
                 "label=class", "split=part", f"data={shards.root}")  # fmt: skip
     pretrain(load_recipe(None, (*settings, f"out={tmp_path / 'run'}")))
     taught = load(tmp_path / "run")
     assert probe(taught, shards, "class", replace(ONE, split="part"))["test"] == 16
-    for split in ("other", None):
+    for split in ("other", "fresh"):
         with pytest.raises(UserError, match=r"learned the label 'class' of \d+ test videos"):
             probe(taught, shards, "class", replace(ONE, split=split))
     with pytest.raises(UserError, match="test with --split COLUMN"):

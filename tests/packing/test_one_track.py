@@ -20,7 +20,7 @@ from tests.common.one_track import (
     refusals,
 )
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import convert
+from xdc_fast.packing.convert import convert, convert_all
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames
@@ -130,10 +130,10 @@ def test_the_command_packs_one_track(mixed_media, sounds, tmp_path):
     assert cli("pack", mixed_media, tmp_path / "other", "--tracks", "smell").exit_code == 2
 
 
-def fill_disk(path, settings, video, audio):
+def fill_disk(path, settings, spans, sink_of):
     if path.name == {"audio": "c.m4a", "video": "e mute.mp4"}[settings.tracks]:
-        raise OSError(28, "No space left on device", str(audio))
-    return convert(path, settings, video, audio)
+        raise OSError(28, "No space left on device", str(sink_of(0).audio))
+    yield from convert_all(path, settings, spans, sink_of)
 
 
 @pytest.mark.parametrize("settings", [AUDIO_ONLY, VIDEO_ONLY], ids=["audio", "video"])

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
 from xdc_fast.packing import workers as crew
-from xdc_fast.packing.convert import convert
+from xdc_fast.packing.convert import Outcome, convert_all
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
@@ -105,7 +105,7 @@ def test_shards_are_closed_by_size(videos, tmp_path):
         assert one.meta(number) == many.meta(number)
 
 
-def fail_some(path, settings, video, audio):
+def fail_some(path, settings, spans, sink_of):
     """A decoder that hangs on one file and dies on two others."""
     if path.parent.name == "cats" and path.name == "1.mp4":
         time.sleep(600)
@@ -113,7 +113,7 @@ def fail_some(path, settings, video, audio):
         os.kill(os.getpid(), signal.SIGSEGV)
     if path.parent.name == "dogs" and path.name == "0.mp4":
         os._exit(3)
-    return convert(path, settings, video, audio)
+    yield from convert_all(path, settings, spans, sink_of)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -124,14 +124,14 @@ def test_a_decoder_that_hangs_or_dies_costs_one_file(videos, tmp_path, workers):
     with (out / "refused.csv").open() as file:
         rows = {row["source"]: (row["reason"], row["detail"]) for row in csv.DictReader(file)}
     assert rows["cats/1.mp4"] == ("time limit", "4 s")
-    assert rows["cats/2.mp4"] == ("decoder died", "signal 11")
-    assert rows["dogs/0.mp4"] == ("decoder died", "exit status 3")
+    assert rows["cats/2.mp4"] == ("decoder died", "signal 11, twice")
+    assert rows["dogs/0.mp4"] == ("decoder died", "exit status 3, twice")
 
 
-def fill_disk(path, settings, video, audio):
+def fill_disk(path, settings, spans, sink_of):
     if path.name == "3.mp4":
-        raise OSError(28, "No space left on device", str(video))
-    return convert(path, settings, video, audio)
+        raise OSError(28, "No space left on device", str(sink_of(0).video))
+    yield from convert_all(path, settings, spans, sink_of)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(videos, tmp_path):
@@ -147,9 +147,9 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(videos, tmp_path):
     assert contents(out)["shard-000000.tar"] == finished
 
 
-def lose_scratch(path, settings, video, audio):
-    shutil.rmtree(video.parent)
-    return convert(path, settings, video, audio)
+def lose_scratch(path, settings, spans, sink_of):
+    shutil.rmtree(sink_of(0).video.parent)
+    yield from convert_all(path, settings, spans, sink_of)
 
 
 def test_what_cannot_be_written_is_not_the_files_fault(videos, tmp_path):
@@ -194,24 +194,26 @@ def test_an_error_of_the_output_is_told_as_its_own(videos, tmp_path, codec):
     assert not (out / "refused.csv").exists()
 
 
-def tell(path, settings, video, audio):
-    return {"pid": os.getpid()}
+def tell(path, settings, spans, sink_of):
+    yield Outcome(0, 0, None, {"pid": os.getpid()})
 
 
 def test_a_worker_that_dies_while_idle_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "AHEAD", 1)  # so that nothing is asked for while an outcome is out
-    jobs, pids = [(n, tmp_path) for n in range(3)], []
-    for _, outcome in crew.run_jobs(jobs, SMALL, tmp_path, 1, 60, tell):
-        pids.append(outcome["pid"])
+    jobs, pids = [crew.Job(n, tmp_path, [None]) for n in range(3)], []
+    for _, outcome, _ in crew.run_jobs(jobs, SMALL, tmp_path, 1, 60, tell):
+        if outcome is None:
+            continue
+        pids.append(outcome.answer["pid"])
         (worker,) = multiprocessing.active_children()
         worker.kill()
         worker.join()
     assert len(set(pids)) == 3
 
 
-def slowly(path, settings, video, audio):
+def slowly(path, settings, spans, sink_of):
     time.sleep(0.3)
-    return convert(path, settings, video, audio)
+    yield from convert_all(path, settings, spans, sink_of)
 
 
 SCRIPT = """

@@ -80,7 +80,7 @@ def test_sources_are_named_and_taken_once(videos, tmp_path):
     inputs = collect([videos / "cats", videos / "dogs" / "0.mp4", videos / "cats"], None, tmp_path)
     assert [s.name for s in inputs.sources][:2] == ["cats/0.mp4", "cats/1.mp4"]
     assert len(inputs.sources) == 6
-    assert "5 files were given twice and are taken once" in inputs.notes
+    assert "5 inputs were given twice and are taken once" in inputs.notes
     with pytest.raises(UserError, match="no such file"):
         collect([videos / "nowhere"], None, tmp_path)
     empty = tmp_path / "empty"

@@ -64,6 +64,10 @@ def extract_media(
     inputs, shape = collect([media], None, out), model.inputs.shape
     if not inputs.sources:
         raise UserError(f"{media}: holds no files that could be media; give another folder")
+    if any(source.span for source in inputs.sources):
+        raise UserError(
+            f"{media}: names segments of files; pack them with `xdc-shard pack`, and give --data"
+        )
     packing = model.packing
     made_by = {
         "stride": stride,

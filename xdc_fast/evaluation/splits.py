@@ -83,7 +83,8 @@ def classes_of(shards: ShardSet, label: str) -> tuple[np.ndarray, list[str]]:
 def check_label_leakage(
     run: Run | None, shards: ShardSet, label: str, tests: list[np.ndarray]
 ) -> None:
-    """Raises UserError for a supervised run that has learned the label of samples in `tests`."""
+    """Raises UserError for a supervised run that has learned the label of samples in `tests`, or
+    of others of the same recordings."""
     if run is None or run.recipe.method != "supervised" or run.recipe.label != label:
         return
     if run.trained_on != shards.fingerprint:
@@ -91,12 +92,15 @@ def check_label_leakage(
     learned = run.clusters(0, len(shards)).get(clustering_name(LABEL))
     if learned is None:
         return
-    count = int((learned["assignment"][np.unique(np.concatenate(tests))] >= 0).sum())
+    known = learned["assignment"] >= 0
+    for codes, _ in recordings_of(shards, label).values():
+        known |= (codes >= 0) & np.isin(codes, codes[learned["assignment"] >= 0])
+    count = int(known[np.unique(np.concatenate(tests))].sum())
     if count:
         raise UserError(
-            f"{run.root}: has learned the label '{label}' of {count} test videos of {shards.root}; "
-            "pretrain with split=COLUMN, which leaves the test part out, and test with --split "
-            "COLUMN"
+            f"{run.root}: has learned the label '{label}' of {count} test videos of {shards.root}, "
+            "or of others from the same recordings; pretrain with split=COLUMN, which leaves the "
+            "test part out, and test with --split COLUMN"
         )
 
 

@@ -1,20 +1,25 @@
-"""Convert one source file into the files of one sample, or refuse it."""
+"""Convert one source file into the files of its samples, or refuse it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from xdc_fast.packing.copy import check_copyable, copy_video
 from xdc_fast.packing.encode import WAV_HEADER, Scaler, VideoWriter, packed_size, wav_header
 from xdc_fast.packing.media import (
+    EmptyError,
     Refusal,
     choose_audio,
     choose_streams,
@@ -23,21 +28,16 @@ from xdc_fast.packing.media import (
     open_media,
     stream_facts,
 )
+from xdc_fast.packing.segments import BrokenError, Clock, Item, Segment, Span, plan, share
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import resample_frames, sample_count
 from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
+from xdc_fast.shards.streams import ROUNDING as FRAME_ROUNDING
 from xdc_fast.shards.streams import frame_count, time_base
 
 SILENCE = 0.001  # of full scale
 ROUNDING = 1.0  # seconds; by less, tracks begin and end apart in many files
-
-
-class CancelledError(Exception):
-    """The channels of the sound cancel out in their mean; `channel` is the one to take."""
-
-    def __init__(self, channel: int):
-        super().__init__(f"take channel {channel}")
-        self.channel = channel
+PRIMING = 0.1  # seconds of sound before a segment, which the resampler's filter looks back at
 
 
 class Sink(Protocol):
@@ -118,6 +118,37 @@ class Files:
         check_audible(pcm)
 
 
+class Outcome(NamedTuple):
+    """What became of a sample.
+
+    place: of its input among those of the file. number: of the sink that holds the sample; None
+    where there is none. span: see Segment. answer: the metadata that the file itself gives.
+    """
+
+    place: int
+    number: int | None
+    span: Span | None
+    answer: dict | Refusal
+
+
+@dataclass
+class Part:
+    """A sample in the making; `passed`: the video goes on after it."""
+
+    segment: Segment
+    number: int
+    sink: Sink
+    mono: Mono = field(default_factory=Mono)
+    samples: int = 0
+    video_end: float = -math.inf
+    passed: bool = False
+    answer: dict | Refusal | None = None
+
+    @property
+    def begin(self) -> float:
+        return self.segment.begin
+
+
 def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dict:
     """Decode a source; write its video track to `video` and its sound to `audio`, a wav file.
 
@@ -129,137 +160,367 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
 
 
 def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
-    """Decode a source into a sink; returns the metadata that it gives, and raises Refusal."""
+    """Decode a whole source into a sink; returns the metadata that it gives, and raises Refusal."""
+    (outcome,) = convert_all(path, settings, [None], lambda number: sink)
+    if isinstance(outcome.answer, Refusal):
+        raise outcome.answer
+    return outcome.answer
+
+
+def convert_all(
+    path: Path,
+    settings: PackSettings,
+    spans: list[Span | None],
+    sink_of: Callable[[int], Sink],
+) -> Iterator[Outcome]:
+    """Decode a file once; yields what becomes of each sample, in the order in which they begin.
+
+    spans: of the inputs that the file is, in seconds from its beginning; None is all of it.
+    settings.segment cuts each into several samples. sink_of: where the sample of a number goes.
+    What is left of an input where the file is damaged is one outcome. Of spans, settings.codec must
+    not be copy. Raises OSError when a sink cannot be written.
+    """
     try:
-        return _convert(sink, path, settings, Mono())
-    except CancelledError as cancelled:
-        return _convert(sink, path, settings, Mono(cancelled.channel))
+        if settings.codec == "copy" and settings.tracks != "audio":
+            yield Outcome(0, 0, None, _convert_copy(sink_of(0), path, settings))
+        else:
+            yield from _CONVERSIONS[settings.tracks](path, settings, spans, sink_of).run()
+    except Refusal as refusal:  # of the file, before any outcome
+        for place, span in enumerate(spans):
+            yield Outcome(place, None, span, refusal)
 
 
-def _convert(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
-    if settings.tracks == "audio":
-        return _convert_audio(sink, path, settings, mono)
-    if settings.codec == "copy":
-        return _convert_copy(sink, path, settings, mono)
-    if settings.tracks == "video":
-        return _convert_video(sink, path, settings)
-    return _convert_both(sink, path, settings, mono)
+class Conversion(ABC):
+    """The one pass over each track of a file that makes all its samples."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: PackSettings,
+        spans: list[Span | None],
+        sink_of: Callable[[int], Sink],
+    ):
+        self.path, self.settings, self.spans, self.sink_of = path, settings, spans, sink_of
+        self.fps, self.rate = settings.frame_rate, settings.audio_rate
+        self.most = settings.max_seconds if settings.segment is None else None
+        self.longest = None if self.most is None else frame_count(self.most, self.fps)
+        self.parts: list[Part] = []
+        self.original: dict = {}
+        self.clock = Clock(0, 0)
+        self.sound_end = math.inf
+
+    @abstractmethod
+    def run(self) -> Iterator[Outcome]:
+        """Decode; raises Refusal where the file has not even a beginning."""
+
+    def start(self, container: InputContainer, *begins: float) -> None:
+        """Note where a player's time begins, and the first frames of the tracks."""
+        self.begins = begins
+        self.clock = Clock((container.start_time or 0) / av.time_base, max(begins))
+
+    def new_parts(self) -> Iterator[Part]:
+        """The parts that the file is to be made into, as the pass over its first track asks."""
+        settings = self.settings
+        for segment in plan(self.spans, settings.segment, settings.max_seconds, self.clock):
+            number = len(self.parts)
+            self.parts.append(Part(segment, number, self.sink_of(number)))
+            yield self.parts[-1]
+
+    def start_of(self, part: Part) -> float:
+        return max(part.begin, self.clock.head)
+
+    def frames_of(self, part: Part) -> int | None:
+        """How many frames a part can have at most; None where it goes on to the end."""
+        end = part.segment.end
+        return None if end == math.inf else frame_count(end - self.start_of(part), self.fps)
+
+    def check_room(self, part: Part) -> None:
+        """Raises EmptyError for a segment that ends before the tracks begin, or within a frame."""
+        seconds = part.segment.end - self.start_of(part)
+        if seconds <= 0:
+            raise EmptyError("no overlap")
+        if self.frames_of(part) == 0:
+            raise EmptyError("too short", f"{seconds:.2f} s")
+
+    def take_sound(self, blocks: Iterator[Item], read: Callable) -> None:
+        """The pass over the sound, and another one for parts whose channels cancel out."""
+        for _ in share(blocks, self.new_parts(), read, self.clock, PRIMING):
+            pass
+        again = [part for part in self.parts if part.mono.loudest is not None]
+        if again:
+            for part in again:
+                part.mono = Mono(part.mono.loudest)
+            with open_media(self.path) as container:
+                blocks = decoded(container, choose_audio(container))
+                for _ in share(blocks, again, read, self.clock, PRIMING):
+                    pass
+        self.sound_end, self.clock.end = self.clock.end, math.inf
+
+    def write_sound(self, part: Part, blocks: Iterator[Item], limit: int) -> int:
+        """The sound of a part into its sink; returns the number of samples."""
+        start = self.start_of(part)
+        return _write_sound(part.sink, blocks, start, self.rate, limit, part.mono)
+
+    def tell(self, steps: Iterator[None]) -> Iterator[Outcome]:
+        """The outcomes in the order of the parts, each as soon as there is one.
+
+        Of what comes after the end of the file, or after its damage, there is one outcome, for each
+        input.
+        """
+        told, broken = 0, set()
+        for _ in chain(steps, [None]):
+            while told < len(self.parts) and (answer := self.parts[told].answer) is not None:
+                part = self.parts[told]
+                told += 1
+                place, span = part.segment.place, part.segment.span
+                empty = isinstance(answer, EmptyError) and not part.segment.first
+                if place in broken or empty:
+                    continue
+                if isinstance(answer, BrokenError) and span and self.settings.segment:
+                    broken.add(place)
+                    whole = self.spans[place]
+                    span = (span[0], whole[1] if whole else math.inf)
+                yield Outcome(place, part.number, span, answer)
+
+    def refuse(self, part: Part, refusal: Refusal) -> None:
+        if part.segment.span and refusal.reason == "no overlap":
+            origin, end = self.clock.origin, min(self.clock.end, self.sound_end)
+            held = f"it holds {self.clock.head - origin:.2f} to {end - origin:.2f} s"
+            refusal = EmptyError("not in the file", held)
+        part.answer = refusal
 
 
-def _convert_both(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
+class BothTracks(Conversion):
     """Both tracks, from where the later one begins to where the first one ends."""
-    fps, rate = settings.frame_rate, settings.audio_rate
-    with open_media(path) as pictures, open_media(path) as sound:
-        picture_stream, _ = choose_streams(pictures)
-        sound_stream = choose_audio(sound)
-        original = _original(picture_stream, sound_stream)
-        frames = decoded(pictures, picture_stream)
-        blocks = decoded(sound, sound_stream)
-        first, begin = next(frames), next(blocks)
-        start = max(first[0], begin[0])
-        longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
-        limit = None if longest is None else sample_count(longest, fps, rate)
-        # one frame more than wanted: whether there is more tells a cut video from a whole one
-        ahead = 2**62 if limit is None else limit + sample_count(1, fps, rate) + 1
-        samples = _write_sound(sink, chain([begin], blocks), start, rate, ahead, mono)
-        available = frame_count(samples / rate, fps)
-        if samples == 0:
-            raise Refusal("no overlap", f"video starts at {first[0]:.2f} s, audio ends before")
-        if available == 0:
-            raise Refusal("too short", f"{samples / rate:.2f} s")
-        tick = float(time_base(picture_stream))
-        grid = resample_frames(chain([first], frames), start, fps, available, tick)
-        count, width, height, cut = sink.write_video(grid, picture_stream, settings, longest)
-        end = start + float(count / fps)
+
+    def run(self) -> Iterator[Outcome]:
+        with open_media(self.path) as pictures, open_media(self.path) as sound:
+            stream, _ = choose_streams(pictures)
+            sound_stream = choose_audio(sound)
+            self.original = _original(stream, sound_stream)
+            frames, blocks = decoded(pictures, stream), decoded(sound, sound_stream)
+            first, begin = next(frames), next(blocks)
+            self.start(pictures, first[0], begin[0])
+            self.take_sound(chain([begin], blocks), self.read_sound)
+            left = [part for part in self.parts if part.answer is None]
+            read = partial(self.read_pictures, stream)
+            yield from self.tell(share(chain([first], frames), left, read, self.clock))
+
+    def read_sound(self, part: Part, blocks: Iterator[Item]) -> None:
+        frames = self.frames_of(part)
+        if self.longest is not None and (frames is None or frames > self.longest):
+            # one frame more than wanted: whether there is more tells a cut video from a whole one
+            frames = self.longest + 1
+        limit = 2**62 if frames is None else sample_count(frames, self.fps, self.rate) + 1
+        try:
+            self.check_room(part)
+            part.samples = self.write_sound(part, blocks, limit)
+            seconds = part.samples / self.rate
+            if part.samples == 0:
+                begin = self.begins[0]
+                raise EmptyError("no overlap", f"video starts at {begin:.2f} s, audio ends before")
+            if frame_count(seconds, self.fps) == 0:
+                raise EmptyError("too short", f"{seconds:.2f} s")
+        except Refusal as refusal:
+            self.refuse(part, refusal)
+
+    def read_pictures(self, stream: av.VideoStream, part: Part, frames: Iterator[Item]) -> None:
+        try:
+            part.answer = self.make(part, stream, self.watched(part, frames))
+        except Refusal as refusal:
+            self.refuse(part, refusal)
+
+    def make(self, part: Part, stream: av.VideoStream, frames: Iterator[Item]) -> dict:
+        fps, rate, start = self.fps, self.rate, self.start_of(part)
+        available = frame_count(part.samples / rate, fps)
+        if (most := self.frames_of(part)) is not None:
+            available = min(available, most)
+        grid = resample_frames(frames, start, fps, available, float(time_base(stream)))
+        count, width, height, cut = part.sink.write_video(grid, stream, self.settings, self.longest)
         if not cut:
-            for _, end, _ in frames:  # what the sound does not accompany
-                if longest is not None and end > start + longest / fps:
-                    break
-    check_length(count, fps, settings)
-    sink.finish_wav(samples, sample_count(count, fps, rate), rate)
-    size = {"frames": count, "width": width, "height": height}
-    unpaired = _unpaired(first[0], end, begin[0], start + samples / rate, fps)
-    return _facts(start, original, count / fps, cut, unpaired, fps=fps, **size)
+            for _ in frames:  # what the sound does not accompany
+                pass
+        check_length(count, fps, self.settings)
+        part.sink.finish_wav(part.samples, sample_count(count, fps, rate), rate)
+        size = {"frames": count, "width": width, "height": height}
+        cut |= part.segment.limited and part.passed and self.sound_end > part.segment.end
+        unpaired = self.unpaired(part)
+        return _facts(start, self.original, count / fps, cut, unpaired, fps=fps, **size)
+
+    def watched(self, part: Part, frames: Iterator[Item]) -> Iterator[Item]:
+        """The frames up to the first that starts after the part, or, of the last part, after its
+        input."""
+        reach = part.segment.within[1] if self.is_last(part) else part.segment.end
+        if self.longest is not None:  # and enough to see whether there is more
+            reach = min(reach, self.start_of(part) + float((self.longest + 2) / self.fps))
+        for item in frames:
+            part.video_end = max(part.video_end, item[1])
+            yield item
+            if item[0] >= reach and self.holds_frame(reach, part.video_end):
+                part.passed = True
+                return
+
+    def is_last(self, part: Part) -> bool:
+        """Whether the sound of an input ends in this part of it."""
+        return not self.holds_frame(part.segment.end, self.sound_end)
+
+    def holds_frame(self, begin: float, end: float) -> bool:
+        """Whether what lies between has room for a frame; `frame_count` takes no infinity."""
+        return end - begin > float((1 - FRAME_ROUNDING) / self.fps)
+
+    def unpaired(self, part: Part) -> float:
+        """The seconds in which a track is alone before or after a part; 0 where it is a rounding.
+
+        What lies outside of it counts for the first and the last part of an input.
+        """
+        segment = part.segment
+        begin = segment.within[0] if segment.first else segment.begin
+        last = self.is_last(part) or not part.passed
+        end = segment.within[1] if last else segment.end
+        if self.longest is not None:
+            end = min(end, self.start_of(part) + float(self.longest / self.fps))
+        begins = [max(begin, time) for time in self.begins]
+        ends = [min(end, time) for time in (part.video_end, self.sound_end)]
+        return _unpaired(begins, ends, self.fps)
 
 
-def _convert_video(sink: Sink, path: Path, settings: PackSettings) -> dict:
+class VideoTrack(Conversion):
     """The video track alone, from its first frame."""
-    fps = settings.frame_rate
-    longest = None if settings.max_seconds is None else frame_count(settings.max_seconds, fps)
-    with open_media(path) as container:
-        stream = choose_video(container)
-        original = _original(stream)
-        frames = decoded(container, stream)
-        first = next(frames)
-        ahead = 2**62 if longest is None else longest + 1
-        tick = float(time_base(stream))
-        grid = resample_frames(chain([first], frames), first[0], fps, ahead, tick)
-        count, width, height, cut = sink.write_video(grid, stream, settings, longest)
-    check_length(count, fps, settings)
-    size = {"frames": count, "width": width, "height": height}
-    return _facts(first[0], original, count / fps, cut, fps=fps, **size)
+
+    def run(self) -> Iterator[Outcome]:
+        with open_media(self.path) as container:
+            stream = choose_video(container)
+            self.original = _original(stream)
+            frames = decoded(container, stream)
+            first = next(frames)
+            self.start(container, first[0])
+            read = partial(self.read_pictures, stream)
+            steps = share(chain([first], frames), self.new_parts(), read, self.clock)
+            yield from self.tell(steps)
+
+    def read_pictures(self, stream: av.VideoStream, part: Part, frames: Iterator[Item]) -> None:
+        try:
+            self.check_room(part)
+            part.answer = self.make(part, stream, frames)
+        except Refusal as refusal:
+            self.refuse(part, refusal)
+
+    def make(self, part: Part, stream: av.VideoStream, frames: Iterator[Item]) -> dict:
+        fps, start, most = self.fps, self.start_of(part), self.frames_of(part)
+        limits = [most, None if self.longest is None else self.longest + 1]
+        ahead = min((limit for limit in limits if limit is not None), default=2**62)
+        grid = resample_frames(frames, start, fps, ahead, float(time_base(stream)))
+        count, width, height, cut = part.sink.write_video(grid, stream, self.settings, self.longest)
+        if part.segment.limited:
+            cut = any(time >= part.segment.end for time, _, _ in frames)
+        check_length(count, fps, self.settings)
+        size = {"frames": count, "width": width, "height": height}
+        return _facts(start, self.original, count / fps, cut, fps=fps, **size)
 
 
-def _convert_audio(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
+class AudioTrack(Conversion):
     """The audio track alone, from its beginning."""
-    rate = settings.audio_rate
-    longest = None if settings.max_seconds is None else round(settings.max_seconds * rate)
-    with open_media(path) as container:
-        stream = choose_audio(container)
-        original = _original(stream)
-        blocks = decoded(container, stream)
-        begin = next(blocks)
-        ahead = 2**62 if longest is None else longest + 1
-        stored = _write_sound(sink, chain([begin], blocks), begin[0], rate, ahead, mono)
-    samples = stored if longest is None else min(stored, longest)
-    check_length(samples, rate, settings)
-    sink.finish_wav(stored, samples, rate)
-    return _facts(begin[0], original, samples / rate, stored > samples)
+
+    def run(self) -> Iterator[Outcome]:
+        with open_media(self.path) as container:
+            stream = choose_audio(container)
+            self.original = _original(stream)
+            blocks = decoded(container, stream)
+            begin = next(blocks)
+            self.start(container, begin[0])
+            self.take_sound(chain([begin], blocks), self.read_sound)
+            for part in self.parts:
+                if part.answer is None:
+                    self.finish(part)
+            yield from self.tell(iter(()))
+
+    def limit(self, part: Part) -> int:
+        """The most samples that a part can have."""
+        most = math.inf if self.most is None else self.most
+        seconds = min(part.segment.end - self.start_of(part), most)
+        return 2**62 if seconds == math.inf else round(max(0.0, seconds) * self.rate)
+
+    def read_sound(self, part: Part, blocks: Iterator[Item]) -> None:
+        try:
+            self.check_room(part)
+            part.samples = self.write_sound(part, blocks, self.limit(part) + 1)
+            seconds = part.samples / self.rate
+            if part.segment.span and frame_count(seconds, self.fps) == 0:
+                raise EmptyError("too short" if seconds else "no overlap", f"{seconds:.2f} s")
+        except Refusal as refusal:
+            self.refuse(part, refusal)
+
+    def finish(self, part: Part) -> None:
+        limit, rate = self.limit(part), self.rate
+        samples = min(part.samples, limit)
+        more = self.most is not None or part.segment.limited
+        try:
+            check_length(samples, rate, self.settings)
+            part.sink.finish_wav(part.samples, samples, rate)
+        except Refusal as refusal:
+            part.answer = refusal
+        else:
+            start, cut = self.start_of(part), more and part.samples > limit
+            part.answer = _facts(start, self.original, samples / rate, cut)
 
 
-def _convert_copy(sink: Sink, path: Path, settings: PackSettings, mono: Mono) -> dict:
+_CONVERSIONS: dict[str, type[Conversion]] = {
+    "both": BothTracks,
+    "video": VideoTrack,
+    "audio": AudioTrack,
+}
+
+
+def _convert_copy(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """The video's packets as they are; the sound is cut or filled with silence to their span."""
     with_sound, rate = settings.tracks == "both", settings.audio_rate
     start, fps, count = check_copyable(path, with_sound)
     length = sample_count(count, fps, rate)
     with open_media(path) as container:
         original = _original(choose_video(container))
-        if with_sound:
-            sound_stream = choose_audio(container)
-            original |= _original(sound_stream)
-            blocks = decoded(container, sound_stream)
-            begin = next(blocks)
-            if begin[0] >= start + count / fps:
-                raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
-            samples = _write_sound(sink, chain([begin], blocks), start, rate, 2**62, mono)
-            if samples == 0:
-                raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
+    if with_sound:
+        begin, samples = _sound_beside(sink, path, start, start + count / fps, rate)
+        with open_media(path) as container:
+            original |= _original(choose_audio(container))
     width, height = sink.copy_video(path, fps, count)
     check_length(count, fps, settings)
     unpaired = 0.0
     if with_sound:
         sink.finish_wav(samples, length, rate)
-        unpaired = _unpaired(start, start + count / fps, begin[0], start + samples / rate, fps)
+        ends = start + float(count / fps), start + samples / rate
+        unpaired = _unpaired((start, begin), ends, fps)
     size = {"frames": count, "width": width, "height": height}
     return _facts(start, original, count / fps, False, unpaired, fps=fps, **size)
 
 
+def _sound_beside(sink: Sink, path: Path, start: float, end: float, rate: int) -> tuple[float, int]:
+    """The sound of a copied video into the sink; returns where it begins, and its samples.
+
+    start, end: of the video, seconds.
+    """
+    mono = Mono()
+    while True:
+        with open_media(path) as container:
+            blocks = decoded(container, choose_audio(container))
+            begin = next(blocks)
+            if begin[0] >= end:
+                raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")
+            samples = _write_sound(sink, chain([begin], blocks), start, rate, 2**62, mono)
+        if samples == 0:
+            raise Refusal("no overlap", f"video starts at {start:.2f} s, audio ends before")
+        if mono.loudest is None:
+            return begin[0], samples
+        mono = Mono(mono.loudest)
+
+
 def _write_sound(
-    sink: Sink,
-    blocks: Iterable[tuple[float, float, av.AudioFrame]],
-    start: float,
-    rate: int,
-    limit: int,
-    mono: Mono,
+    sink: Sink, blocks: Iterable[Item], start: float, rate: int, limit: int, mono: Mono
 ) -> int:
-    """`resample_audio` into the sink; returns the number of samples, raises CancelledError."""
+    """`resample_audio` into the sink; returns the number of samples."""
     try:
-        samples = sink.write_pcm(resample_audio(blocks, start, rate, limit, mono))
+        return sink.write_pcm(resample_audio(blocks, start, rate, limit, mono))
     except OverlapError as error:
         raise Refusal("damaged", f"audio: {error}") from None
-    if mono.loudest is not None:
-        raise CancelledError(mono.loudest)
-    return samples
 
 
 def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
@@ -267,11 +528,9 @@ def _original(*streams: av.VideoStream | av.AudioStream) -> dict:
     return {stream.type: stream_facts(stream) for stream in streams}
 
 
-def _unpaired(
-    video: float, video_end: float, audio: float, audio_end: float, fps: Fraction
-) -> float:
-    """The seconds in which a source has one track alone; 0 where it is a rounding."""
-    seconds = abs(video - audio) + abs(video_end - audio_end)
+def _unpaired(begins: Sequence[float], ends: Sequence[float], fps: Fraction) -> float:
+    """The seconds in which one of two tracks is alone; 0 where it is a rounding."""
+    seconds = abs(begins[0] - begins[1]) + abs(ends[0] - ends[1])
     return round(seconds, 3) if seconds > ROUNDING + 1 / fps else 0.0
 
 

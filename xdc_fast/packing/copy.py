@@ -41,8 +41,6 @@ def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
             if len(shapes) > 1:
                 raise Refusal("cannot be copied", f"the picture changes its shape at {time:.2f} s")
             times.append(time)
-    if len(times) == 1:
-        raise Refusal("cover art", "a single still")
     mean = (times[-1] - times[0]) / (len(times) - 1)
     rates.add(nearest_rate(1 / mean) if mean > 0 else None)
     worst, fps = min((_stray(times, rate), rate) for rate in rates if rate)

@@ -16,7 +16,8 @@ ROW = {
 }  # fmt: skip
 SHARD = {"name": str, "samples": int, "first": int, "bytes": int, "sha256": str}
 RECORD = {
-    "next_input": int, "rows": [list], "refused": [[str]], "cut": int, "shard": (SHARD, None)
+    "next_input": int, "told": int, "rows": [list], "refused": [[str]], "cut": int,
+    "shard": (SHARD, None),
 }  # fmt: skip
 
 
@@ -54,13 +55,15 @@ class Journal:
         named = [dict(zip(SAMPLE_COLUMNS, row, strict=False)) for row in rows]
         if fault := misfit(named, [ROW]):
             return fault
-        ends = [0, *(record["next_input"] for record in self.records), head["inputs"]["count"]]
+        ends = [(record["next_input"], record["told"]) for record in self.records]
+        ends = [(0, 0), *ends, (head["inputs"]["count"], 0)]
         return "" if ends == sorted(ends) else "inputs out of order"
 
     @property
-    def next_input(self) -> int:
-        """The first input that no finished shard has dealt with."""
-        return self.records[-1]["next_input"] if self.records else 0
+    def reached(self) -> tuple[int, int]:
+        """The first input whose file is not finished, and the outcomes of this file so far."""
+        last = self.records[-1] if self.records else {"next_input": 0, "told": 0}
+        return last["next_input"], last["told"]
 
     @property
     def next_index(self) -> int:

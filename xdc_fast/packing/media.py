@@ -26,10 +26,11 @@ REASONS = {
     "damaged": "the decoder met errors, timestamps leap, or the file ends before its header says",
     "too short": "the tracks together cover less than --min-seconds",
     "no overlap": "one track ends before the other begins",
+    "not in the file": "the segment lies before or after what the file holds",
     "cannot be copied": "--codec copy, and the video is not plain, of constant rate and seekable",
     "unreadable": "the file could not be opened or read",
     "time limit": "decoding took longer than --time-limit",
-    "decoder died": "the decoder crashed on it",
+    "decoder died": "the process that decoded it died, and died again with no other beside it",
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
 UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are not told
@@ -45,6 +46,13 @@ class Refusal(Exception):
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reason, self.detail)
+
+
+class EmptyError(Refusal):
+    """Not one frame remains of what was asked for."""
 
 
 def open_media(path: Path) -> InputContainer:
@@ -129,6 +137,7 @@ def decoded(
     clock = Timestamps(stream)
     tags = Tags(stream) if isinstance(stream, av.VideoStream) else None
     end: float | None = None
+    count = 0
     error: av.FFmpegError | None = None
     try:
         for packet in container.demux(stream):
@@ -140,6 +149,7 @@ def decoded(
                 error, frames = failure, []
             for frame in frames:
                 start, end = clock.place(frame)
+                count += 1
                 if tags:
                     tags.put_on(frame)
                 yield start, end, frame
@@ -154,6 +164,8 @@ def decoded(
         detail = error.strerror if error else "the stream is empty"
         raise Refusal("undecodable", f"{stream.type}: {detail}")
     _check_complete(container, stream, end)
+    if stream.type == "video" and count == 1:
+        raise Refusal("cover art", "a single still")
 
 
 class Tags:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -15,13 +16,13 @@ from pathlib import Path
 from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.files import locked, remove_leftovers
-from xdc_fast.packing.convert import convert
+from xdc_fast.packing.convert import Outcome, convert_all
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.journal import Journal
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.sources import PackInputs, Source
-from xdc_fast.packing.workers import Convert, FatalError, run_jobs, scratch_files
+from xdc_fast.packing.sources import PackInputs, Source, by_file
+from xdc_fast.packing.workers import Convert, FatalError, Job, run_jobs
 from xdc_fast.shards.format import (
     FORMAT,
     MANIFEST,
@@ -79,19 +80,23 @@ def pack(
     shard_mb: float = 256,
     workers: int | None = None,
     time_limit: float = 600.0,
-    task: Convert = convert,
+    task: Convert = convert_all,
 ) -> Summary:
     """Pack `inputs` into the folder `out`, or continue a run that was interrupted there.
 
     shard_mb: size of a shard in MB, reached or passed by its last sample. workers: processes; by
-    default as many as cores. time_limit: seconds for one file. task: what a worker does with a
-    file; tests replace it by one that fails.
+    default as many as cores. time_limit: seconds for one file, or for a segment of it. task: what
+    a worker does with a file; tests replace it by one that fails.
     Raises UserError when there is nothing to pack, when `out` holds anything else, and when the
     disk is full or a worker cannot start. Finished shards are kept.
     """
     begun = time.monotonic()
     if not inputs.sources:
         raise UserError("no inputs: the sources hold no files that could be media")
+    if settings.codec == "copy" and any(source.span for source in inputs.sources):
+        raise UserError(
+            "codec=copy packs whole videos, and segments are listed; take another codec"
+        )
     run = {
         "format": FORMAT,
         "settings": {**settings.as_dict(), "shard_mb": shard_mb},
@@ -138,15 +143,16 @@ def _check_same_run(out: Path, old: dict, new: dict) -> None:
     """Raises UserError unless `old` has the inputs, settings and versions of `new`."""
     for part in new:
         was, now = old.get(part), new[part]
-        if was == now:
-            continue
+        if was == now or (part == "inputs" and (was or {}).get("sha256") == now["sha256"]):
+            continue  # what is counted in the end are samples, of which a file may hold many
         if isinstance(was, dict) and isinstance(now, dict):
             names = [k for k in {**was, **now} if was.get(k) != now.get(k)]
             said = ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in names)
         else:
             said = f"was {was}, now {now}"
         if part == "inputs":
-            said = f"{(was or {}).get('count')} files then, {now['count']} now, or other labels"
+            count = (was or {}).get("count")
+            said = f"{count} then, {now['count']} now, or other labels or segments"
         raise UserError(
             f"{out}: holds a set that was packed with other {part} ({said}); choose another folder"
         )
@@ -192,29 +198,36 @@ def _pack_rest(
     task: Convert,
 ) -> None:
     """Convert the inputs that the journal lacks, and record every finished shard."""
-    start, index = journal.next_input, journal.next_index
-    rest = [(n, inputs.sources[n].path) for n in range(start, len(inputs.sources))]
+    (start, told), index = journal.reached, journal.next_index
+    sources: list[Source] = []
+    jobs: list[Job] = []
+    for group in by_file(inputs.sources):
+        number = len(sources)
+        sources += group
+        if number >= start:
+            spans = [source.span for source in group]
+            jobs.append(Job(number, group[0].path, spans, told if number == start else 0))
     workers = workers or len(os.sched_getaffinity(0))
     bar = progress.bar(
         total=len(inputs.sources), initial=start, unit="video", desc="packing", leave=True
     )
     shard = OpenShard(out, journal.shards, index, settings)
-    outcomes = run_jobs(rest, settings, scratch, workers, time_limit, task)
+    outcomes = run_jobs(jobs, settings, scratch, workers, time_limit, task)
     try:
-        for (number, _), outcome in outcomes:
-            source = inputs.sources[number]
-            if isinstance(outcome, Refusal):
-                shard.refused.append([source.name, outcome.reason, outcome.detail, "", ""])
-            else:
-                shard.add(source, outcome, inputs.columns, *scratch_files(scratch, number))
-            for file in scratch_files(scratch, number):
-                file.unlink(missing_ok=True)
-            bar.update()
+        for job, outcome, files in outcomes:
+            if outcome is None:
+                start, told = job.number + len(job.spans), 0
+                for file in scratch.glob(f"{job.number}-*"):
+                    file.unlink()
+                bar.update(len(job.spans))
             if shard.rows and shard.writer.bytes >= shard_mb * 1_000_000:
-                journal.append(shard.finish(number + 1))
+                journal.append(shard.finish(start, told))
                 shard = OpenShard(out, journal.shards, journal.next_index, settings)
+            if outcome is not None:
+                shard.add(sources[job.number + outcome.place], outcome, inputs.columns, *files)
+                start, told = job.number, told + 1
         if shard.rows or shard.refused:
-            journal.append(shard.finish(len(inputs.sources)))
+            journal.append(shard.finish(start, told))
     finally:
         outcomes.close()
         shard.writer.abandon()
@@ -234,25 +247,38 @@ class OpenShard:
         self.unpaired: list[float] = []
 
     def add(
-        self, source: Source, facts: dict, columns: list[str], video: Path, audio: Path
+        self, source: Source, outcome: Outcome, columns: list[str], video: Path, audio: Path
     ) -> None:
-        """Append a source whose tracks were written to `video` and `audio`."""
+        """Append a sample whose tracks were written to `video` and `audio`, or its refusal."""
+        span, facts = outcome.span, outcome.answer
+        if isinstance(facts, Refusal):
+            edges = [str(time) if math.isfinite(time) else "" for time in span or [math.inf] * 2]
+            self.refused.append([source.name, facts.reason, facts.detail, *edges])
+            return
         index = self.first + len(self.rows)
         labels = {name: source.labels.get(name, "") for name in columns}
         facts = {**facts, "index": index, "source": source.name, "labels": labels}
+        if span is not None:
+            facts["span"] = [time if math.isfinite(time) else None for time in span]
         self.cut += facts.pop("cut")
         if unpaired := facts.pop("unpaired"):
             self.unpaired.append(unpaired)
         tracks = {"video": ("mp4", video), "audio": ("wav", audio)}
-        files = dict(tracks[modality] for modality in self.settings.modalities)
+        files: dict[str, bytes | Path] = dict(tracks[m] for m in self.settings.modalities)
         self.writer.add(index, {**files, "json": metadata(facts)})
-        key, shard = sample_key(index), f"{self.name}.tar"
-        row = [index, key, shard, source.name, 0.0, facts["seconds"], facts["frames"]]
+        for file in (video, audio):
+            file.unlink(missing_ok=True)
+        key, shard, start = sample_key(index), f"{self.name}.tar", span[0] if span else 0.0
+        row = [index, key, shard, source.name, start, facts["seconds"], facts["frames"]]
         self.rows.append(row + list(labels.values()))
 
-    def finish(self, next_input: int) -> dict:
-        """Close the tar, put it in its place with its sidecars, and return its journal record."""
-        record = {"next_input": next_input, "rows": self.rows, "refused": self.refused}
+    def finish(self, next_input: int, told: int) -> dict:
+        """Close the tar, put it in its place with its sidecars, and return its journal record.
+
+        told: outcomes of the file of `next_input` that are in this shard or an earlier one.
+        """
+        record: dict = {"next_input": next_input, "told": told, "rows": self.rows}
+        record["refused"] = self.refused
         record["cut"], record["unpaired"] = self.cut, self.unpaired
         if not self.rows:
             return {**record, "shard": None}
@@ -276,6 +302,7 @@ def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
     cut = sum(record["cut"] for record in journal.records)
     alone = [seconds for record in journal.records for seconds in record["unpaired"]]
     unpaired = {"samples": len(alone), "seconds": round(sum(alone), 3)}
+    run = {**run, "inputs": {**run["inputs"], "count": len(rows) + len(refused)}}
     reasons = [row[1] for row in refused]
     manifest = complete(run, rows, inputs.columns, cut, unpaired, reasons, shards)
     if rows:

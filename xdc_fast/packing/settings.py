@@ -32,6 +32,12 @@ class PackSettings:
     max_seconds: float | None = setting(
         None, "Longer videos are cut to their first seconds.", least=0, most=DAY
     )
+    segment: float | None = setting(
+        None,
+        "Videos are cut into samples of so many seconds, and a rest.",
+        above=0,
+        most=DAY,
+    )
     min_seconds: float = setting(1.0, "Shorter inputs are refused.", least=0, most=DAY)
     tracks: str = setting(
         "both",
@@ -49,8 +55,13 @@ class PackSettings:
             raise UserError(
                 f"max_seconds={self.max_seconds}: must be min_seconds={self.min_seconds} or more"
             )
-        if self.max_seconds is not None and self.codec == "copy":
-            raise UserError("max_seconds: codec=copy packs whole videos; leave max_seconds out")
+        if self.segment is not None and self.segment < self.min_seconds:
+            raise UserError(
+                f"segment={self.segment}: must be min_seconds={self.min_seconds} or more"
+            )
+        for name in ("max_seconds", "segment"):
+            if getattr(self, name) is not None and self.codec == "copy":
+                raise UserError(f"{name}: codec=copy packs whole videos; leave {name} out")
 
     @property
     def frame_rate(self) -> Fraction:
@@ -63,8 +74,10 @@ class PackSettings:
         return TRACKS[self.tracks]
 
     def as_dict(self) -> dict:
-        """For the manifest; `tracks` is left out where it is both, as in sets of older versions."""
+        """For the manifest; `tracks` and `segment` are left out where they are the default, as in
+        sets of older versions."""
         settings = asdict(self)
-        if self.tracks == "both":
-            del settings["tracks"]
+        for name, usual in (("tracks", "both"), ("segment", None)):
+            if settings[name] == usual:
+                del settings[name]
         return settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.shards.tables import check_labels
 
 PATH_COLUMNS = ("path", "file")
+EDGES = ("start", "end")  # columns of a list that names segments, seconds
 NAME_COLUMNS = ("file", "path", "name")
 NO_MEDIA = (
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".yml", ".log"),
@@ -56,6 +58,14 @@ class PackInputs:
             span = () if source.span is None else (source.span,)
             total.update(json.dumps([source.name, size, source.labels, *span]).encode())
         return total.hexdigest()
+
+
+def by_file(sources: list[Source]) -> list[list[Source]]:
+    """The segments of each file together, in the order in which they begin."""
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        groups.setdefault(_real(source.path), []).append(source)
+    return [sorted(group, key=lambda source: source.span or (-1.0,)) for group in groups.values()]
 
 
 def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs:
@@ -144,7 +154,7 @@ def _once(sources: list[Source], notes: list[str]) -> list[Source]:
     for source in sources:
         kept.setdefault((_real(source.path), source.span), source)
     if len(kept) < len(sources):
-        notes.append(f"{len(sources) - len(kept)} files were given twice and are taken once")
+        notes.append(f"{len(sources) - len(kept)} inputs were given twice and are taken once")
     return list(kept.values())
 
 
@@ -170,10 +180,39 @@ def _labels(row: dict[str, str], columns: list[str]) -> dict[str, str]:
 
 def _read_list(path: Path) -> tuple[list[Source], list[str]]:
     key, rows, columns = _read_rows(path, PATH_COLUMNS)
-    found = [
-        Source(path.parent / row[key], row[key], _labels(row, columns)) for row in rows if row[key]
-    ]
+    given = [edge for edge in EDGES if edge in columns]
+    if len(given) == 1:
+        raise UserError(
+            f"{path}: a column '{given[0]}', and none of the other edge; give 'start' and 'end' in "
+            "seconds, empty where a file is meant from its beginning or to its end"
+        )
+    columns = [name for name in columns if name not in EDGES]
+    found = []
+    for number, row in enumerate(rows, 1):
+        if row[key]:
+            span = _span(row, f"{path}: row {number} ({row[key]})") if given else None
+            found.append(Source(path.parent / row[key], row[key], _labels(row, columns), span))
     return found, columns
+
+
+def _span(row: dict[str, str], where: str) -> tuple[float, float] | None:
+    """The segment that a row of a list names; None for all of the file. Raises UserError."""
+    cells = [(row[edge] or "").strip() for edge in EDGES]
+    if not any(cells):
+        return None
+    times = []
+    for edge, cell, usual in zip(EDGES, cells, (0.0, math.inf), strict=True):
+        try:
+            time = float(cell) if cell else usual
+        except ValueError:
+            time = math.nan
+        if not time >= 0 or (cell and not time < 1e9):
+            raise UserError(f"{where}: {edge} '{cell}' is no number of seconds from 0 up; mend it")
+        times.append(time)
+    start, end = times
+    if start >= end:
+        raise UserError(f"{where}: it ends at {end:g} s, and starts at {start:g} s; mend it")
+    return start, end
 
 
 def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[str]:

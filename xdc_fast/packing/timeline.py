@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import av
 
-from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.media import EmptyError
 from xdc_fast.shards.streams import frame_count
 
 
@@ -27,13 +27,12 @@ def resample_frames(
 
     frames: (start, end, frame), seconds. tick: the time base, seconds; rounding to it can make a
     timestamp half a tick late. A frame that is earlier than one before it is left out.
-    Raises Refusal when no frame remains.
+    Raises EmptyError when no frame remains.
     """
     period, slack = float(1 / fps), min(tick / 2, 0.001) + 1e-6
     last: av.VideoFrame | None = None
-    last_time, last_end, k, seen = 0.0, 0.0, 0, 0
+    last_time, last_end, k = 0.0, 0.0, 0
     for time, end, frame in frames:
-        seen += 1
         if last is not None and time <= last_time:
             continue
         while last is not None and k < limit and start + k * period + slack < time:
@@ -42,13 +41,11 @@ def resample_frames(
         if k >= limit:
             return
         last, last_time, last_end = frame, time, end
-    if seen == 1:
-        raise Refusal("cover art", "a single still")
     whole = frame_count(last_end - start, fps)
     if k == whole == 0:
         if last_end > start:
-            raise Refusal("too short", f"{last_end - start:.2f} s")
-        raise Refusal("no overlap", f"audio starts at {start:.2f} s, video ends before")
+            raise EmptyError("too short", f"{last_end - start:.2f} s")
+        raise EmptyError("no overlap", f"audio starts at {start:.2f} s, video ends before")
     if last is not None:
         for _ in range(k, min(limit, whole)):
             yield last

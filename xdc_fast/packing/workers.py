@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import math
 import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -18,8 +21,9 @@ from types import ModuleType
 import av
 
 from xdc_fast.interrupt import blocked
-from xdc_fast.packing.convert import convert
+from xdc_fast.packing.convert import Files, Outcome, Sink, convert_all
 from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.segments import Span
 from xdc_fast.packing.settings import PackSettings
 
 # what FFmpeg reports of the files we write; errors of the source have become refusals before
@@ -28,41 +32,94 @@ OUR_FAULT = {
     *(errno.EIO, errno.EACCES, errno.ENOENT),
 }
 AHEAD = 8  # files per worker that may wait for a slow one before them
+NO_FILES = (Path(), Path())
 IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
-Job = tuple[int, Path]
-Outcome = dict | Refusal
-Convert = Callable[[Path, PackSettings, Path, Path], dict]
-
-
-def scratch_files(scratch: Path, number: int) -> tuple[Path, Path]:
-    """Where a worker leaves the video track and the wav of input `number`."""
-    return scratch / f"{number}.mp4", scratch / f"{number}.wav"
+SinkOf = Callable[[int], Sink]
+Convert = Callable[[Path, PackSettings, list[Span | None], SinkOf], Iterator[Outcome]]
 
 
 class FatalError(Exception):
     """An error that stops the whole run: the disk is full, or a worker cannot start."""
 
 
+@dataclass
+class Job:
+    """A file, and what has become of its samples.
+
+    number: of its first input. spans: of its inputs. skip: outcomes that an earlier run has
+    recorded, of the first ones. died: the processes that it has cost since its last outcome.
+    """
+
+    number: int
+    path: Path
+    spans: list[Span | None]
+    skip: int = 0
+    died: int = field(default=0, init=False)
+    attempt: int = field(default=0, init=False)
+    finished: bool = field(default=False, init=False)
+    ready: deque[tuple[Outcome, tuple[Path, Path]]] = field(default_factory=deque, init=False)
+    _heard: int = field(default=0, init=False)  # outcomes of this attempt
+    _ends: dict[int, float] = field(default_factory=dict, init=False)  # of the last, by place
+
+    def __post_init__(self) -> None:
+        self._known = self.skip
+
+    def begin(self, scratch: Path) -> None:
+        """A process begins with it, from the first sample on."""
+        self.scratch, self._heard = scratch, 0
+        self.attempt += 1
+
+    def hear(self, outcome: Outcome) -> None:
+        """Note an outcome, unless it is known already."""
+        self._heard += 1
+        self._ends[outcome.place] = math.inf if outcome.span is None else outcome.span[1]
+        if self._heard > self._known:
+            self._known, self.died = self._heard, 0
+            files = scratch_files(self.scratch, self.number, self.attempt, outcome.number or 0)
+            self.ready.append((outcome, files))
+
+    def refuse_rest(self, refusal: Refusal) -> None:
+        """Let all that has no outcome yet have this one."""
+        recorded = self.skip if len(self.spans) > 1 else 0
+        for place, span in enumerate(self.spans):
+            begin, end = self._ends.get(place), math.inf if span is None else span[1]
+            if begin is None and place >= recorded:
+                self.ready.append((Outcome(place, None, span, refusal), NO_FILES))
+            elif begin is not None and begin < end:
+                self.ready.append((Outcome(place, None, (begin, end), refusal), NO_FILES))
+        self.finished = True
+
+
+def scratch_files(scratch: Path, job: int, attempt: int, number: int) -> tuple[Path, Path]:
+    """Where a worker leaves the video track and the wav of a sample of a job."""
+    stem = f"{job}-{attempt}-{number}"
+    return scratch / f"{stem}.mp4", scratch / f"{stem}.wav"
+
+
 def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
     """What a worker process does: convert each file that comes and answer what became of it.
 
-    An answer is the metadata, a refusal's (reason, detail), or the message of a fatal error.
+    After the outcomes comes None, or what the rest of the file is refused for, (reason, detail), or
+    the message of a fatal error.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
     pipe.send(None)
     while True:
-        number, path = pipe.recv()
-        answer: dict | tuple[str, str] | str
+        job, attempt, path, spans = pipe.recv()
+
+        def sink_of(number: int, job: int = job, attempt: int = attempt) -> Files:
+            return Files(*scratch_files(scratch, job, attempt, number))
+
+        end: tuple[str, str] | str | None = None
         try:
-            answer = task(path, settings, *scratch_files(scratch, number))
-        except Refusal as refusal:
-            answer = (refusal.reason, refusal.detail)
+            for outcome in task(path, settings, spans, sink_of):
+                pipe.send(outcome)
         except (av.FFmpegError, OSError, ValueError) as error:
             of_source = isinstance(error, (av.FFmpegError, ValueError))
             ours = not of_source or getattr(error, "errno", None) in OUR_FAULT
-            answer = str(error) if ours else ("undecodable", str(error))
-        pipe.send(answer)
+            end = str(error) if ours else ("undecodable", str(error))
+        pipe.send(end)
 
 
 def _die_with_parent() -> None:
@@ -97,9 +154,13 @@ class Worker:
     def is_idle(self) -> bool:
         return self.started and self.job is None
 
-    def give(self, job: Job, time_limit: float) -> None:
-        self.pipe.send(job)
+    def give(self, job: Job, scratch: Path, time_limit: float) -> None:
+        self.pipe.send((job.number, job.attempt + 1, job.path, job.spans))
+        job.begin(scratch)
         self.job, self.deadline = job, time.monotonic() + time_limit
+
+    def free(self) -> None:
+        self.job, self.deadline = None, float("inf")
 
     def stop(self) -> None:
         self.process.kill()
@@ -113,41 +174,51 @@ def run_jobs(
     scratch: Path,
     workers: int,
     time_limit: float,
-    task: Convert = convert,
-) -> Generator[tuple[Job, Outcome]]:
+    task: Convert = convert_all,
+) -> Generator[tuple[Job, Outcome | None, tuple[Path, Path]]]:
     """Convert files in `workers` processes and yield the outcomes in the order of `jobs`.
 
-    A file that takes longer than `time_limit` seconds, or whose process dies, is refused, and a
-    new process takes the place of the old. Closing the generator ends the processes.
-    Raises FatalError.
+    Each comes with the files of its sample; None is the end of a job. What takes longer than
+    `time_limit` seconds without an outcome is refused, and a new process takes the place of the
+    old. A file whose process dies is tried once more while nothing else is decoded, as it may have
+    died for want of memory. Closing the generator ends the processes. Raises FatalError.
     """
     arguments = (settings, scratch, task)
     crew: list[Worker] = []
-    outcomes: dict[int, Outcome] = {}  # by place in jobs
+    again: deque[Job] = deque()
     asked = answered = idle_deaths = 0
-    place = {number: i for i, (number, _) in enumerate(jobs)}
     try:
         for _ in range(min(workers, len(jobs))):
             crew.append(Worker(*arguments))
         while answered < len(jobs):
             for i, worker in enumerate(crew):
-                outcome = _poll(worker, time_limit)
-                if outcome is not None and worker.job is not None:
-                    outcomes[place[worker.job[0]]] = outcome
-                    worker.job, worker.deadline, idle_deaths = None, float("inf"), 0
-                if worker.is_idle and not worker.process.is_alive():
-                    idle_deaths += outcome is None
+                if (job := worker.job) is not None and _listen(worker, time_limit):
+                    idle_deaths = 0
+                if job is not None and worker.job is None and not job.finished:
+                    again.append(job)
+                if worker.job is None and not _is_well(worker):
+                    idle_deaths += job is None
                     if idle_deaths > IDLE_DEATHS:
                         raise FatalError("worker processes keep dying while they have no file")
                     worker.stop()
                     crew[i] = Worker(*arguments)
             for worker in crew:
-                if worker.is_idle and asked < min(len(jobs), answered + AHEAD * workers):
-                    with suppress(BrokenPipeError):  # it has just died and is replaced next
-                        worker.give(jobs[asked], time_limit)
+                busy = [other.job for other in crew if other.job is not None]
+                if not worker.is_idle or any(job.attempt > 1 for job in busy):
+                    continue
+                with suppress(OSError):  # it has just died and is replaced next
+                    if again:
+                        if not busy:
+                            worker.give(again[0], scratch, time_limit)
+                            again.popleft()
+                    elif asked < min(len(jobs), answered + AHEAD * workers):
+                        worker.give(jobs[asked], scratch, time_limit)
                         asked += 1
-            if answered in outcomes:
-                yield jobs[answered], outcomes.pop(answered)
+            job = jobs[answered]
+            while job.ready:
+                yield job, *job.ready.popleft()
+            if job.finished:
+                yield job, None, NO_FILES
                 answered += 1
             else:
                 _sleep(crew)
@@ -163,27 +234,53 @@ def _sleep(crew: list[Worker]) -> None:
     wait(handles, timeout=min(max(until, 0), 3600))
 
 
-def _poll(worker: Worker, time_limit: float) -> Outcome | None:
-    """The outcome of the worker's file, None while it is busy."""
+def _is_well(worker: Worker) -> bool:
+    """Whether a worker without a file lives, and takes note that it has started."""
     try:
         if worker.pipe.poll():
-            answer = worker.pipe.recv()
-            if not worker.started:
-                worker.started = True
-                return None
-            if isinstance(answer, str):
-                raise FatalError(answer)
-            return Refusal(*answer) if isinstance(answer, tuple) else answer
-    except (EOFError, ConnectionResetError):
+            worker.pipe.recv()
+            worker.started = True
+    except (EOFError, OSError):
+        worker.process.join()
+    code = worker.process.exitcode
+    if not worker.started and code is not None and code >= 0:
+        raise FatalError(f"a worker process could not start (exit status {code})")
+    return worker.process.is_alive()
+
+
+def _listen(worker: Worker, time_limit: float) -> bool:
+    """Take note of what a worker with a file says; whether there was an outcome.
+
+    Afterwards it has no file where this is finished, or is to be tried again.
+    """
+    job = worker.job
+    assert job is not None
+    try:
+        if worker.pipe.poll():
+            said = worker.pipe.recv()
+            if isinstance(said, str):
+                raise FatalError(said)
+            if isinstance(said, Outcome):
+                job.hear(said)
+                worker.deadline = time.monotonic() + time_limit
+                return True
+            if said is None:
+                job.finished = True
+            else:
+                job.refuse_rest(Refusal(*said))
+            worker.free()
+            return True
+    except (EOFError, OSError):
         worker.process.join()
     if not worker.process.is_alive():
-        code = worker.process.exitcode or 0
-        if not worker.started:
-            raise FatalError(f"a worker process could not start (exit status {code})")
-        if worker.job is None:
-            return None
-        return Refusal("decoder died", f"signal {-code}" if code < 0 else f"exit status {code}")
-    if time.monotonic() > worker.deadline:
+        job.died += 1
+        if job.died > 1:
+            code = worker.process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            job.refuse_rest(Refusal("decoder died", f"{how}, twice"))
+        worker.free()
+    elif time.monotonic() > worker.deadline:
         worker.stop()
-        return Refusal("time limit", f"{time_limit:g} s")
-    return None
+        job.refuse_rest(Refusal("time limit", f"{time_limit:g} s"))
+        worker.free()
+    return False
