@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.common.seal import reseal
 from xdc_fast.clips.dali import DaliLoader, PipelineQueue
 from xdc_fast.clips.failures import NothingRead
 from xdc_fast.clips.host import HostLoader
@@ -101,6 +102,7 @@ def test_a_picture_larger_than_its_row_says_is_refused(toy_shards, tmp_path):
     rows = np.load(path)
     rows["width"][1] = 36
     np.save(path, rows)
+    reseal(tmp_path / "set")
     shards = ShardSet(tmp_path / "set")
     loader = HostLoader(shards, SHAPE)
     sampler = EpochSampler(shards.shard_sizes, 4, shuffle=False)

@@ -1,8 +1,7 @@
 """A shard set with other label columns, its tars linked."""
 
-import json
-
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.tables import write_manifest
 
 
 def relabel(shards: ShardSet, folder, *, source=None, **columns) -> ShardSet:
@@ -17,7 +16,6 @@ def relabel(shards: ShardSet, folder, *, source=None, **columns) -> ShardSet:
         row.update({"source": source[i]} if source else {})
     lines = [",".join(table[0])] + [",".join(row.values()) for row in table]
     (folder / "samples.csv").write_text("\n".join(lines) + "\n")
-    manifest = json.loads((shards.root / "manifest.json").read_text())
-    manifest["labels"] += [name for name in columns if name not in manifest["labels"]]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    more = [name for name in columns if name not in shards.label_names]
+    write_manifest(folder, {**shards.manifest, "labels": shards.label_names + more})
     return ShardSet(folder)

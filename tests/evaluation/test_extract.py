@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from xdc_fast.clips.reader import SampleReader, undecodable
+from xdc_fast.clips.reader import SampleReader
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import extract as dense
 from xdc_fast.evaluation.extract import extract_features
 from xdc_fast.models.load import load
 from xdc_fast.recipe import load_recipe
+from xdc_fast.shards.sample import sample_error
 
 TINY = load_recipe(None, ("video.encoder=r2plus1d_tiny", "video.crop=32", "train.batch=20",
                           "audio.encoder=audio_tiny", "audio.frames=60"))  # fmt: skip
@@ -139,7 +140,7 @@ def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
 
     def damaged(self, name, row, start):
         if row["index"] == 3:
-            raise undecodable(ValueError("damaged"), name, row, "audio")
+            raise sample_error(ValueError("damaged"), name, "key", "audio")
         return read(self, name, row, start)
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)

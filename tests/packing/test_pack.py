@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.common.media import make_media
+from tests.common.seal import reseal
 from xdc_fast.errors import UserError
 from xdc_fast.packing import workers as crew
 from xdc_fast.packing.convert import Outcome, convert_all
@@ -290,9 +291,7 @@ def test_command_prints_its_contract(videos, tmp_path):
     assert line["inputs"] == line["packed"] + line["refused"] == 10
     assert line["reasons"] == {"no audio": 1, "not media": 1} and line["shards"] == 1
     assert line["bytes"] == (out / "shard-000000.tar").stat().st_size
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["packer"]["av"] = "1.0"  # that of then does not matter to a complete set
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    reseal(out, packer={"xdc_fast": "0", "av": "1.0"})  # those of then do not matter to a whole set
     (out / ".packing").mkdir()  # left by a crash after the manifest was written
     again = cli("pack", videos, out, *options)
     assert again.exit_code == 0 and "already packed" in again.stderr

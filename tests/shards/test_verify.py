@@ -12,12 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from tests.common.media import make_media
+from tests.common.seal import reseal
 from xdc_fast.errors import UserError
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames, decode_waveform
+from xdc_fast.shards.tables import write_manifest
 from xdc_fast.tools.shard import main
 
 
@@ -114,23 +116,127 @@ def test_missing_and_stale_files_are_found(copy, suffix):
     assert damages(copy)["damaged"]
 
 
+@pytest.mark.parametrize("name", ["samples.csv", "refused.csv"])
+def test_a_changed_table_is_found(copy, name):
+    path = copy / name
+    content = path.read_bytes()
+    for changed in (content.replace(b"mp4", b"mp5", 1), content[:-1], b"\xff" + content, b""):
+        path.write_bytes(changed)
+        assert [d["shard"] for d in damages(copy)["damaged"]] == [name]
+    path.unlink()
+    (damage,) = damages(copy)["damaged"]
+    assert (damage["shard"], damage["what"]) == (name, "missing")
+
+
 def test_tables_that_disagree_are_found(copy):
+    """Their checksums are right; what they say is not what the tars hold."""
     table = copy / "samples.csv"
     text = table.read_text()
-    table.write_text(text.replace("000000002,", "000000007,"))
-    assert damages(copy)["damaged"][0]["sample"] == "000000002"
-    table.write_text(text.replace("2.mp4", "9.mp4"))
-    assert "9.mp4" in damages(copy)["damaged"][0]["what"]
-    table.write_text(text.replace(",3,w1", ",3,w0"))
-    (damage,) = damages(copy)["damaged"]
-    assert damage["sample"] == "000000003" and damage["what"].startswith("its word is w1, ")
-    for data in (text.replace("key", "kee", 1).encode(), b"\xff" + text.encode(), b""):
-        table.write_bytes(data)
-        assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
-    table.write_text("".join(text.splitlines(keepends=True)[:-1]))
-    assert damages(copy)["damaged"][0]["shard"] == "samples.csv"
-    table.unlink()
-    assert damages(copy)["damaged"][0]["what"] == "missing"
+    for changed, sample in (
+        (text.replace("000000002,", "000000007,"), "000000002"),
+        (text.replace("2.mp4", "9.mp4"), "000000002"),
+        (text.replace(",3,w1", ",3,w0"), "000000003"),
+    ):
+        table.write_text(changed)
+        reseal(copy)
+        assert [d["sample"] for d in damages(copy)["damaged"]] == [sample] or changed == text
+    table.write_text(text)
+    reseal(copy, frames=1)
+    assert "its frames is 1, the tables give 75" in damages(copy)["damaged"][0]["what"]
+    reseal(copy, refused={})
+    assert any("its refused are 0" in d["what"] for d in damages(copy)["damaged"])
+    shutil.copy(copy / "shard-000001.tar", copy / "extra.tar")
+    assert any(d["shard"] == "extra.tar" for d in damages(copy)["damaged"])
+
+
+def test_a_bit_that_flips_anywhere_is_found(copy):
+    """Every file of the set; none of it ends in a traceback, and a whole set is sound again."""
+    draw = np.random.default_rng(0)
+    for path in sorted(copy.iterdir()):
+        content = path.read_bytes()
+        for place in draw.integers(8 * len(content), size=3):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << (place % 8)
+            path.write_bytes(flipped)
+            result = cli("verify", copy)
+            assert result.exit_code in (1, 2), (path.name, place)
+            assert path.name in result.output or path.suffix == ".tar"
+            assert isinstance(result.exception, SystemExit)
+        path.write_bytes(content)
+    assert cli("verify", copy).exit_code == 0
+
+
+FOREIGN = ("../x.tar", "/tmp/x.tar", "a/b.tar", "x.npy", ".tar", "..", "", "a\0b.tar", "a\\b.tar")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_manifest_with_foreign_paths_is_refused_by_every_command(copy, name, tmp_path):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    shutil.copytree(copy, tmp_path / "a")  # there is a file where the name points
+    manifest["shards"][0]["name"] = name
+    write_manifest(copy, manifest)
+    (copy.parent / "a.mp4").touch()
+    for command in (("verify",), ("ls",), ("index",), ("pack", copy.parent / "a.mp4")):
+        result = cli(*command, copy)
+        assert result.exit_code == 2 and "is not the name of a tar" in result.stderr, command
+    with pytest.raises(UserError, match="is not the name of a tar"):
+        ShardSet(copy)
+
+
+CHANGES = {
+    "index": 7, "video": -5, "video_bytes": 2**40, "meta": -1, "pcm": 3, "samples": 2**40,
+    "packet": -5, "frames": -1, "width": 2**31 - 1, "height": 0, "fps": np.nan, "origin": np.inf,
+    "hold": -1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", CHANGES)
+def test_rows_that_cannot_be_are_refused_when_a_shard_is_opened(copy, column):
+    """Their checksum is right, so a program wrote them so."""
+    path = copy / "shard-000001.samples.npy"
+    rows = np.load(path)
+    rows[column][1] = CHANGES[column]
+    np.save(path, rows)
+    reseal(copy)
+    shards = ShardSet(copy)
+    assert shards[0].video().shape[0] == 15
+    with pytest.raises(UserError, match=rf"{path.name}: damaged: .*rebuild it with"):
+        shards[4].video()
+    result = cli("verify", copy)
+    assert result.exit_code == 1 and path.name in result.stdout
+
+
+@pytest.mark.parametrize("fault", ["outside", "overlap", "empty"])
+def test_packets_that_cannot_be_are_refused(copy, fault):
+    path = copy / "shard-000000.packets.npy"
+    packets = np.load(path)
+    if fault == "outside":
+        packets["offset"][3] += 10**6
+    if fault == "overlap":
+        packets["offset"][4] = packets["offset"][3]
+    if fault == "empty":
+        packets["bytes"][3] = 0
+    np.save(path, packets)
+    reseal(copy)
+    with pytest.raises(UserError, match="packets outside of their file"):
+        ShardSet(copy).row(0)
+
+
+def test_a_set_of_format_1_is_upgraded(copy, whole):
+    """Its settings, inputs and refusals are kept; until then every reader names the way out."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    old = {key: value for key, value in manifest.items() if key not in ("tables", "sha256")}
+    for shard in old["shards"]:
+        del shard["sidecars"]
+    (copy / "manifest.json").write_text(json.dumps({**old, "format": 1}))
+    for path in copy.glob("*.npy"):
+        np.save(path, np.load(path)[list(np.load(path).dtype.names[:2])])
+    result = cli("verify", copy)
+    assert (
+        result.exit_code == 2 and "format 1" in result.stderr and "xdc-shard index" in result.stderr
+    )
+    assert cli("index", copy).exit_code == 0
+    assert contents(copy) == contents(whole)
 
 
 def test_an_incomplete_set_is_a_mistake(copy):
@@ -139,7 +245,7 @@ def test_an_incomplete_set_is_a_mistake(copy):
     assert result.exit_code == 2 and "manifest.json" in result.stderr
 
 
-@pytest.mark.parametrize("content", ["[]", '{"name": "site"}', '{"format": 1}', "{", ""])
+@pytest.mark.parametrize("content", ["[]", '{"name": "site"}', '{"format": 3}', "{", ""])
 def test_a_manifest_of_another_kind_is_a_mistake(copy, content):
     (copy / "manifest.json").write_text(content)
     (copy.parent / "a.mp4").touch()
@@ -150,25 +256,30 @@ def test_a_manifest_of_another_kind_is_a_mistake(copy, content):
     assert (copy / "manifest.json").read_text() == content
 
 
-def test_a_replaced_sidecar_is_seen(copy):
-    path = copy / "shard-000000.samples.npy"
-    before = ShardSet(copy).rows()
-    after = before[: ShardSet(copy).shard_sizes[0]].copy()
-    after["width"] += 1
-    np.save(copy / "new.npy", after)
-    (copy / "new.npy").replace(path)
-    assert ShardSet(copy).row(0)[1]["width"] == before[0]["width"] + 1
-
-
 def test_a_damaged_table_is_a_mistake(copy):
     shards = ShardSet(copy)
     table = copy / "samples.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match=r"samples\.csv: 4 rows for 5 samples; rebuild"):
+    with pytest.raises(UserError, match=r"samples\.csv: damaged: .*; rebuild"):
         shards.label("word")
+    reseal(copy)
+    with pytest.raises(UserError, match=r"samples\.csv: damaged: 4 rows for 5 samples; rebuild"):
+        ShardSet(copy).label("word")
     table.unlink()
     with pytest.raises(UserError, match=r"samples\.csv.*rebuild"):
-        shards.label("word")
+        ShardSet(copy).label("word")
+
+
+@pytest.mark.parametrize("suffix", ["samples.npy", "packets.npy"])
+def test_a_damaged_sidecar_is_a_mistake(copy, suffix):
+    path = copy / f"shard-000000.{suffix}"
+    for content in (path.read_bytes()[:-1], b"", bytes(200)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path.name}: damaged: .*xdc-shard index"):
+            ShardSet(copy).row(0)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path.name}: No such file"):
+        ShardSet(copy).row(0)
 
 
 def contents(folder):

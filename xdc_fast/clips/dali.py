@@ -23,12 +23,12 @@ from nvidia.dali import Pipeline, fn, pipeline_def
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.failures import NothingRead, replace_unreadable
 from xdc_fast.clips.host import HostBatch, HostLoader
-from xdc_fast.clips.reader import undecodable
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.sample import UNREADABLE, SampleError
+from xdc_fast.shards.format import sample_key
+from xdc_fast.shards.sample import UNREADABLE, SampleError, sample_error
 
 DEPTH = 2  # batches that DALI works on at a time
 # Threads that gather packets, which is Python's work. On 16 cores beside an H200, two of them and
@@ -250,7 +250,7 @@ class DaliLoader:
                     raise ValueError("a packet of another size")
             return packets
         except UNREADABLE as error:
-            raise undecodable(error, name, row, "video") from error
+            raise sample_error(error, name, sample_key(row["index"]), "video") from error
 
 
 def pad(packets: list[np.ndarray]) -> np.ndarray:

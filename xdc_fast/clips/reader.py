@@ -11,7 +11,7 @@ from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLE, sample_key
-from xdc_fast.shards.sample import UNREADABLE, SampleError
+from xdc_fast.shards.sample import UNREADABLE, sample_error
 
 
 class SampleReader:
@@ -44,7 +44,7 @@ class SampleReader:
         ):
             raise UserError(
                 f"{shards.root}: at most {settings['fps']:g} pictures a second, the recipe asks "
-                f"for {shape.fps:g}; set video.fps={settings['fps']} or pack with "
+                f"for {shape.fps:g}; set video.fps={settings['fps']:.10g} or pack with "
                 f"--fps {shape.fps:g}"
             )
 
@@ -96,7 +96,7 @@ class SampleReader:
             for k, picture in enumerate(pictures):
                 out[k] = picture[top : top + crop, left : left + crop][:, ::way, ::way]
         except UNREADABLE as error:
-            raise undecodable(error, name, row, "video") from error
+            raise sample_error(error, name, sample_key(row["index"]), "video") from error
 
     def read_waveform(self, name: str, row: np.void, start: int) -> np.ndarray:
         """The sound from sample `start` on, int16 (S,); zeros beyond either end of the track.
@@ -106,9 +106,4 @@ class SampleReader:
         try:
             return self.shards.waveform(name, row, int(start), self.shape.samples)
         except UNREADABLE as error:
-            raise undecodable(error, name, row, "audio") from error
-
-
-def undecodable(error: Exception, name: str, row: np.void, stream: str) -> SampleError:
-    """The SampleError of a sample's stream that could not be decoded."""
-    return SampleError("undecodable", name, sample_key(row["index"]), stream, str(error))
+            raise sample_error(error, name, sample_key(row["index"]), "audio") from error

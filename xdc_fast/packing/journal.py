@@ -8,16 +8,16 @@ from pathlib import Path
 
 from xdc_fast.files import damaged, misfit, naming, read_lines, write
 from xdc_fast.shards.format import SAMPLE_COLUMNS
+from xdc_fast.shards.tables import SHARD_FORM
 
 HEAD = {"format": int, "settings": dict, "inputs": {"count": int}, "packer": dict}
 ROW = {
     "index": int, "key": str, "shard": str, "source": str, "start": float, "seconds": float,
     "frames": int,
 }  # fmt: skip
-SHARD = {"name": str, "samples": int, "first": int, "bytes": int, "sha256": str}
 RECORD = {
     "next_input": int, "told": int, "rows": [list], "refused": [[str]], "cut": int,
-    "shard": (SHARD, None),
+    "shard": (SHARD_FORM, None),
 }  # fmt: skip
 
 

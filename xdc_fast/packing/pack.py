@@ -288,9 +288,9 @@ class OpenShard:
         found = scan(tar, self.first, self.settings.audio_rate, self.settings.modalities)
         if found.refused:
             raise ScanError(tar, f"sample {': '.join(found.refused[0])}")
-        found.write(self.out / self.name)
         shard = {"name": tar.name, "samples": len(self.rows), "first": self.first}
-        return {**record, "shard": {**shard, "bytes": self.writer.bytes, "sha256": total}}
+        shard |= {"bytes": self.writer.bytes, "sha256": total}
+        return {**record, "shard": {**shard, "sidecars": found.write(self.out / self.name)}}
 
 
 def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
@@ -307,6 +307,6 @@ def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
     manifest = complete(run, rows, inputs.columns, cut, unpaired, reasons, shards)
     if rows:
         write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
-        write_manifest(out, manifest)
+        manifest = write_manifest(out, manifest)
     shutil.rmtree(out / WORK)
     return manifest

@@ -8,7 +8,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from difflib import get_close_matches
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from operator import index as as_index
 from pathlib import Path
@@ -16,38 +16,24 @@ from pathlib import Path
 import numpy as np
 
 from xdc_fast.errors import UserError
+from xdc_fast.files import damaged
 from xdc_fast.shards.decode import decode_frames, decode_waveform
-from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, SAMPLES
+from xdc_fast.shards.format import LABEL_SEPARATOR, SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.sample import Sample
+from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.streams import Clock
-from xdc_fast.shards.tables import modalities_of, read_csv, read_manifest
-
-# Slices of np.memmap itself cost ten times those of the plain arrays made of it here.
-
-
-def _map(root: Path, name: str) -> np.ndarray:
-    """The bytes of a tar, mapped."""
-    return np.memmap(root / name, mode="r", dtype=np.uint8).view(np.ndarray)
+from xdc_fast.shards.tables import modalities_of, read_manifest
+from xdc_fast.shards.tar import checksum
 
 
-def _table(root: Path, suffix: str, dtype: np.dtype, name: str) -> np.ndarray:
-    """The rows of an .npy file beside the tar `name`, mapped.
+def _map(path: Path, size: int) -> np.ndarray:
+    """The bytes of a tar, mapped; raises OSError unless it has this size.
 
-    np.load would parse the header with `ast`, which is not safe in threads before Python 3.12
-    (python/cpython#106905).
+    Slices of np.memmap itself cost ten times those of the array.
     """
-    path = root / (name.removesuffix(".tar") + suffix)
-    with path.open("rb") as file:
-        start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, header length
-        header = file.read(start - 10)
-        empty = not file.read(1)
-    if str(dtype.descr).encode() not in header:
-        raise UserError(
-            f"{path}: not a table of this format; rebuild it with `xdc-shard index {path.parent}`"
-        )
-    if empty:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="r", offset=start).view(np.ndarray)
+    if (found := path.stat().st_size) != size:
+        raise OSError(f"the tar has {found} bytes, the manifest says {size}")
+    return np.memmap(path, mode="r", dtype=np.uint8).view(np.ndarray)
 
 
 def clock_of(row: np.void) -> Clock:
@@ -94,9 +80,9 @@ class ShardSet:
         self._first = [0, *accumulate(self.shard_sizes.tolist())]
         # by the tar's name; a map lives as long as an array refers to it, evicted or not
         keep = lru_cache(maxsize=512)
-        self._map = keep(partial(_map, self.root))
-        self._samples = keep(partial(_table, self.root, ".samples.npy", SAMPLE))
-        self._packets = keep(partial(_table, self.root, ".packets.npy", PACKET))
+        self._map = keep(lambda name: _map(self.root / name, self._records[name]["bytes"]))
+        self._records = {shard["name"]: shard for shard in manifest["shards"]}
+        self._sidecars = keep(self._open_sidecars)
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
         self._memberships: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
 
@@ -121,17 +107,20 @@ class ShardSet:
             raise IndexError(f"{self.root}: sample {index} of {len(self)}")
         shard = bisect_right(self._first, index) - 1
         name = self.shards[shard]
-        return name, self._samples(name)[index - self._first[shard]]
+        return name, self._sidecars(name)[0][index - self._first[shard]]
 
     def rows(self) -> np.ndarray:
         """All SAMPLE rows, shape (N,)."""
-        return np.concatenate([self._samples(name) for name in self.shards])
+        return np.concatenate([self._sidecars(name)[0] for name in self.shards])
+
+    def _open_sidecars(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return open_sidecars(self.root, self._records[name], self.modalities)
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
-        """`size` bytes of a tar from `offset`, a uint8 view; ValueError past its end."""
+        """`size` bytes of a tar from `offset`, a uint8 view; OSError past its end."""
         data = self._map(name)[offset : offset + size]
         if len(data) < size:
-            raise ValueError(f"the tar ends before byte {offset + size}")
+            raise OSError(f"the tar ends before byte {offset + size}")
         return data
 
     def video_file(self, index: int) -> bytes:
@@ -155,7 +144,7 @@ class ShardSet:
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
-        places = self._packets(name)[row["packet"] + frames].tolist()
+        places = self._sidecars(name)[1][row["packet"] + frames].tolist()
         return [self.read(name, offset, size) for offset, size in places]
 
     def pictures(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
@@ -193,23 +182,41 @@ class ShardSet:
         return out
 
     def table(self) -> list[dict[str, str]]:
-        """The rows of samples.csv."""
-        return read_csv(self.root / SAMPLES)
+        """The rows of samples.csv; raises UserError where it is damaged."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self._rows()]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of samples.csv."""
+        return (*SAMPLE_COLUMNS, *self.label_names)
 
     def _column(self, name: str) -> list[str]:
-        path = self.root / SAMPLES
+        place = self.columns.index(name)
+        return [row[place] for row in self._rows()]
+
+    def _rows(self) -> Iterator[list[str]]:
+        """The rows of samples.csv, which is as the manifest says; raises UserError."""
+        path, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
         try:
+            if not self._table_is_whole:
+                raise damaged(path, "its checksum is not the manifest's", hint)
             with path.open(newline="", encoding="utf-8") as file:
-                rows = csv.reader(file)
-                place = next(rows).index(name)
-                values = [row[place] for row in rows]
-        except (OSError, ValueError, IndexError, StopIteration, csv.Error) as error:
-            wrong = str(error) or "it is empty"
-        else:
-            if len(values) == len(self):
-                return values
-            wrong = f"{len(values)} rows for {len(self)} samples"
-        raise UserError(f"{path}: {wrong}; rebuild it with `xdc-shard index {self.root}`")
+                rows, count = csv.reader(file), 0
+                if tuple(next(rows)) != self.columns:
+                    raise damaged(path, f"its columns are not {', '.join(self.columns)}", hint)
+                for count, row in enumerate(rows, 1):
+                    if len(row) != len(self.columns):
+                        raise damaged(path, f"row {count} has {len(row)} cells", hint)
+                    yield row
+            if count != len(self):
+                raise damaged(path, f"{count} rows for {len(self)} samples", hint)
+        except (OSError, ValueError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{path}: {reason}; {hint}") from None
+
+    @cached_property
+    def _table_is_whole(self) -> bool:
+        return checksum(self.root / SAMPLES) == self.manifest["tables"][SAMPLES]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
 REFUSED = "refused.csv"
@@ -27,6 +27,7 @@ LABEL_SEPARATOR = (
 SAMPLE_COLUMNS = ("index", "key", "shard", "source", "start", "seconds", "frames")
 REFUSED_COLUMNS = ("source", "reason", "detail", "start", "end")
 
+CODECS = ("jpeg", "h264", "copy")
 TRACKS = {"both": ("video", "audio"), "video": ("video",), "audio": ("audio",)}
 
 SAMPLE = np.dtype(

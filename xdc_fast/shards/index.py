@@ -45,7 +45,7 @@ def index(out: Path) -> dict:
     paths = sorted(out.glob("*.tar")) if out.is_dir() else []
     if not paths:
         raise UserError(f"{out}: no .tar files there")
-    old = read_manifest(out) if (out / MANIFEST).exists() else None
+    old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).exists() else None
     scans, shards = _scan_all(paths, old)
     names = sorted(set().union(*(found.label_names for found in scans)))
     check_labels(names)
@@ -62,8 +62,7 @@ def index(out: Path) -> dict:
     cut, unpaired = (old or {}).get("cut", 0), (old or {}).get("unpaired", PAIRED)
     reasons = [row[REFUSED_COLUMNS.index("reason")] for row in refused]
     manifest = complete(head, rows, names, cut, unpaired, reasons, shards)
-    write_manifest(out, manifest)
-    return manifest
+    return write_manifest(out, manifest)
 
 
 def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
@@ -88,10 +87,10 @@ def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dic
             modalities, rate = survey(paths)
         for path in progress.bar(paths, unit="shard", desc="indexing"):
             found = scan(path, first, rate, modalities)
-            found.write(path.with_suffix(""))
             scans.append(found)
             shard = {"name": path.name, "samples": len(found.keys), "first": first}
-            shards.append({**shard, "bytes": path.stat().st_size, "sha256": checksum(path)})
+            shard |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
+            shards.append({**shard, "sidecars": found.write(path.with_suffix(""))})
             first += len(found.keys)
     except ScanError as error:
         raise UserError(str(error)) from None
@@ -101,8 +100,8 @@ def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dic
 def _head(old: dict | None, scans: list[Scan], inputs: int) -> dict:
     """How the set was made: from the old manifest, or what its first sample shows."""
     if old:
-        kept = {key: old[key] for key in ("format", "settings", "inputs", "packer")}
-        return {**kept, "inputs": {**old["inputs"], "count": inputs}}
+        kept = {key: old[key] for key in ("settings", "inputs", "packer")}
+        return {"format": FORMAT, **kept, "inputs": {**old["inputs"], "count": inputs}}
     row = np.concatenate([found.samples for found in scans])[0]
     settings = {
         "codec": "jpeg" if all((s.samples["packet"] >= 0).all() for s in scans) else "copy",

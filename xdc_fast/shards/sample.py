@@ -17,11 +17,22 @@ UNREADABLE = (ValueError, IndexError, OSError, av.FFmpegError)  # damaged or mis
 
 
 class SampleError(Exception):
-    """One sample cannot be read; the message names the shard, the key and the stream."""
+    """One sample cannot be read; the message names the shard, the key and the stream.
+
+    reason: "unreadable" where its tar is missing or has another size, "undecodable" where what it
+    holds is damaged.
+    """
 
     def __init__(self, reason: str, shard: str, key: str, stream: str, detail: str = ""):
         super().__init__(f"{shard}: sample {key}: {stream}: {reason}" + (detail and f" ({detail})"))
         self.reason = reason
+
+
+def sample_error(error: Exception, shard: str, key: str, stream: str) -> SampleError:
+    """The SampleError of one of the errors in UNREADABLE."""
+    of_the_file = isinstance(error, OSError) and not isinstance(error, av.FFmpegError)
+    reason = "unreadable" if of_the_file else "undecodable"
+    return SampleError(reason, shard, key, stream, str(error))
 
 
 class Sample:
@@ -75,7 +86,7 @@ class Sample:
                 pictures[number] = simplejpeg.decode_jpeg(packet)
             return pictures
         except UNREADABLE as error:
-            raise SampleError("undecodable", name, self.key, "video", str(error)) from error
+            raise sample_error(error, name, self.key, "video") from error
 
     def audio(self) -> np.ndarray:
         """The whole sound, int16 (S,), mono, full scale 32768, at the set's `sample_rate` in Hz.
@@ -89,7 +100,7 @@ class Sample:
         try:
             return self._shards.waveform(name, row, 0, int(row["samples"]))
         except UNREADABLE as error:
-            raise SampleError("undecodable", name, self.key, "audio", str(error)) from error
+            raise sample_error(error, name, self.key, "audio") from error
 
     def _require(self, modality: str) -> None:
         if modality not in self._shards.modalities:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import struct
@@ -14,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from xdc_fast.files import replacing, write
+from xdc_fast.files import write
 from xdc_fast.shards.describe import (
     Unusable,
     Video,
@@ -24,6 +26,7 @@ from xdc_fast.shards.describe import (
     tracks_of,
 )
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.tables import SIDECARS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
@@ -72,12 +75,21 @@ class Scan:
         source = str(metadata.get("source") or key)
         return [int(row["index"]), key, shard, source, _start(metadata), seconds, frames]
 
-    def write(self, stem: Path) -> None:
-        """Write the sidecars STEM.idx, .samples.npy and .packets.npy."""
-        write(Path(f"{stem}.idx"), self.idx)
-        for name, table in (("samples", self.samples), ("packets", self.packets)):
-            with replacing(Path(f"{stem}.{name}.npy"), "wb") as file:
-                np.save(file, table)
+    def write(self, stem: Path) -> dict[str, str]:
+        """Write the sidecars STEM.idx, .samples.npy and .packets.npy; returns their checksums."""
+        sums = {}
+        for suffix, content in self.sidecars().items():
+            write(Path(f"{stem}{suffix}"), content)
+            sums[suffix] = hashlib.sha256(content).hexdigest()
+        return sums
+
+    def sidecars(self) -> dict[str, bytes]:
+        """The content of each sidecar, by the ending of its name."""
+        tables = [io.BytesIO(), io.BytesIO()]
+        for file, table in zip(tables, (self.samples, self.packets), strict=True):
+            np.save(file, table)
+        contents = [self.idx.encode(), *(file.getvalue() for file in tables)]
+        return dict(zip(SIDECARS, contents, strict=True))
 
 
 def _start(metadata: dict) -> float:

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
 from xdc_fast.errors import UserError
-from xdc_fast.files import replacing, write_json
-from xdc_fast.shards.format import FORMAT, MANIFEST, SAMPLE_COLUMNS, TRACKS
+from xdc_fast.files import damaged, misfit, read_json, replacing, write_json
+from xdc_fast.shards.format import (
+    CODECS,
+    FORMAT,
+    MANIFEST,
+    REFUSED,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+    TRACKS,
+)
+from xdc_fast.shards.tar import checksum
 
-KEYS = {
-    *("format", "settings", "inputs", "packer", "samples", "frames", "seconds", "bytes"),
-    *("labels", "cut", "refused", "shards"),
-}
 PAIRED = {"samples": 0, "seconds": 0.0}  # of a set in which no track goes on alone
-SHARD_KEYS = {"name", "samples", "first", "bytes", "sha256"}
+SIDECARS = (".idx", ".samples.npy", ".packets.npy")
+SUM = "sha256"
+OLD_SHARD = {"name": str, "samples": int, "first": int, "bytes": int, SUM: str}
+SHARD_FORM = {**OLD_SHARD, "sidecars": dict.fromkeys(SIDECARS, str)}
+OLD_FORM = {
+    "format": int,
+    "settings": {"codec": str, "fps": float, "short_side": int, "audio_rate": int},
+    "inputs": {"count": int},
+    "packer": {str: str},
+    "samples": int,
+    "frames": int,
+    "seconds": float,
+    "bytes": int,
+    "labels": [str],
+    "cut": int,
+    "unpaired?": {"samples": int, "seconds": float},
+    "refused": {str: int},
+    "shards": [OLD_SHARD],
+}  # of format 1
+FORM = {
+    **OLD_FORM,
+    "shards": [SHARD_FORM],
+    "tables": {SAMPLES: str, REFUSED: str},
+    SUM: str,
+}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -74,27 +105,48 @@ def complete(
     }
 
 
-def write_manifest(out: Path, manifest: dict) -> None:
-    """The last file of a set: where it lies, the set is complete."""
-    write_json(out / MANIFEST, manifest, indent=1)
+def write_manifest(out: Path, manifest: dict) -> dict:
+    """The last file of a set: where it lies, the set is complete. Returns its content.
+
+    Adds the checksums of the tables beside it, and one over all that it holds.
+    """
+    tables = {name: checksum(out / name) for name in (SAMPLES, REFUSED)}
+    content = {**manifest, "tables": tables}
+    content.pop(SUM, None)
+    content[SUM] = _sum_of(content)
+    write_json(out / MANIFEST, content, indent=1)
+    return content
 
 
-def read_manifest(out: Path) -> dict:
-    """The manifest of a set; raises UserError where there is none or it lacks something."""
+def _sum_of(manifest: dict) -> str:
+    """The checksum over a manifest: SHA-256 of its JSON without the checksum, keys sorted."""
+    held = {key: value for key, value in manifest.items() if key != SUM}
+    text = json.dumps(held, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(out: Path, to_upgrade: bool = False) -> dict:
+    """The manifest of a set; raises UserError where there is none or it is damaged.
+
+    to_upgrade: also one of format 1.
+    """
     path = out / MANIFEST
     if not path.is_file():
         raise UserError(
             f"{out}: no {MANIFEST} there, so no complete shard set; "
             "make one with `xdc-shard pack` (or `xdc-shard index` for existing tar shards)"
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        wrong = f"not valid JSON ({error})"
-    else:
-        wrong = _fault(manifest)
-    if wrong:
-        raise UserError(f"{path}: {wrong}; move it away and run `xdc-shard index {out}`")
+    hint = f"move it away and run `xdc-shard index {out}`"
+    manifest = read_json(path, {}, hint)
+    found = manifest.get("format")
+    if type(found) is not int:
+        raise UserError(f"{path}: not the manifest of a shard set; {hint}")
+    old = found == 1
+    if found != FORMAT and not (old and to_upgrade):
+        hint = f"upgrade it with `xdc-shard index {out}`" if old else hint
+        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; {hint}")
+    if fault := misfit(manifest, OLD_FORM if old else FORM) or _fault(manifest):
+        raise damaged(path, fault, hint)
     return manifest
 
 
@@ -103,20 +155,26 @@ def modalities_of(manifest: dict) -> tuple[str, ...]:
     return TRACKS[manifest["settings"].get("tracks", "both")]
 
 
-def _fault(manifest: object) -> str:
-    """Why this version cannot read it as a manifest; empty if it can."""
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        return "not the manifest of a shard set"
-    if manifest["format"] != FORMAT:
-        return f"format {manifest['format']}, this version reads {FORMAT}"
-    if missing := sorted(KEYS - manifest.keys()):
-        return f"damaged, it has no {missing[0]}"
-    valid = (
-        isinstance(manifest["settings"], dict)
-        and isinstance(manifest["settings"].get("audio_rate"), int)
-        and manifest["settings"].get("tracks", "both") in tuple(TRACKS)
-        and all(isinstance(manifest[key], list) for key in ("labels", "shards"))
-        and all(isinstance(manifest[key], dict) for key in ("inputs", "packer", "refused"))
-        and all(isinstance(s, dict) and s.keys() >= SHARD_KEYS for s in manifest["shards"])
-    )
-    return "" if valid else "damaged, its settings, labels or shards are malformed"
+def _fault(manifest: dict) -> str:
+    """What of a manifest no program of ours writes; "" where all is well."""
+    settings, shards = manifest["settings"], manifest["shards"]
+    names = [shard["name"] for shard in shards]
+    ends = list(accumulate((shard["samples"] for shard in shards), initial=0))
+    if wrong := [name for name in names if not is_shard_name(name)]:
+        return f"{wrong[0]!r} is not the name of a tar beside it"
+    if len(set(names)) < len(names):
+        return "two shards have one name"
+    if [shard["first"] for shard in shards] != ends[:-1] or manifest["samples"] != ends[-1]:
+        return "its shards do not have its samples one after the other"
+    if min([*(shard["samples"] for shard in shards), *(shard["bytes"] for shard in shards), 0]) < 0:
+        return "a number below zero"
+    if settings["codec"] not in CODECS or settings.get("tracks", "both") not in tuple(TRACKS):
+        return "settings of another program"
+    if manifest["format"] == FORMAT and manifest[SUM] != _sum_of(manifest):
+        return "its checksum is another one"
+    return ""
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name is that of a tar in the set's own folder."""
+    return name.endswith(".tar") and name[0] != "." and not set(name) & {"/", "\\", "\0"}

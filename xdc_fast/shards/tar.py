@@ -85,8 +85,9 @@ def entries(path: Path) -> Iterator[Entry]:
             if not info.isreg():
                 continue
             if info.offset_data + info.size > size:
-                raise tarfile.ReadError(f"{info.name} goes past the end of the file")
-            folder, _, base = info.name.rpartition("/")
+                raise tarfile.ReadError(f"{info.name!a} goes past the end of the file")
+            name = info.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            folder, _, base = name.rpartition("/")
             stem, _, extension = base.partition(".")
             if not stem or not extension:
                 continue
@@ -96,8 +97,8 @@ def entries(path: Path) -> Iterator[Entry]:
                     yield current
                 current = Entry(key)
             if extension.lower() in current.members:
-                current.twice = info.name
-            member = Member(info.name, extension, info.offset_data, info.size)
+                current.twice = name
+            member = Member(name, extension, info.offset_data, info.size)
             current.members[extension.lower()] = member
     if current is not None:
         yield current

@@ -2,57 +2,78 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast import progress
+from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import REFUSED, SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.format import MANIFEST, REFUSED, SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.proof import decoding_faults
-from xdc_fast.shards.scan import Scan, ScanError, scan
+from xdc_fast.shards.scan import ScanError, scan
+from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.tables import read_csv
 from xdc_fast.shards.tar import checksum
 
-Damage = dict[str, str]  # shard, sample (its key, or empty), what
+Damage = dict[str, str]  # shard (or the name of a file), sample (its key, or empty), what
 
 
 def verify(out: Path, decode: bool = False) -> dict:
-    """Compare every shard with the manifest, the sidecars and samples.csv.
+    """Compare every file of a set with the manifest, and every tar with its tables.
 
     decode: also decode every frame and all sound, and windows at random.
     Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
-    Raises UserError where there is no manifest.
+    Raises UserError where there is no manifest, or it is damaged itself.
     """
     shards = ShardSet(out)
     damaged: list[Damage] = []
-    refused = {row["source"] for row in read_csv(out / REFUSED)}
-    rows = _rows(shards, damaged)
+
+    def note(place: str, sample: str, what: str) -> None:
+        damaged.append({"shard": place, "sample": sample, "what": what})
+
+    tables = shards.manifest["tables"]
+    whole = {name: _is_whole(out / name, total) for name, total in tables.items()}
+    for name, right in whole.items():
+        if not right:
+            note(name, "", _how(out / name))
+    rows = shards.table() if whole[SAMPLES] else []
+    refused = [row["source"] for row in read_csv(out / REFUSED)] if whole[REFUSED] else []
+    if all(whole.values()):
+        for what in _check_counts(shards.manifest, rows, len(refused)):
+            note(MANIFEST, "", what)
+    for path in sorted({path.name for path in out.glob("*.tar")} - {*shards.shards}):
+        note(path, "", "the manifest does not name it")
     for record in progress.bar(shards.manifest["shards"], unit="shard", desc="verifying"):
-        for sample, what in _check_shard(shards, record, rows, refused, decode):
-            damaged.append({"shard": record["name"], "sample": sample, "what": what})
+        for sample, what in _check_shard(shards, record, rows, {*refused}, decode):
+            note(record["name"], sample, what)
     return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
 
 
-def _rows(shards: ShardSet, damaged: list[Damage]) -> list[dict[str, str]]:
-    """The rows of samples.csv; an empty list where their number or their columns are wrong."""
-    columns = [*SAMPLE_COLUMNS, *shards.label_names]
-    try:
-        rows = shards.table()
-        if len(rows) != len(shards):
-            what = f"{len(rows)} rows, the manifest says {len(shards)}"
-        elif rows and list(rows[0]) != columns:
-            what = f"its columns are not {', '.join(columns)}"
-        else:
-            return rows
-    except FileNotFoundError:
-        what = "missing"
-    except (ValueError, csv.Error) as error:
-        what = f"cannot be read ({error})"
-    damaged.append({"shard": SAMPLES, "sample": "", "what": what})
-    return []
+def _is_whole(path: Path, total: str) -> bool:
+    return path.is_file() and checksum(path) == total
+
+
+def _how(path: Path) -> str:
+    return "the checksum differs from the manifest's" if path.is_file() else "missing"
+
+
+def _check_counts(manifest: dict, rows: list[dict[str, str]], refused: int) -> Iterator[str]:
+    """Yield the sums of the manifest that are not those of its tables."""
+    sums = {
+        "samples": len(rows),
+        "frames": sum(int(row["frames"]) for row in rows),
+        "seconds": round(sum(float(row["seconds"]) for row in rows), 3),
+        "bytes": sum(shard["bytes"] for shard in manifest["shards"]),
+    }
+    for name, value in sums.items():
+        if manifest[name] != value:
+            yield f"its {name} is {manifest[name]}, the tables give {value}"
+    if sum(manifest["refused"].values()) != refused:
+        yield f"its refused are {sum(manifest['refused'].values())}, {REFUSED} has {refused}"
+    if manifest["inputs"]["count"] != len(rows) + refused:
+        yield f"its inputs are {manifest['inputs']['count']}, not those packed and refused"
 
 
 def _check_shard(
@@ -63,14 +84,19 @@ def _check_shard(
     record: of the manifest. rows: of samples.csv, all or none. refused: sources of refused.csv.
     """
     path, first = shards.root / record["name"], record["first"]
+    beside = [
+        f"{sidecar.name}: {_how(sidecar)}"
+        for suffix, total in record["sidecars"].items()
+        if not _is_whole(sidecar := path.with_suffix(suffix), total)
+    ]
+    yield from (("", what) for what in beside)
     if not path.is_file():
         yield "", "missing"
         return
-    size = path.stat().st_size
-    if size != record["bytes"]:
+    if (size := path.stat().st_size) != record["bytes"]:
         yield "", f"{size} bytes, the manifest says {record['bytes']}"
-    elif checksum(path) != record["sha256"]:
-        yield "", "the checksum differs from the manifest's"
+    elif not _is_whole(path, record["sha256"]):
+        yield "", _how(path)
     try:
         found = scan(path, first, shards.sample_rate, shards.modalities)
     except ScanError as error:
@@ -81,32 +107,25 @@ def _check_shard(
             yield key, f"{reason}: {detail}"
     if len(found.keys) != record["samples"]:
         yield "", f"{len(found.keys)} samples, the manifest says {record['samples']}"
+    columns = [*SAMPLE_COLUMNS, *shards.label_names]
     expected = found.rows(path.name, shards.label_names)
     written = rows[first : first + record["samples"]]
     for row, key, values in zip(written, found.keys, expected, strict=False):
-        for name, value in zip(row, values, strict=False):
+        for name, value in zip(columns, values, strict=True):
             if str(value) != row[name]:
                 yield key, f"its {name} is {value}, {SAMPLES} says {row[name]}"
-    wrong = list(_check_sidecars(path.with_suffix(""), found))
-    yield from wrong
-    if decode and not wrong:
+    if beside or size != record["bytes"]:
+        return
+    try:
+        tables = open_sidecars(shards.root, record, shards.modalities)
+    except UserError as error:
+        yield "", str(error)
+        return
+    for table, right in zip(tables, (found.samples, found.packets), strict=True):
+        if not np.array_equal(table, right):
+            yield "", f"its tables do not match it; run `xdc-shard index {shards.root}`"
+            return
+    if decode:
         for index, key in enumerate(found.keys, first):
             for what in decoding_faults(shards, index):
                 yield key, what
-
-
-def _check_sidecars(stem: Path, found: Scan) -> Iterator[tuple[str, str]]:
-    for suffix, expected in ((".samples.npy", found.samples), (".packets.npy", found.packets)):
-        path = Path(f"{stem}{suffix}")
-        try:
-            if not np.array_equal(np.load(path), expected):
-                yield "", f"{path.name} does not match the tar"
-        except FileNotFoundError:
-            yield "", f"{path.name} is missing"
-        except (ValueError, EOFError, OSError) as error:
-            yield "", f"{path.name} cannot be read ({error})"
-    path = Path(f"{stem}.idx")
-    if not path.is_file():
-        yield "", f"{path.name} is missing"
-    elif path.read_text("utf-8", "replace") != found.idx:
-        yield "", f"{path.name} does not match the tar"
