@@ -1,7 +1,12 @@
 import csv
 import filecmp
 import itertools
+import multiprocessing
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import av
@@ -179,6 +184,47 @@ def test_an_interrupted_call_is_completed(world, tmp_path):
     (out / "mine.mp4").touch()
     with pytest.raises(UserError, match="not an empty folder"):
         toy.make_toy(out, 40, seed=1)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def same(out, world):
+    names = sorted(path.name for path in world.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == names
+    return filecmp.cmpfiles(world, out, names, shallow=False)[0] == names
+
+
+def test_a_killed_process_costs_no_video(world, tmp_path):
+    out = tmp_path / "out"
+
+    def kill():
+        wait_for(lambda: list(out.glob("*.mp4")))
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    toy.make_toy(out, 40, seed=1, workers=2)
+    killer.join()
+    assert same(out, world)
+
+
+def test_a_killed_call_leaves_no_processes_and_is_completed(world, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from xdc_fast.tools.shard import main; main()"]
+    options = ["toy", str(out), "--videos", "40", "--seed", "1", "--workers", "2"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(out.glob("*.mp4")))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+    assert len(children) >= 2
+    wait_for(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in children))
+    toy.make_toy(out, 40, seed=1)
+    assert same(out, world)
 
 
 def test_never_writes_into_a_used_folder(tmp_path):

@@ -36,7 +36,9 @@ import csv
 import math
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -46,8 +48,9 @@ import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, replacing
+from xdc_fast.files import locked, remove_leftovers, replacing
 from xdc_fast.interrupt import blocked
+from xdc_fast.packing.workers import end_with_parent
 from xdc_fast.shards.tables import read_csv, write_csv
 
 DISTRACTORS = {
@@ -94,7 +97,7 @@ def make_toy(
     process per core) changes its bytes. Every `classes` consecutive videos hold each class once.
 
     What an interrupted call left of the same world is completed. Raises UserError where a number is
-    out of range or OUT holds anything else.
+    out of range, OUT holds anything else, or no process lives long enough to write a video.
     """
     out = Path(out)
     if not 2 <= classes <= MOST_CLASSES:
@@ -117,15 +120,33 @@ def make_toy(
         if found and (found - {LABELS, *names} or not _holds(out / LABELS, rows)):
             raise UserError(taken)
         write_csv(out / LABELS, ("file", "class", *DISTRACTORS), rows)
-        missing = [number for number, name in enumerate(names) if name not in found]
-        workers = workers or len(os.sched_getaffinity(0))
-        spawn = multiprocessing.get_context("spawn")
         make = partial(make_video, out, classes=classes, seed=seed)
-        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-            with blocked():
-                made = pool.map(make, missing, chunksize=8)
-            for _ in progress.bar(made, total=len(missing), unit="video", desc="toy", leave=True):
-                pass
+        workers = workers or len(os.sched_getaffinity(0))
+        missing = [number for number, name in enumerate(names) if name not in found]
+        while missing:
+            before = len(missing)
+            try:
+                _make_all(make, missing, workers)
+            except BrokenProcessPool:  # the kernel may kill one when memory is short
+                remove_leftovers(out)
+                missing = [number for number in missing if not (out / names[number]).exists()]
+                if len(missing) == before:
+                    raise UserError(
+                        f"{out}: the processes that write videos die at once; what is finished is "
+                        "kept, run the same command again to continue"
+                    ) from None
+            else:
+                return
+
+
+def _make_all(make: Callable[[int], None], numbers: list[int], workers: int) -> None:
+    """Write videos in processes; raises BrokenProcessPool where one of them dies."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
+        with blocked():
+            made = pool.map(make, numbers, chunksize=8)
+        for _ in progress.bar(made, total=len(numbers), unit="video", desc="toy", leave=True):
+            pass
 
 
 def _holds(path: Path, rows: list[list]) -> bool:

@@ -103,7 +103,7 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
     After the outcomes comes None, or what the rest of the file is refused for, (reason, detail), or
     the message of a fatal error.
     """
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     pipe.send(None)
     while True:
         job, attempt, path, spans = pipe.recv()
@@ -122,11 +122,17 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
         pipe.send(end)
 
 
-def _die_with_parent() -> None:
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does, whatever it ended of."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+
+    def watch() -> None:
         parent.join()
         os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Worker:
