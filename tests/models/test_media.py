@@ -1,8 +1,10 @@
 """`model(media)`: media files to features in this process, as their packed samples give them."""
 
 import csv
+import errno
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -193,3 +195,14 @@ def test_encoders_of_one_modality_read_that_track(media):
     alone = model(media / "plain.mp4")
     assert set(alone) == {"audio"} and set(both) == {"video", "audio"}
     assert torch.is_tensor(next(model.encoders["audio"].parameters()))
+
+
+def test_want_of_memory_is_told_as_such(media, monkeypatch):
+    """It is no property of the file that a table of features should keep."""
+
+    def fail(*_, **__):
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(UserError, match=r"plain\.mp4: .*Cannot allocate memory.*run the same"):
+        read_clips(media / "plain.mp4", PackSettings(), SHAPE, lambda row: EVERY)

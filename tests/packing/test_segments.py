@@ -1,8 +1,10 @@
 """Segments of files: which there are, their pictures and sound, one pass, and how runs end."""
 
 import csv
+import errno
 import io
 import json
+import math
 import os
 import signal
 import wave
@@ -108,6 +110,9 @@ def test_a_short_rest_is_refused_and_counted(video, tmp_path):
     shards = run(video, tmp_path / "out", segment=2.75)
     assert [start for _, start, _ in rows(shards)] == [0.0, 2.75, 5.5, 8.25]
     assert refused(tmp_path / "out") == [("a.mp4", "too short", "11.0", "13.75")]
+    before = contents(tmp_path / "out")
+    index(tmp_path / "out")
+    assert contents(tmp_path / "out") == before
     assert len(run(video, tmp_path / "all", segment=2.75, min_seconds=0.2)) == 5
 
 
@@ -206,9 +211,9 @@ def test_a_segment_that_cannot_be_is_told_with_its_row(video, tmp_path, cells, w
 def test_settings_that_contradict_segments(video, tmp_path):
     with pytest.raises(UserError, match="codec=copy packs whole videos; leave segment out"):
         PackSettings(codec="copy", segment=5.0).check()
-    for length in (0.5, 0.0, -1.0, float("nan"), float("inf")):
+    for length, least in ((0.5, 1), (0.04, 0), (0.0, 0), (-1.0, 0), (math.nan, 1), (math.inf, 1)):
         with pytest.raises(UserError, match="segment="):
-            PackSettings(segment=length).check()
+            PackSettings(segment=length, min_seconds=least).check()
     (video.parent / "one.csv").write_text("path,start,end\na.mp4,1,3\n")
     with pytest.raises(UserError, match="codec=copy packs whole videos, and segments are listed"):
         run(video.parent / "one.csv", tmp_path / "out", codec="copy")
@@ -400,3 +405,28 @@ def test_a_decoder_that_dies_twice_costs_the_rest_of_one_video(folder, tmp_path)
     with (out / "refused.csv").open() as file:
         details = {row["reason"]: row["detail"] for row in csv.DictReader(file)}
     assert details["decoder died"] == "signal 9, twice"
+
+
+def lack_memory(path, settings, spans, sink_of):
+    """FFmpeg finds no memory for each file the first time, and for 1.mp4 every time."""
+    mark = Path(f"{sink_of(0).video.parents[2]}.{path.stem}")
+    if path.name == "1.mp4" or not mark.exists():
+        mark.touch()
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+    yield from convert_all(path, settings, spans, sink_of)
+
+
+def test_want_of_memory_is_no_fault_of_the_file(folder, tmp_path, monkeypatch):
+    """It is tried again; a file that never finds enough is refused at last."""
+    shards = run(folder, tmp_path / "out", task=lack_memory, workers=2)
+    assert [row[0] for row in rows(shards)] == ["0.mp4", "2.mp4", "3.mp4"]
+    with (tmp_path / "out" / "refused.csv").open() as file:
+        details = [(row["source"], row["reason"], row["detail"]) for row in csv.DictReader(file)]
+    assert details == [("1.mp4", "decoder died", "out of memory, twice")]
+
+    def fail(*_, **__):
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(MemoryError):
+        list(convert_all(folder / "0.mp4", PackSettings(), [None], lambda number: None))

@@ -17,7 +17,7 @@ from xdc_fast.clips.windows import ClipShape, Windows, fixed_windows
 from xdc_fast.errors import UserError
 from xdc_fast.packing.convert import check_audible, convert_into
 from xdc_fast.packing.encode import BT601, JPEG, MPEG, Scaler, packed_size
-from xdc_fast.packing.media import Refusal, choose_video, decoded, open_media
+from xdc_fast.packing.media import OF_MACHINE, Refusal, choose_video, decoded, open_media
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import sample_count
 from xdc_fast.shards.decode import upright
@@ -85,7 +85,8 @@ def read_clips(
     The sound is that of a packed sample; the pictures are those before they are compressed. All of
     the file is decoded, but only pictures of clips are kept, 38 kB each at a crop of 112. Of a file
     that lacks a track the other is read.
-    Raises Refusal where `xdc-shard pack` would refuse the file.
+    Raises Refusal where `xdc-shard pack` would refuse the file, and UserError where memory or file
+    handles are short.
     """
     sink = ClipSink(path, settings, shape, positions)
     try:
@@ -98,7 +99,12 @@ def read_clips(
             raise
         one = replace(settings, tracks=LACKING[refusal.reason])
         return read_clips(path, one, shape, positions)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in OF_MACHINE:
+            raise UserError(
+                f"{path}: {error or 'out of memory'}; stop other programs, and run the same command "
+                "again"
+            ) from None
         raise Refusal("undecodable", str(error)) from error
 
 

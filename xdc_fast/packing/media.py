@@ -34,6 +34,7 @@ REASONS = {
 }
 PLAYLISTS = {"hls", "concat", "dash", "imf"}
 UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are not told
+OF_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the file
 MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
 
 
@@ -56,7 +57,10 @@ class EmptyError(Refusal):
 
 
 def open_media(path: Path) -> InputContainer:
-    """Open a local file, but no other file that it refers to; raises Refusal."""
+    """Open a local file, but no other file that it refers to; raises Refusal.
+
+    Where memory or file handles are short, FFmpeg's own error, or OSError.
+    """
     try:
         if not path.is_file():
             raise Refusal("unreadable", "not a regular file" if path.exists() else "no such file")
@@ -64,10 +68,11 @@ def open_media(path: Path) -> InputContainer:
             file.read(1)
         options = {"protocol_whitelist": "file"}  # a file may name others, even on the network
         container = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise Refusal("not media", error.strerror or str(error)) from None
-    except OSError as error:
-        raise Refusal("unreadable", error.strerror or str(error)) from None
+    except (av.FFmpegError, OSError) as error:
+        if error.errno in OF_MACHINE:
+            raise
+        reason = "not media" if isinstance(error, av.FFmpegError) else "unreadable"
+        raise Refusal(reason, error.strerror or str(error)) from None
     if PLAYLISTS & set(container.format.name.split(",")):
         container.close()
         raise Refusal("not media", "a playlist of other files")
@@ -126,7 +131,8 @@ def decoded(
     A picture's `opaque` is the aspect of its pixels, where the file gives one, and its transfer
     function is the container's, where the coded video gives none.
     FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
-    recorded broadcast begins in its middle. Any later one raises Refusal.
+    recorded broadcast begins in its middle. Any later one raises Refusal, but for errors of the
+    machine, which stay FFmpeg's.
     """
     for other in container.streams:
         if other is not stream:
@@ -144,7 +150,7 @@ def decoded(
             try:
                 frames: list[Any] = packet.decode()
             except av.FFmpegError as failure:
-                if end is not None:
+                if end is not None or failure.errno in OF_MACHINE:
                     raise
                 error, frames = failure, []
             for frame in frames:
@@ -154,6 +160,8 @@ def decoded(
                     tags.put_on(frame)
                 yield start, end, frame
     except av.FFmpegError as failure:
+        if failure.errno in OF_MACHINE:
+            raise
         reason = failure.strerror or str(failure)
         if isinstance(failure, OSError) and failure.errno in (errno.EIO, errno.ESTALE):
             raise Refusal("unreadable", reason) from None

@@ -55,10 +55,9 @@ class PackSettings:
             raise UserError(
                 f"max_seconds={self.max_seconds}: must be min_seconds={self.min_seconds} or more"
             )
-        if self.segment is not None and self.segment < self.min_seconds:
-            raise UserError(
-                f"segment={self.segment}: must be min_seconds={self.min_seconds} or more"
-            )
+        if self.segment is not None and self.segment < max(self.min_seconds, 1 / self.fps):
+            least = f"min_seconds={self.min_seconds} and a frame (1/{self.fps:g} s)"
+            raise UserError(f"segment={self.segment}: must be at least {least}")
         for name in ("max_seconds", "segment"):
             if getattr(self, name) is not None and self.codec == "copy":
                 raise UserError(f"{name}: codec=copy packs whole videos; leave {name} out")

@@ -28,7 +28,7 @@ from xdc_fast.packing.settings import PackSettings
 
 # what FFmpeg reports of the files we write; errors of the source have become refusals before
 OUR_FAULT = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EIO, errno.EACCES, errno.ENOENT),
 }
 AHEAD = 8  # files per worker that may wait for a slow one before them
@@ -115,6 +115,8 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
         try:
             for outcome in task(path, settings, spans, sink_of):
                 pipe.send(outcome)
+        except MemoryError:
+            os._exit(errno.ENOMEM)  # another process may have the memory that this one lacks
         except (av.FFmpegError, OSError, ValueError) as error:
             of_source = isinstance(error, (av.FFmpegError, ValueError))
             ours = not of_source or getattr(error, "errno", None) in OUR_FAULT
@@ -283,6 +285,7 @@ def _listen(worker: Worker, time_limit: float) -> bool:
         if job.died > 1:
             code = worker.process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            how = "out of memory" if code == errno.ENOMEM else how
             job.refuse_rest(Refusal("decoder died", f"{how}, twice"))
         worker.free()
     elif time.monotonic() > worker.deadline:
