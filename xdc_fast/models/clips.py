@@ -102,8 +102,8 @@ def read_clips(
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in OF_MACHINE:
             raise UserError(
-                f"{path}: {error or 'out of memory'}; stop other programs, and run the same command "
-                "again"
+                f"{path}: {error or 'out of memory'}; stop other programs, and run the same "
+                "command again"
             ) from None
         raise Refusal("undecodable", str(error)) from error
 
