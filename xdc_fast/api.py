@@ -67,7 +67,7 @@ def pack(
     >>> summary.inputs, summary.packed, summary.refused
     (48, 48, 0)
     """
-    from xdc_fast.packing.datasets.collect import READERS, SHORTEST, collect_dataset, write_missing
+    from xdc_fast.packing.datasets.collect import READERS, SHORTEST, collect_dataset
     from xdc_fast.packing.pack import pack
     from xdc_fast.packing.settings import DAY, PackSettings
     from xdc_fast.packing.sources import collect
@@ -99,10 +99,7 @@ def pack(
         inputs = collect_dataset(dataset, paths[0], out)
     for note in inputs.notes:
         log.info(note)
-    summary = pack(inputs, out, chosen, shard_mb=shard_mb, workers=workers, time_limit=time_limit)
-    if summary.packed:
-        write_missing(out, inputs)
-    return summary
+    return pack(inputs, out, chosen, shard_mb=shard_mb, workers=workers, time_limit=time_limit)
 
 
 def _refuse_unknown(settings: Iterable[str], known: list[str]) -> None:

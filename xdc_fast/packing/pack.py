@@ -26,6 +26,8 @@ from xdc_fast.packing.workers import Convert, FatalError, Job, run_jobs
 from xdc_fast.shards.format import (
     FORMAT,
     MANIFEST,
+    MISSING,
+    MISSING_COLUMNS,
     REFUSED,
     REFUSED_COLUMNS,
     SAMPLE_COLUMNS,
@@ -307,6 +309,8 @@ def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
     manifest = complete(run, rows, inputs.columns, cut, unpaired, reasons, shards)
     if rows:
         write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
+        if inputs.missing:
+            write_csv(out / MISSING, MISSING_COLUMNS, inputs.missing)
         manifest = write_manifest(out, manifest)
     shutil.rmtree(out / WORK)
     return manifest

@@ -21,10 +21,12 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
 REFUSED = "refused.csv"
+MISSING = "missing.csv"  # only where official lists name what the user lacks
 LABEL_SEPARATOR = (
     ";"  # between several labels in a cell; no AudioSet name has one, many have commas
 )
 SAMPLE_COLUMNS = ("index", "key", "shard", "source", "start", "seconds", "frames")
+MISSING_COLUMNS = ("name", "list")
 REFUSED_COLUMNS = ("source", "reason", "detail", "start", "end")
 
 CODECS = ("jpeg", "h264", "copy")

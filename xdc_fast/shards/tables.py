@@ -17,6 +17,7 @@ from xdc_fast.shards.format import (
     CODECS,
     FORMAT,
     MANIFEST,
+    MISSING,
     REFUSED,
     SAMPLE_COLUMNS,
     SAMPLES,
@@ -47,7 +48,7 @@ OLD_FORM = {
 FORM = {
     **OLD_FORM,
     "shards": [SHARD_FORM],
-    "tables": {SAMPLES: str, REFUSED: str},
+    "tables": {SAMPLES: str, REFUSED: str, f"{MISSING}?": str},
     SUM: str,
 }
 
@@ -110,7 +111,8 @@ def write_manifest(out: Path, manifest: dict) -> dict:
 
     Adds the checksums of the tables beside it, and one over all that it holds.
     """
-    tables = {name: checksum(out / name) for name in (SAMPLES, REFUSED)}
+    names = [name for name in (SAMPLES, REFUSED, MISSING) if (out / name).is_file()]
+    tables = {name: checksum(out / name) for name in names}
     content = {**manifest, "tables": tables}
     content.pop(SUM, None)
     content[SUM] = _sum_of(content)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets.collect import READERS, collect_dataset
+from xdc_fast.packing.datasets.listing import Holding
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.tools.shard import main
 
@@ -480,3 +481,119 @@ def test_a_large_copy_takes_no_look_at_each_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(there) == len(missing) == 10_000
     assert 0 < len(looks) < 100
+
+
+LISTS = Path(__file__).parents[4] / "shared/data/lists"
+OFFICIAL = {  # the folder, and how many rows have each value of a column
+    "ucf101": ("ucfTrainTestlist", "split1", {"train": 9537, "test": 3783}),
+    "hmdb51": ("hmdb51_testTrainMulti_7030_splits", "split1", {"train": 3570, "test": 1530}),
+    "kinetics400": ("kinetics", "split", {"val": 19906, "test": 38685}),
+    "kinetics600": ("kinetics", "split", {"val": 30000, "test": 72924}),
+    "audioset": ("audioset", "split", {"train": 22160, "test": 20371}),
+    "vggsound": ("vggsound", "split", {"test": 15446}),
+    "esc50": ("esc50", "fold", dict.fromkeys("12345", 400)),
+    "ave": ("ave", "split", {"": 4143}),
+    "epic_sounds": ("epic_sounds", "split", {"val": 8035, "test": 5131}),
+    "dcase2018": ("dcase2018_task4", "split", {"train": 55943, "test": 288, "eval": 880}),
+    "thumos14": ("thumos14_afsd", "split", {"validation": 200, "test": 213}),
+}
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="needs the official lists")
+@pytest.mark.parametrize("name", [*OFFICIAL, "urbansound8k"])
+def test_official_lists_are_read_as_they_are(name, tmp_path):
+    folder, column, counts = OFFICIAL.get(name, (name, "", {}))
+    rows = list(READERS[name].rows(Holding(LISTS / folder, tmp_path, "")))
+    found = Counter(row.labels.get(column, "") for row in rows)
+    if name == "urbansound8k":
+        assert len(rows) == 8732 and {row.labels["fold"] for row in rows} == {
+            *map(str, range(1, 11))
+        }
+    elif name == "hmdb51":  # a split leaves the others out
+        assert {part: found[part] for part in counts} == counts
+    else:
+        assert found == counts
+    if name == "ucf101":
+        for split, parts in (("split2", (9586, 3734)), ("split3", (9624, 3696))):
+            count = Counter(row.labels[split] for row in rows)
+            assert (count["train"], count["test"]) == parts
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="needs the official lists")
+def test_a_list_that_a_spreadsheet_saved_says_the_same(tmp_path):
+    """official_eval_segments.csv is eval_segments.csv with its quoted field in pieces."""
+    names = LISTS / "audioset/class_labels_indices.csv"
+    found = []
+    for listed in ("eval_segments.csv", "official_eval_segments.csv"):
+        root = tmp_path / listed
+        root.mkdir()
+        (root / names.name).symlink_to(names)
+        (root / listed).symlink_to(LISTS / "audioset" / listed)
+        rows = READERS["audioset"].rows(Holding(root, tmp_path / "out", ""))
+        found.append({(row.name, row.part): row.labels["classes"] for row in rows})
+    assert found[0] == found[1] and len(found[0]) == 20371
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="needs the official lists and UCF-101's clips")
+def test_the_splits_of_real_clips_are_those_of_the_lists(tmp_path):
+    (tmp_path / "lists").symlink_to(LISTS / "ucfTrainTestlist")
+    (tmp_path / "videos").symlink_to(LISTS.parent / "ucf9")
+    inputs = collect_dataset("ucf101", tmp_path, tmp_path / "out")
+    assert len(inputs.sources) == 1124
+    for number in "123":
+        wanted = Counter()
+        for part in ("train", "test"):
+            text = (LISTS / f"ucfTrainTestlist/{part}list0{number}.txt").read_text()
+            clips = {path.stem for path in (LISTS.parent / "ucf9").glob("*/*")}
+            wanted[part] = sum(Path(line.split()[0]).stem in clips for line in text.splitlines())
+        assert Counter(s.labels[f"split{number}"] for s in inputs.sources) == wanted
+
+
+def test_a_whole_video_gives_its_listed_part(tmp_path):
+    """A file by the bare id is the whole video where it is longer than the part, else the cut."""
+    root = lay(
+        tmp_path,
+        **{
+            "vggsound.csv": "aaaaaaaaaaa,1,dog,train\nbbbbbbbbbbb,30,cat,test\n",
+            "kinetics-600_val.csv": "label,youtube_id,time_start,time_end,split\n"
+            "walk,aaaaaaaaaaa,0,1,val\nrun,aaaaaaaaaaa,2,3,val\nrun,ccccccccccc,2,3,val\n",
+            "EPIC_Sounds_validation.csv": "annotation_id,participant_id,video_id,start_timestamp,"
+            "stop_timestamp,class\nP01_11_0,P01,P01_11,00:00:00.500,00:00:01.500,rustle\n",
+        },
+    )
+    make_media(root / "aaaaaaaaaaa.mp4", seconds=12.5, fps=5, size=(32, 32))
+    make_media(root / "bbbbbbbbbbb.mp4", seconds=10, fps=5, size=(32, 32))
+    make_media(root / "ccccccccccc_000002_000003.mp4", seconds=1, fps=5, size=(32, 32))
+    make_media(root / "P01_11.mp4", seconds=4, fps=5, size=(32, 32))
+
+    def spans(name):
+        inputs = collect_dataset(name, root, tmp_path / "out")
+        return [(s.name[:3], s.span, s.labels["class"]) for s in inputs.sources]
+
+    assert spans("vggsound") == [("aaa", (1, 11), "dog"), ("bbb", None, "cat")]
+    assert spans("kinetics600") == [
+        ("aaa", (0, 1), "walk"),
+        ("aaa", (2, 3), "run"),
+        ("ccc", None, "run"),
+    ]
+    assert spans("epic_sounds") == [("P01", (0.5, 1.5), "rustle")]
+    out = tmp_path / "set"
+    done = cli("pack", "--dataset", "kinetics600", root, out, "--workers", 1, "--short-side", 32)
+    assert done.exit_code == 0, done.output
+    rows = ShardSet(out).table()
+    assert [(row["start"], row["class"]) for row in rows[:2]] == [("0.0", "walk"), ("2.0", "run")]
+    assert [float(row["seconds"]) for row in rows] == pytest.approx([1, 1, 1], abs=0.1)
+
+
+def test_ave_cuts_videos_of_several_events(tmp_path):
+    text = "Bark&aaaaaaaaaaa&good&0&3\nBus&aaaaaaaaaaa&good&5&9\nBus&bbbbbbbbbbb&good&2&8\n"
+    splits = {"trainSet.txt": "Bark&aaaaaaaaaaa&good&0&3\nBus&aaaaaaaaaaa&good&5&9\n"}
+    splits["testSet.txt"] = "Bus&bbbbbbbbbbb&good&2&8\n"
+    media = ("AVE/aaaaaaaaaaa.mp4", "AVE/bbbbbbbbbbb.mp4")
+    root = lay(tmp_path, *media, **{"Annotations.txt": text, **splits})
+    inputs = collect_dataset("ave", root, tmp_path / "out")
+    assert [(s.span, s.labels["class"], s.labels["split"]) for s in inputs.sources] == [
+        ((0, 3), "Bark", "train"),
+        ((5, 9), "Bus", "train"),
+        (None, "Bus", "test"),
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -20,12 +20,17 @@ class Row:
     """One video that a data set names.
 
     listed: the list that names it. paths: its files, relative to ROOT; none where it is missing.
+    span: the seconds of the file that are meant; None for all of it. whole: files of which the row
+    means `part`, in seconds, unless they are no longer than it; they are for want of `paths`.
     """
 
     name: str
     listed: str
     labels: dict[str, str]
     paths: list[str]
+    span: tuple[float, float] | None = None
+    whole: list[str] = field(default_factory=list)
+    part: tuple[float, float] = (0.0, 0.0)
 
     def put(self, column: str, value: str, where: str) -> None:
         """Set a label unless it is empty; raises UserError where the row has another one."""
@@ -71,27 +76,31 @@ class Holding:
                 if text := line.strip():
                     yield f"{file.name}:{number}", text
 
-    def records(self, name: str, count: int = 0) -> Iterator[tuple[str, list[str]]]:
-        """(file:line, fields) of a CSV without its comments (#), `count` fields in each.
+    def records(
+        self, name: str, count: int = 0, most: int = 0, separator: str = ","
+    ) -> Iterator[tuple[str, list[str]]]:
+        """(file:line, fields) of a CSV without its comments (#), `count` to `most` fields in each.
 
-        0: as many as in the first.
+        0: as many as in the first; `most` is `count` unless it is given.
         """
         with self._open(name) as file:
-            reader = csv.reader(_decoded(file), skipinitialspace=True)
+            reader = csv.reader(_decoded(file), skipinitialspace=True, delimiter=separator)
             try:
                 for fields in reader:
                     if not fields or fields[0].startswith("#"):
                         continue
                     where, count = f"{file.name}:{reader.line_num}", count or len(fields)
-                    if len(fields) != count:
+                    if not count <= len(fields) <= (most or count):
                         raise malformed(where, f"{len(fields)} fields instead of {count}")
                     yield where, [field.strip() for field in fields]
             except csv.Error as error:
                 raise malformed(f"{file.name}:{reader.line_num}", str(error)) from None
 
-    def rows(self, name: str, *needed: str) -> Iterator[tuple[str, dict[str, str]]]:
+    def rows(
+        self, name: str, *needed: str, separator: str = ","
+    ) -> Iterator[tuple[str, dict[str, str]]]:
         """(file:line, {column: value}) of a CSV whose first line names its columns."""
-        records = self.records(name)
+        records = self.records(name, separator=separator)
         where, header = next(records, (f"{self._path(name)}:1", []))
         if lacks := [column for column in needed if column not in header]:
             raise malformed(where, f"no column {', '.join(lacks)}")
