@@ -279,14 +279,38 @@ def test_what_one_track_has_alone_is_told_once(tmp_path, pictures_end, sound_end
 
 
 def test_segments_begin_where_both_tracks_do(tmp_path):
-    """Of a sound that begins after 5 s: no segment before, and one that is shorter."""
+    """Of a sound that begins after 5 s."""
     lecture(tmp_path / "x.mkv", times=np.arange(0, 12, 0.04), sound=7, audio_start=5.0)
     shards = run(tmp_path / "x.mkv", tmp_path / "out", segment=3.0)
-    assert rows(shards) == [("x.mkv", 3.0, 1.0), ("x.mkv", 6.0, 3.0), ("x.mkv", 9.0, 3.0)]
+    assert rows(shards) == [("x.mkv", 5.0, 3.0), ("x.mkv", 8.0, 3.0), ("x.mkv", 11.0, 1.0)]
     assert shards.manifest["unpaired"] == {"samples": 1, "seconds": pytest.approx(5, abs=0.1)}
     (tmp_path / "list.csv").write_text("path,start,end\nx.mkv,0,4\nx.mkv,4,8\n")
     assert rows(run(tmp_path / "list.csv", tmp_path / "listed")) == [("x.mkv", 4.0, 3.0)]
     assert refused(tmp_path / "listed") == [("x.mkv", "not in the file", "0.0", "4.0")]
+    lecture(tmp_path / "apart.mkv", times=np.arange(0, 4, 0.04), sound=7, audio_start=5.0)
+    with pytest.raises(UserError, match="no manifest"):
+        run(tmp_path / "apart.mkv", tmp_path / "apart", segment=3.0)
+    assert refused(tmp_path / "apart") == [("apart.mkv", "no overlap", "", "")]
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp3", "mkv"])
+def test_the_first_segment_is_whole(tmp_path, kind):
+    """Codecs begin before 0 or a little after it; each segment has all its frames."""
+    path, tracks = tmp_path / f"x.{kind}", "both"
+    if kind == "mp3":
+        make_media(path, seconds=4, video=None, audio="libmp3lame")
+        tracks = "audio"
+    elif kind == "webm":
+        make_media(path, seconds=4.03, video="libvpx", audio="libopus", rate=48000)
+    else:
+        make_media(path, seconds=4.1, video_start=0.06)
+    shards = run(path, tmp_path / "out", segment=2.0, tracks=tracks)
+    assert [seconds for _, _, seconds in rows(shards)][:2] == [2.0, 2.0]
+    assert rows(shards)[1][1] - rows(shards)[0][1] == pytest.approx(2)
+    if kind == "webm":
+        (tmp_path / "list.csv").write_text("path,start,end\nx.webm,2,4\n")
+        listed = run(tmp_path / "list.csv", tmp_path / "listed")
+        assert np.array_equal(pictures(listed, 0), pictures(shards, 1))
 
 
 def test_a_slide_is_held_in_every_segment(tmp_path):

@@ -216,7 +216,9 @@ class Conversion(ABC):
     def start(self, container: InputContainer, *begins: float) -> None:
         """Note where a player's time begins, and the first frames of the tracks."""
         self.begins = begins
-        self.clock = Clock((container.start_time or 0) / av.time_base, max(begins))
+        # what lies before 0 is what a decoder needs to start with, and is not played
+        origin = max(0, container.start_time or 0) / av.time_base
+        self.clock = Clock(origin, max(begins))
 
     def new_parts(self) -> Iterator[Part]:
         """The parts that the file is to be made into, as the pass over its first track asks."""
@@ -276,6 +278,8 @@ class Conversion(ABC):
                 empty = isinstance(answer, EmptyError) and not part.segment.first
                 if place in broken or empty:
                     continue
+                if isinstance(answer, EmptyError):
+                    span = self.spans[place]
                 if isinstance(answer, BrokenError) and span and self.settings.segment:
                     broken.add(place)
                     whole = self.spans[place]
@@ -283,7 +287,7 @@ class Conversion(ABC):
                 yield Outcome(place, part.number, span, answer)
 
     def refuse(self, part: Part, refusal: Refusal) -> None:
-        if part.segment.span and refusal.reason == "no overlap":
+        if self.spans[part.segment.place] and refusal.reason == "no overlap":
             origin, end = self.clock.origin, min(self.clock.end, self.sound_end)
             held = f"it holds {self.clock.head - origin:.2f} to {end - origin:.2f} s"
             refusal = EmptyError("not in the file", held)

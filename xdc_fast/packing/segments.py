@@ -68,7 +68,8 @@ def plan(
     """The segments of a file's inputs, in the order in which they begin.
 
     spans: of the inputs, seconds from the beginning of the file; None is all of it. length: cut
-    them into segments of so many seconds, None: do not. longest: seconds of an input that are cut.
+    them into segments of so many seconds, from where all tracks have begun; None: do not. longest:
+    seconds of an input that are cut.
     """
     cuts = [_cut(place, span, length, longest, clock) for place, span in enumerate(spans)]
     return heapq.merge(*cuts, key=lambda segment: segment.begin)
@@ -81,18 +82,15 @@ def _cut(
     if length is None:
         yield Segment(place, begin, end, (begin, end), span)
         return
-    most = math.inf if longest is None else max(begin, clock.head) + longest
+    zero = max(begin, clock.head)
+    most = math.inf if longest is None else zero + longest
     limited, end = most < end, min(most, end)
-    zero = clock.origin if span is None else begin
-    first = max(0, int((clock.head - zero) // length))
-    if zero + first * length >= end:
-        first = 0
-    for k in count(first):
+    for k in count():
         start, stop = zero + k * length, min(zero + (k + 1) * length, end)
-        if k > first and start >= min(end, clock.end):
+        if k and start >= min(end, clock.end):
             return
         part = round(start - clock.origin, 6), round(stop - clock.origin, 6)
-        yield Segment(place, start, stop, (begin, end), part, k == first, limited and stop == end)
+        yield Segment(place, start, stop, (begin, end), part, k == 0, limited and stop == end)
 
 
 def share(
