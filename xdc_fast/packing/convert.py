@@ -450,7 +450,8 @@ class AudioTrack(Conversion):
             part.samples = self.write_sound(part, blocks, self.limit(part) + 1)
             seconds = part.samples / self.rate
             if part.segment.span and frame_count(seconds, self.fps) == 0:
-                raise EmptyError("too short" if seconds else "no overlap", f"{seconds:.2f} s")
+                outside = self.spans[part.segment.place] and not seconds
+                raise EmptyError("no overlap" if outside else "too short", f"{seconds:.2f} s")
         except Refusal as refusal:
             self.refuse(part, refusal)
 
