@@ -196,6 +196,26 @@ def index(shards: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("shards", type=PATH)
+@click.option("--labels", type=PATH, required=True, help="CSV with a file column and the labels.")
+@json_option
+def label(shards: Path, labels: Path, as_json: bool) -> None:
+    """Give the samples in SHARDS the labels of a CSV, as `pack --labels` takes it.
+
+    Its columns are added to samples.csv, or take the place of those of the same name. A sample that
+    no line names keeps what it has. The tars are not touched.
+    """
+    from xdc_fast.packing.relabel import relabel
+
+    result = relabel(shards, labels)
+    line = (
+        f"{shards}: {result['labeled']} of {result['samples']} samples have labels of "
+        f"{', '.join(result['columns'])}; {result['unused_lines']} lines name no sample"
+    )
+    print_result(result, [line], as_json)
+
+
+@main.command()
 @click.argument("out", type=PATH)
 @click.option("--videos", type=click.IntRange(1, 10_000_000), default=600, show_default=True)
 @click.option("--classes", type=click.IntRange(2), default=10, show_default=True)

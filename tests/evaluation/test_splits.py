@@ -38,6 +38,39 @@ def test_validation_is_the_test_part_where_the_test_part_has_no_labels(toy_shard
     assert only.test.tolist() == [i for i, p in enumerate(part) if p == "val"]
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("TRAIN", "val"), (" train", "dev "),
+     ("tr", "te"), ("train", "Validation"), ("train", "eval")],
+)  # fmt: skip
+def test_parts_in_their_usual_spellings(train, test, toy_shards, tmp_path):
+    part = [test if i % 4 == 0 else train for i in range(N)]
+    (only,) = split(relabel(toy_shards, tmp_path / "set", part=part), "part", label="drift")
+    assert only.name == "part" and only.test.tolist() == list(range(0, N, 4))
+    assert len(only.train) == N - len(only.test)
+
+
+def test_folds_may_be_called_folds(toy_shards, tmp_path):
+    fold = [f"Fold_{i // 4 % 3 + 1}" for i in range(N)]
+    splits = split(relabel(toy_shards, tmp_path / "set", fold=fold), "fold")
+    assert [s.name for s in splits] == ["fold=Fold_1", "fold=Fold_2", "fold=Fold_3"]
+
+
+def test_a_random_split_keeps_recordings_together(toy_shards, tmp_path):
+    """Segments of one source, and sources of one group: a chain of both stays on one side."""
+    source = [f"v{i // 2}.mp4" for i in range(N)]
+    group = [f"g{(i + 1) // 4}" for i in range(N)]
+    even = [str(i // 24) for i in range(N)]
+    shards = relabel(toy_shards, tmp_path / "a", source=source, even=even)
+    for share in (0.25, 0.5, 0.75):
+        (only,) = split(shards, label="even", test_share=share)
+        assert abs(len(only.test) / N - share) < 0.1
+        assert not {source[i] for i in only.train} & {source[i] for i in only.test}
+    one = relabel(toy_shards, tmp_path / "c", source=source, group=group, even=even)
+    with pytest.raises(UserError, match=r"cannot be divided|no test video|leaks|0 training videos"):
+        split(one, label="even")  # the chain takes in all of them
+
+
 def test_folds_are_held_out_once_each_and_columns_add_up(toy_shards, tmp_path):
     fold = [str(i // 4 % 3 + 1) for i in range(N)]
     fold[5] = ""
@@ -82,7 +115,10 @@ def test_leaks_are_refused(toy_shards, tmp_path):
         ({"part": ["train"] * N}, "column 'part' has no 'test'"),
         ({"part": ["test"] * N}, "column 'part' has no 'train'"),
         ({"part": ["1"] * N}, "column 'part' holds 1 fold"),
-        ({"part": [""] * N}, "column 'part' holds 0 fold"),
+        ({"part": [""] * N}, "column 'part' is empty"),
+        ({"part": ["a", "b"] * 24}, "column 'part' holds 'a'; a split column holds train and test"),
+        ({"part": ["train", "test", "unused"] * 16}, "column 'part' holds 'unused'"),
+        ({"part": ["1", "2", "train"] * 16}, "column 'part' holds '1'"),
         ({"class": ["a"] * N, "part": ["1", "2"] * 24}, "'class' has 1 class; a classifier"),
         (
             {"class": ["a", *"bc" * 23, "b"], "part": ["test"] + ["train"] * (N - 1)},

@@ -189,7 +189,7 @@ def test_beyond_the_file_is_refused_and_a_bit_beyond_is_cut(video, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ("5,5", r"row 2 \(a\.mp4\): it ends at 5 s, and starts at 5 s"),
+        ("5,5", r"line 3 \(a\.mp4\): it ends at 5 s, and starts at 5 s"),
         ("7,3", "it ends at 3 s, and starts at 7 s"),
         ("-1,3", "start '-1' is no number of seconds"),
         ("nan,3", "start 'nan' is no number"),

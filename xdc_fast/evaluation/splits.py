@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.methods import LABEL, clustering_name
 from xdc_fast.pretraining.run import Run
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import LABEL_SEPARATOR
+from xdc_fast.shards.parts import EVALUATION, TEST, TRAIN, VALIDATION, is_fold, part_of
 
-TEST = ("test", "validation", "val")  # the first that a column gives to labeled samples tests
+TESTS = (TEST, VALIDATION, EVALUATION)  # the first that a column gives to labeled samples tests
+SPLIT_COLUMN = "a split column holds train and test (or val), or the numbers of folds"
 GROUP_COLUMNS = ("group", "youtube_id")  # label columns that name the recording of a video
 
 
@@ -38,10 +42,11 @@ def splits_of(
 ) -> list[Split]:
     """The splits that label columns name, of the samples that have a label; or one at random.
 
-    codes, classes: the column `label`, as ShardSet.label returns it. A column of train and test is
-    one split and leaves out other values; where it has no test, validation or val is the test. Any
-    other column holds folds and gives a split for each, whose test part is that fold. Without
-    columns, a share `test_share` is drawn as the test part by `seed`, stratified by class.
+    codes, classes: the column `label`, as ShardSet.label returns it. A column of train and test, in
+    any usual spelling, is one split; where it has no test, validation is the test. A column of
+    numbers holds folds and gives a split for each, whose test part is that fold. An empty cell
+    leaves a sample out. Without columns, a share `test_share` is drawn as the test part by `seed`,
+    stratified by class; recordings stay on one side.
     needed: training samples per class.
     Raises UserError for a column that makes no split, for classes too small or never trained, and
     for recordings in both parts: equal sources, or equal values of a column in GROUP_COLUMNS.
@@ -51,12 +56,12 @@ def splits_of(
             f"{shards.root}: label '{label}' has {len(classes)} class; a classifier needs 2"
         )
     labeled = np.flatnonzero(codes >= 0)
+    recordings = recordings_of(shards, label)
     if columns:
         splits = [split for column in columns for split in _by_column(shards, column, labeled)]
     else:
         _refuse_small(shards, label, classes, "random", np.bincount(codes[labeled]), 2)
-        splits = [_at_random(shards, codes, labeled, test_share, seed)]
-    recordings = recordings_of(shards, label)
+        splits = [_at_random(shards, codes, labeled, test_share, seed, recordings)]
     for split in splits:
         if not len(split.test):
             raise UserError(
@@ -141,25 +146,28 @@ def over_splits(scores: list[dict], metrics: tuple[str, ...]) -> dict:
 
 def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split]:
     codes, names = shards.label(column)
-    codes = codes[labeled]
+    codes, parts = codes[labeled], [part_of(name) for name in names]
+    if not names:
+        raise UserError(f"{shards.root}: column '{column}' is empty; {SPLIT_COLUMN}")
+    if not any(parts) and all(map(is_fold, names)):
+        return _folds(shards, column, labeled, codes, names)
+    if unknown := [name for name, part in zip(names, parts, strict=True) if not part]:
+        raise UserError(f"{shards.root}: column '{column}' holds '{unknown[0]}'; {SPLIT_COLUMN}")
     # official test lists may come without labels: then the validation part tests
-    useful = {names[code] for code in np.unique(codes) if code >= 0}
-    test = next((name for held in (useful, names) for name in TEST if name in held), None)
-    if test is not None or "train" in names:
-        parts = ("train", test or "test")
-        for name in parts:
-            if name not in names:
-                raise UserError(
-                    f"{shards.root}: column '{column}' has no '{name}'; a split column holds train "
-                    "and test, or the numbers of folds"
-                )
-        train, test_samples = (labeled[codes == names.index(name)] for name in parts)
-        return [Split(column, train, test_samples)]
+    useful = {parts[code] for code in np.unique(codes) if code >= 0}
+    test = next((part for held in (useful, {*parts}) for part in TESTS if part in held), TEST)
+    for part in (TRAIN, test):
+        if part not in parts:
+            raise UserError(f"{shards.root}: column '{column}' has no '{part}'; {SPLIT_COLUMN}")
+    of_part = np.array([*parts, None], dtype=object)[codes]
+    return [Split(column, labeled[of_part == TRAIN], labeled[of_part == test])]
+
+
+def _folds(
+    shards: ShardSet, column: str, labeled: np.ndarray, codes: np.ndarray, names: list[str]
+) -> list[Split]:
     if len(names) < 2:
-        raise UserError(
-            f"{shards.root}: column '{column}' holds {len(names)} fold; a split column holds train "
-            "and test, or the numbers of folds"
-        )
+        raise UserError(f"{shards.root}: column '{column}' holds {len(names)} fold; {SPLIT_COLUMN}")
     return [
         Split(f"{column}={name}", labeled[(codes >= 0) & (codes != fold)], labeled[codes == fold])
         for fold, name in enumerate(names)
@@ -167,12 +175,31 @@ def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split
 
 
 def _at_random(
-    shards: ShardSet, codes: np.ndarray, labeled: np.ndarray, test_share: float, seed: int
+    shards: ShardSet,
+    codes: np.ndarray,
+    labeled: np.ndarray,
+    test_share: float,
+    seed: int,
+    recordings: dict[str, tuple[np.ndarray, list[str]]],
 ) -> Split:
+    """A share of the samples, stratified by class; cuts of one recording stay together.
+
+    Then the share is about that of one of several equal parts.
+    """
+    groups = _together(labeled, recordings)
     try:
-        train, test = train_test_split(
-            labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
-        )
+        if len(np.unique(groups)) == len(labeled):
+            train, test = train_test_split(
+                labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
+            )
+        else:
+            smaller = min(test_share, 1 - test_share)
+            divide = StratifiedGroupKFold(
+                max(2, round(1 / smaller)), shuffle=True, random_state=seed
+            )
+            rest, part = next(divide.split(labeled, codes[labeled], groups))
+            train, test = labeled[rest], labeled[part]
+            train, test = (train, test) if test_share <= 0.5 else (test, train)
     except ValueError as error:
         raise UserError(
             f"{shards.root}: {len(labeled)} videos of {len(np.unique(codes[labeled]))} classes "
@@ -180,6 +207,21 @@ def _at_random(
             "--test-share, or name a split column with --split"
         ) from None
     return Split("random", np.sort(train), np.sort(test))
+
+
+def _together(
+    labeled: np.ndarray, recordings: dict[str, tuple[np.ndarray, list[str]]]
+) -> np.ndarray:
+    """A number for each sample, equal where a chain of shared recordings leads to another."""
+    count, nodes = len(labeled), len(labeled)
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    for codes, _ in recordings.values():
+        known = np.flatnonzero(codes[labeled] >= 0)
+        ends.append((known, nodes + codes[labeled][known]))
+        nodes += int(codes.max(initial=-1)) + 1
+    samples, groups = (np.concatenate(side) for side in zip(*ends, strict=True))
+    graph = coo_array((np.ones(len(samples)), (samples, groups)), (nodes, nodes))
+    return connected_components(graph, directed=False)[1][:count]
 
 
 def _refuse_small(

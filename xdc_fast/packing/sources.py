@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -12,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from xdc_fast.errors import UserError
+from xdc_fast.packing.labels import LabelTable, on_disk, read_table
 from xdc_fast.shards.tables import check_labels
 
 PATH_COLUMNS = ("path", "file")
 EDGES = ("start", "end")  # columns of a list that names segments, seconds
-NAME_COLUMNS = ("file", "path", "name")
 NO_MEDIA = (
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".yml", ".log"),
     *(".srt", ".vtt", ".ass", ".pdf", ".jpg", ".jpeg", ".png", ".webp", ".npy", ".py", ".sh"),
@@ -158,28 +157,8 @@ def _once(sources: list[Source], notes: list[str]) -> list[Source]:
     return list(kept.values())
 
 
-def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[str, list[dict[str, str]], list[str]]:
-    """The first of `columns` that the CSV has, its rows, and the other columns."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), [name for name in reader.fieldnames or [] if name]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path}: two columns of the same name, '{twice[0]}'; rename one")
-    key = next((name for name in columns if name in names), None)
-    if key is None:
-        raise UserError(f"{path}: no column {' or '.join(columns)}; it has: {', '.join(names)}")
-    return key, rows, [name for name in names if name != key]
-
-
-def _labels(row: dict[str, str], columns: list[str]) -> dict[str, str]:
-    return {name: (row[name] or "").strip() for name in columns}
-
-
 def _read_list(path: Path) -> tuple[list[Source], list[str]]:
-    key, rows, columns = _read_rows(path, PATH_COLUMNS)
+    lines, columns = read_table(path, PATH_COLUMNS)
     given = [edge for edge in EDGES if edge in columns]
     if len(given) == 1:
         raise UserError(
@@ -188,16 +167,18 @@ def _read_list(path: Path) -> tuple[list[Source], list[str]]:
         )
     columns = [name for name in columns if name not in EDGES]
     found = []
-    for number, row in enumerate(rows, 1):
-        if row[key]:
-            span = _span(row, f"{path}: row {number} ({row[key]})") if given else None
-            found.append(Source(path.parent / row[key], row[key], _labels(row, columns), span))
+    for line in lines:
+        if line.name:
+            where = f"{path}: line {line.number} ({line.name})"
+            span = _span(line.cells, where) if given else None
+            labels = {name: line.cells[name] for name in columns}
+            found.append(Source(on_disk(path.parent / line.name), line.name, labels, span))
     return found, columns
 
 
 def _span(row: dict[str, str], where: str) -> tuple[float, float] | None:
     """The segment that a row of a list names; None for all of the file. Raises UserError."""
-    cells = [(row[edge] or "").strip() for edge in EDGES]
+    cells = [row[edge] for edge in EDGES]
     if not any(cells):
         return None
     times = []
@@ -216,26 +197,20 @@ def _span(row: dict[str, str], where: str) -> tuple[float, float] | None:
 
 
 def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
-    """Add the columns of a label CSV, matched by name, then base name, then stem."""
-    key, rows, columns = _read_rows(path, NAME_COLUMNS)
-    table: dict[str, dict[str, str]] = {}
-    for row in rows:
-        labels = _labels(row, columns)
-        if table.setdefault(row[key] or "", labels) != labels:
-            raise UserError(f"{path}: two different rows for '{row[key]}'; keep one")
-    used: dict[str, str] = {}
+    """Add the columns of a label table to the sources that it names; returns the columns."""
+    table = LabelTable(path)
+    check_labels(table.columns)
+    bare = 0
     for source in sources:
-        name = PurePosixPath(source.name)
-        match = next((k for k in (str(name), name.name, name.stem) if k in table), None)
-        source.labels.update(table[match] if match else dict.fromkeys(columns, ""))
-        if match and used.setdefault(match, source.name) != source.name:
-            both = f"{used[match]} and {source.name}"
-            raise UserError(f"{path}: '{match}' is the name of {both}; give the folder too")
-    missing = sum(1 for s in sources if not any(s.labels[c] for c in columns)) if columns else 0
-    unused = len(table.keys() - used.keys())
-    if missing or unused:
-        notes.append(f"{path}: {missing} inputs have no labels, {unused} rows match no input")
-    return columns
+        depth = len(PurePosixPath(source.name).parts)
+        folder = Path(os.path.abspath(source.path)).parents[depth - 1]
+        labels = table.labels_of(source.name, str(folder))
+        source.labels.update(labels or dict.fromkeys(table.columns, ""))
+        bare += not any(labels.values())
+    table.check_used(source.name for source in sources)
+    if (bare and table.columns) or table.unused:
+        notes.append(f"{path}: {bare} inputs have no labels, {table.unused} lines match no input")
+    return table.columns
 
 
 def _folder_classes(sources: list[Source], notes: list[str]) -> list[str]:

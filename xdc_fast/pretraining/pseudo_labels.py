@@ -12,6 +12,7 @@ from xdc_fast.encoders.features import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.parts import TRAIN, part_of
 
 
 def make_clusters(
@@ -57,12 +58,12 @@ def make_clusters(
 def training_labels(shards: ShardSet, label: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that supervised pretraining learns: samples int64 (M,), rising, and codes (M,).
 
-    label: the column. split: a column whose `train` rows are taken; empty: all rows.
+    label: the column. split: a column whose rows of the training part are taken; empty: all rows.
     """
     samples, codes, _ = shards.memberships(label)
     if split:
         parts, names = shards.label(split)
-        train = np.array([name == "train" for name in names] + [False])[parts[samples]]
+        train = np.array([part_of(name) == TRAIN for name in names] + [False])[parts[samples]]
         samples, codes = samples[train], codes[train]
     return samples, codes
 

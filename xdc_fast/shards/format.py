@@ -19,6 +19,7 @@ import numpy as np
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+LOCK = ".lock"  # there while a process writes the tables
 SAMPLES = "samples.csv"
 REFUSED = "refused.csv"
 MISSING = "missing.csv"  # only where official lists name what the user lacks

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.files import locked
+from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import (
     FORMAT,
+    LOCK,
     MANIFEST,
     REFUSED,
     REFUSED_COLUMNS,
@@ -20,6 +24,7 @@ from xdc_fast.shards.format import (
 from xdc_fast.shards.scan import Scan, ScanError, scan, survey
 from xdc_fast.shards.tables import (
     PAIRED,
+    RELABELED,
     check_labels,
     complete,
     modalities_of,
@@ -29,6 +34,9 @@ from xdc_fast.shards.tables import (
     write_manifest,
 )
 from xdc_fast.shards.tar import checksum
+
+log = logging.getLogger(__name__)
+SHARD, KEY = SAMPLE_COLUMNS.index("shard"), SAMPLE_COLUMNS.index("key")
 
 
 def index(out: Path) -> dict:
@@ -45,24 +53,46 @@ def index(out: Path) -> dict:
     paths = sorted(out.glob("*.tar")) if out.is_dir() else []
     if not paths:
         raise UserError(f"{out}: no .tar files there")
+    with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
+        return _index(out, paths)
+
+
+def _index(out: Path, paths: list[Path]) -> dict:
     old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).exists() else None
+    own = _own_labels(out, old)
     scans, shards = _scan_all(paths, old)
-    names = sorted(set().union(*(found.label_names for found in scans)))
+    names = sorted({*own}.union(*(found.label_names for found in scans)))
     check_labels(names)
     rows, refused = [], _refused_by_pack(out, paths)
     for path, found in zip(paths, scans, strict=True):
         rows += found.rows(path.name, names)
         refused += found.refusals(path.name)
+    for name, labels in own.items():
+        for row in rows:
+            row[len(SAMPLE_COLUMNS) + names.index(name)] = labels.get((row[SHARD], row[KEY]), "")
     if not rows:
         source, reason, detail, *_ = refused[0]
         raise UserError(f"{out}: no sample can be used: {source}: {reason}: {detail}")
     write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
     write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
-    head = _head(old, scans, len(rows) + len(refused))
+    head = _head(old, scans, len(rows) + len(refused), [*own])
     cut, unpaired = (old or {}).get("cut", 0), (old or {}).get("unpaired", PAIRED)
     reasons = [row[REFUSED_COLUMNS.index("reason")] for row in refused]
     manifest = complete(head, rows, names, cut, unpaired, reasons, shards)
     return write_manifest(out, manifest)
+
+
+def _own_labels(out: Path, old: dict | None) -> dict[str, dict[tuple[str, str], str]]:
+    """{column: {(shard, key): label}} of the columns that `label` has written."""
+    names = (old or {}).get(RELABELED, [])
+    if not names:
+        return {}
+    try:
+        table = ShardSet(out).table()
+    except UserError as error:
+        log.warning("%s; the labels %s are lost, give them again", error, ", ".join(names))
+        return {}
+    return {name: {(row["shard"], row["key"]): row[name] for row in table} for name in names}
 
 
 def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
@@ -97,10 +127,11 @@ def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dic
     return scans, shards
 
 
-def _head(old: dict | None, scans: list[Scan], inputs: int) -> dict:
+def _head(old: dict | None, scans: list[Scan], inputs: int, own: list[str]) -> dict:
     """How the set was made: from the old manifest, or what its first sample shows."""
     if old:
         kept = {key: old[key] for key in ("settings", "inputs", "packer")}
+        kept |= {RELABELED: own} if own else {}
         return {"format": FORMAT, **kept, "inputs": {**old["inputs"], "count": inputs}}
     row = np.concatenate([found.samples for found in scans])[0]
     settings = {

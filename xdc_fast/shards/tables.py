@@ -28,6 +28,7 @@ from xdc_fast.shards.tar import checksum
 PAIRED = {"samples": 0, "seconds": 0.0}  # of a set in which no track goes on alone
 SIDECARS = (".idx", ".samples.npy", ".packets.npy")
 SUM = "sha256"
+RELABELED = "relabeled"  # label columns that samples.csv has of its own, and the tars have not
 OLD_SHARD = {"name": str, "samples": int, "first": int, "bytes": int, SUM: str}
 SHARD_FORM = {**OLD_SHARD, "sidecars": dict.fromkeys(SIDECARS, str)}
 OLD_FORM = {
@@ -48,6 +49,7 @@ OLD_FORM = {
 FORM = {
     **OLD_FORM,
     "shards": [SHARD_FORM],
+    f"{RELABELED}?": [str],
     "tables": {SAMPLES: str, REFUSED: str, f"{MISSING}?": str},
     SUM: str,
 }
@@ -113,8 +115,10 @@ def write_manifest(out: Path, manifest: dict) -> dict:
     """
     names = [name for name in (SAMPLES, REFUSED, MISSING) if (out / name).is_file()]
     tables = {name: checksum(out / name) for name in names}
-    content = {**manifest, "tables": tables}
-    content.pop(SUM, None)
+    last = (RELABELED, "tables", SUM)
+    content = {key: value for key, value in manifest.items() if key not in last}
+    content |= {key: manifest[key] for key in (RELABELED,) if key in manifest}
+    content["tables"] = tables
     content[SUM] = _sum_of(content)
     write_json(out / MANIFEST, content, indent=1)
     return content

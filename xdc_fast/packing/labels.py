@@ -1,0 +1,164 @@
+"""A user's tables: CSV files that name media files, with a label in each other column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from xdc_fast.errors import UserError
+
+NAME_COLUMNS = ("file", "path", "name")
+SEPARATORS = (",", ";", "\t")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: its number in the file, what it names, and its other cells."""
+
+    number: int
+    name: str
+    cells: dict[str, str]
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[str]]:
+    """The lines of a CSV, and the names of its columns other than the one that names files.
+
+    columns: the names that this one may have; the first that the table has is taken. The separator
+    is a comma, a semicolon or a tab. Blanks around cells, and lines without any cell, do not count.
+    Raises UserError, which names the line.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        header_line = text.splitlines()[0] if text.strip() else ""
+        separator = max(SEPARATORS, key=header_line.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}); mend it") from None
+    records = [(number, cells) for number, cells in records if any(cells)]
+    _, header = records[0] if records else (1, [])
+    named = [name for name in header if name]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise UserError(f"{path}: two columns of the same name, '{twice[0]}'; rename one")
+    lower = {name.lower(): name for name in reversed(named)}
+    key = next((lower[name] for name in columns if name in lower), None)
+    if key is None:
+        raise UserError(f"{path}: no column {' or '.join(columns)}; it has: {', '.join(named)}")
+    lines = []
+    for number, cells in records[1:]:
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}: line {number} ({cells[0]}) has {len(cells)} cells, and the first line "
+                f"names {len(header)} columns; quote a cell that holds a '{separator}'"
+            )
+        row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+        lines.append(Line(number, row.pop(key), row))
+    return lines, [name for name in named if name != key]
+
+
+@dataclass
+class LabelTable:
+    """The labels of files by name.
+
+    A line names a file by its base name, with or without its ending or that of another format, or
+    by more of its path. Unicode forms, backslashes and `./` make no difference.
+    columns: of the labels. Raises UserError for a table that cannot be read.
+    """
+
+    path: Path
+    columns: list[str] = field(init=False)
+    lines: list[Line] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines, self.columns = read_table(self.path, NAME_COLUMNS)
+        self._used: dict[int, str] = {}  # line: the file that it names
+        self._by_stem: dict[str, list[tuple[Line, PurePosixPath]]] = {}
+        for line in self.lines:
+            name = normal(line.name)
+            for stem in {name.name, name.stem} if name.name else ():
+                self._by_stem.setdefault(stem, []).append((line, name))
+
+    def labels_of(self, name: str, folder: str = "") -> dict[str, str]:
+        """The labels of a file, {} where no line names it.
+
+        name: its path within what was given. folder: the absolute path of that; where it is not
+        known, a line may name any folder.
+        Raises UserError where lines that name it equally well differ, and where a line names
+        another file too.
+        """
+        file = normal(name)
+        found: dict[int, list[Line]] = {}
+        for stem in {file.name, file.stem}:
+            for line, named in self._by_stem.get(stem, ()):
+                if rank := _likeness(named, file, folder):
+                    found.setdefault(rank, []).append(line)
+        if not found:
+            return {}
+        best = found[max(found)]
+        line = best[0]
+        if other := next((each for each in best if each.cells != line.cells), None):
+            raise UserError(
+                f"{self.path}: lines {line.number} and {other.number} give '{other.name}' other "
+                "labels; keep one"
+            )
+        if self._used.setdefault(line.number, name) != name:
+            both = f"{self._used[line.number]} and {name}"
+            raise UserError(
+                f"{self.path}: '{line.name}' is the name of {both}; give the folder too"
+            )
+        for each in best:
+            self._used[each.number] = name
+        return line.cells
+
+    @property
+    def unused(self) -> int:
+        """How many lines have named no file so far."""
+        return len(self.lines) - len(self._used)
+
+    def check_used(self, names: Iterable[str]) -> None:
+        """Raises UserError where there are lines, and none of them names a file."""
+        if self.lines and not self._used:
+            raise UserError(
+                f"{self.path}: none of its {len(self.lines)} lines names a file that is there: it "
+                f"has '{self.lines[0].name}', and a file is '{next(iter(names), '')}'; mend it"
+            )
+
+
+def normal(name: str) -> PurePosixPath:
+    """A path with composed characters, slashes, and without `./`."""
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+
+
+def _likeness(named: PurePosixPath, file: PurePosixPath, folder: str) -> int:
+    """How well a line's name fits a file; 0: not at all."""
+    if named.name == file.name:
+        ending = 3
+    elif named.name == file.stem:
+        ending = 2
+    elif named.stem == file.stem and named.suffix:
+        ending = 1
+    else:
+        return 0
+    inside, outer = file.parent.parts, normal(folder).parts
+    given = named.parent.parts
+    whole = (*outer, *inside)
+    fits = given == whole[len(whole) - len(given) :]
+    if not fits and not folder:  # the set does not know where its files were
+        fits = inside == given[len(given) - len(inside) :]
+    return 4 * len(given) + ending if fits else 0
+
+
+def on_disk(path: Path) -> Path:
+    """A path that a table gives, as the file is called: in its Unicode form, with slashes."""
+    if "\0" in str(path) or os.path.lexists(path):
+        return path
+    text = str(path).replace("\\", "/")
+    for form in ("NFC", "NFD"):
+        if os.path.exists(other := unicodedata.normalize(form, text)):
+            return Path(other)
+    return path
