@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import time
 import wave
 from collections import Counter
 from pathlib import Path
@@ -389,7 +390,7 @@ def test_continued_in_the_middle_of_a_video_it_has_the_same_bytes(
     run(source, out, workers=4 - workers, **options)
     run(source, whole, workers=2, **options)
     assert contents(out) == contents(whole)
-    assert len(ShardSet(out)) == 12 if listed else 15
+    assert len(ShardSet(out)) == (12 if listed else 16)
 
 
 def die_now_and_then(path, settings, spans, sink_of):
@@ -411,24 +412,25 @@ def test_a_killed_worker_loses_nothing(folder, tmp_path, workers):
     assert contents(out) == contents(quiet)
 
 
-def die_always(path, settings, spans, sink_of):
+def die_or_hang(path, settings, spans, sink_of):
     for count, outcome in enumerate(convert_all(path, settings, spans, sink_of)):
         if count == 2 and path.name == "1.mp4":
             os.kill(os.getpid(), signal.SIGKILL)
+        if count == 1 and path.name == "2.mp4":
+            time.sleep(600)
         yield outcome
 
 
-def test_a_decoder_that_dies_twice_costs_the_rest_of_one_video(folder, tmp_path):
+def test_a_decoder_that_dies_twice_or_hangs_costs_the_rest_of_a_video(folder, tmp_path):
+    """Seconds may pass until the next segment, not until the last."""
     out = tmp_path / "out"
-    shards = run(folder, out, segment=2.0, task=die_always, workers=2)
-    assert [row[:2] for row in rows(shards) if row[0] == "1.mp4"] == [
-        ("1.mp4", 0.0),
-        ("1.mp4", 2.0),
-    ]
-    assert ("1.mp4", "decoder died", "4.0", "") in refused(out)
+    shards = run(folder, out, segment=2.0, task=die_or_hang, workers=2, time_limit=3)
+    packed = Counter(source for source, _, _ in rows(shards))
+    assert packed == {"0.mp4": 3, "1.mp4": 2, "2.mp4": 1, "3.mp4": 5}
     with (out / "refused.csv").open() as file:
-        details = {row["reason"]: row["detail"] for row in csv.DictReader(file)}
-    assert details["decoder died"] == "signal 9, twice"
+        found = {row["source"]: tuple(row.values())[1:] for row in csv.DictReader(file)}
+    assert found["1.mp4"] == ("decoder died", "signal 9, twice", "4.0", "")
+    assert found["2.mp4"] == ("time limit", "3 s", "2.0", "")
 
 
 def lack_memory(path, settings, spans, sink_of):
