@@ -23,6 +23,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.packing import convert as converting
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.relabel import relabel
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
@@ -205,8 +206,42 @@ def test_a_segment_that_cannot_be_is_told_with_its_row(video, tmp_path, cells, w
     with pytest.raises(UserError, match=words):
         collect([table], None, tmp_path / "out")
     table.write_text("path,start\na.mp4,1\n")
-    with pytest.raises(UserError, match=r"list\.csv: a column 'start', and none of the other edge"):
+    table.write_text("path,Start\na.mp4,1\n")
+    with pytest.raises(UserError, match=r"list\.csv: a column 'Start' alone"):
         collect([table], None, tmp_path / "out")
+
+
+def test_lines_that_contradict_each_other_are_refused(video, tmp_path):
+    table = video.parent / "twice.csv"
+    table.write_text("path, Start ,END,class\na.mp4,1,3,x\na.mp4,3,5,y\n./a.mp4,1.0,3,x\n")
+    inputs = collect([table], None, tmp_path / "out")
+    assert [(s.span, s.labels["class"]) for s in inputs.sources] == [((1, 3), "x"), ((3, 5), "y")]
+    assert "1 inputs were given twice and are taken once" in inputs.notes
+    table.write_text("path,start,end,class\na.mp4,1,3,x\n./a.mp4,1.0,3,y\n")
+    with pytest.raises(UserError, match=r"lines 2 and 3 give '\./a\.mp4' other labels; keep one"):
+        collect([table], None, tmp_path / "out")
+    table.write_text("path,class\na.mp4,x\n")
+    (video.parent / "other.csv").write_text("path,class\na.mp4,y\n")
+    with pytest.raises(UserError, match=r"a\.mp4: two lists give it other labels"):
+        collect([table, video.parent / "other.csv"], None, tmp_path / "out")
+    (source,) = collect([video, table], None, tmp_path / "out").sources
+    assert source.labels == {"class": "x"}
+
+
+def test_segments_are_labelled_by_where_they_start(video, tmp_path):
+    """By a table beside a list, and in a packed set; a line without a start is of all."""
+    source, labels = video.parent / "plain.csv", tmp_path / "labels.csv"
+    source.write_text("path,start,end\na.mp4,1,3\na.mp4,3,5\na.mp4,5,7\n")
+    labels.write_text("file,start,end,class\na.mp4,3,5,y\na.mp4,1.0,3,x\na.mp4,,,rest\n")
+    inputs = collect([source], labels, tmp_path / "out")
+    assert [s.labels["class"] for s in inputs.sources] == ["x", "y", "rest"]
+    run(video, tmp_path / "set", segment=2.0)
+    labels.write_text("path,start,end,class\na.mp4,0,2,x\na.mp4,4,6,y\na.mp4,5,6,no\n")
+    told = relabel(tmp_path / "set", labels)
+    assert (told["labeled"], told["unused_lines"]) == (2, 1)
+    assert [row["class"] for row in ShardSet(tmp_path / "set").table()][:4] == ["x", "", "y", ""]
+    with pytest.raises(UserError, match="lines name segments, and the sources are whole files"):
+        collect([video], labels, tmp_path / "out")
 
 
 def test_settings_that_contradict_segments(video, tmp_path):
@@ -370,8 +405,7 @@ def fill_disk(path, settings, spans, sink_of):
         yield outcome
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(("workers", "listed"), [(1, False), (3, False), (1, True)])
 def test_continued_in_the_middle_of_a_video_it_has_the_same_bytes(
     folder, tmp_path, workers, listed
 ):
@@ -403,10 +437,9 @@ def die_now_and_then(path, settings, spans, sink_of):
         yield outcome
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_killed_worker_loses_nothing(folder, tmp_path, workers):
+def test_a_killed_worker_loses_nothing(folder, tmp_path):
     out, quiet = tmp_path / "out", tmp_path / "quiet"
-    run(folder, out, segment=2.0, task=die_now_and_then, workers=workers)
+    run(folder, out, segment=2.0, task=die_now_and_then, workers=2)
     assert len(list(tmp_path.glob("out.*"))) == 4
     run(folder, quiet, segment=2.0)
     assert contents(out) == contents(quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -13,24 +14,33 @@ from pathlib import Path, PurePosixPath
 from xdc_fast.errors import UserError
 
 NAME_COLUMNS = ("file", "path", "name")
+EDGES = ("start", "end")  # columns that say which segment of a file a line means, in seconds
+NO_EDGES = (None, None)
+LONGEST = 1e9  # seconds
 SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: its number in the file, what it names, and its other cells."""
+    """A line of a table: its number in the file, what it names, and its other cells.
+
+    start, end: of the segment, seconds; None where the table has no such column or the cell is
+    empty.
+    """
 
     number: int
     name: str
     cells: dict[str, str]
+    start: float | None = None
+    end: float | None = None
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[str]]:
-    """The lines of a CSV, and the names of its columns other than the one that names files.
+    """The lines of a CSV, and the names of its columns of labels.
 
-    columns: the names that this one may have; the first that the table has is taken. The separator
-    is a comma, a semicolon or a tab. Blanks around cells, and lines without any cell, do not count.
-    Raises UserError, which names the line.
+    columns: the names that the one with file names may have; the first that the table has is taken.
+    The separator is a comma, a semicolon or a tab. Blanks around cells, and lines without any cell,
+    do not count. Raises UserError, which names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -49,6 +59,12 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
     key = next((lower[name] for name in columns if name in lower), None)
     if key is None:
         raise UserError(f"{path}: no column {' or '.join(columns)}; it has: {', '.join(named)}")
+    edges = [lower[edge] for edge in EDGES if edge in lower]
+    if len(edges) == 1:
+        raise UserError(
+            f"{path}: a column '{edges[0]}' alone; give 'start' and 'end' of segments in seconds, "
+            "empty where a file is meant from its beginning or to its end; or rename it"
+        )
     lines = []
     for number, cells in records[1:]:
         if len(cells) != len(header):
@@ -57,8 +73,28 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
                 f"names {len(header)} columns; quote a cell that holds a '{separator}'"
             )
         row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
-        lines.append(Line(number, row.pop(key), row))
-    return lines, [name for name in named if name != key]
+        name = row.pop(key)
+        where = f"{path}: line {number} ({name})"
+        start, end = (_seconds(row.pop(edge), edge, where) for edge in edges) if edges else NO_EDGES
+        if (start or 0.0) >= (math.inf if end is None else end):
+            raise UserError(
+                f"{where}: it ends at {end:g} s, and starts at {start or 0:g} s; mend it"
+            )
+        lines.append(Line(number, name, row, start, end))
+    return lines, [name for name in named if name not in (key, *edges)]
+
+
+def _seconds(cell: str, column: str, where: str) -> float | None:
+    """A cell of a column of EDGES; None where it is empty."""
+    if not cell:
+        return None
+    try:
+        time = float(cell)
+    except ValueError:
+        time = math.nan
+    if not 0 <= time < LONGEST:
+        raise UserError(f"{where}: {column} '{cell}' is no number of seconds from 0 up; mend it")
+    return time
 
 
 @dataclass
@@ -66,7 +102,8 @@ class LabelTable:
     """The labels of files by name.
 
     A line names a file by its base name, with or without its ending or that of another format, or
-    by more of its path. Unicode forms, backslashes and `./` make no difference.
+    by more of its path. Unicode forms, backslashes and `./` make no difference. With columns
+    `start` and `end` it names the segment of a file that begins at `start`.
     columns: of the labels. Raises UserError for a table that cannot be read.
     """
 
@@ -83,11 +120,11 @@ class LabelTable:
             for stem in {name.name, name.stem} if name.name else ():
                 self._by_stem.setdefault(stem, []).append((line, name))
 
-    def labels_of(self, name: str, folder: str = "") -> dict[str, str]:
+    def labels_of(self, name: str, folder: str = "", start: float | None = None) -> dict[str, str]:
         """The labels of a file, {} where no line names it.
 
         name: its path within what was given. folder: the absolute path of that; where it is not
-        known, a line may name any folder.
+        known, a line may name any folder. start: of the segment, seconds; None for a whole file.
         Raises UserError where lines that name it equally well differ, and where a line names
         another file too.
         """
@@ -95,7 +132,10 @@ class LabelTable:
         found: dict[int, list[Line]] = {}
         for stem in {file.name, file.stem}:
             for line, named in self._by_stem.get(stem, ()):
+                if line.start is not None and line.start != start:
+                    continue
                 if rank := _likeness(named, file, folder):
+                    rank = 2 * rank + (line.start is not None)
                     found.setdefault(rank, []).append(line)
         if not found:
             return {}

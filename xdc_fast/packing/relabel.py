@@ -14,7 +14,8 @@ from xdc_fast.shards.tables import RELABELED, check_labels, read_manifest, write
 def relabel(out: Path, labels: Path) -> dict:
     """Give the samples of a set the labels of a table, in samples.csv alone.
 
-    labels: a CSV as `pack --labels` takes it; a line names a sample by its source or its key. Its
+    labels: a CSV as `pack --labels` takes it; a line names a sample by its source, or the source
+    and where in it a segment starts, or by its key. Its
     columns are added, or take the place of those of the same name. A sample that no line names
     keeps what it has. The manifest names these columns as `relabeled`: `index` keeps them.
     Returns {samples, labeled, unused_lines, columns}. Raises UserError where no line names a
@@ -26,7 +27,9 @@ def relabel(out: Path, labels: Path) -> dict:
         check_labels(table.columns)
         rows, labeled = shards.table(), 0
         for row in rows:
-            found = table.labels_of(row["source"]) or table.labels_of(row["key"])
+            found = table.labels_of(row["source"], start=float(row["start"])) or table.labels_of(
+                row["key"]
+            )
             labeled += bool(found)
             row.update(found)
         table.check_used(row["source"] for row in rows)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from xdc_fast.errors import UserError
-from xdc_fast.packing.labels import LabelTable, on_disk, read_table
+from xdc_fast.packing.labels import LabelTable, Line, on_disk, read_table
 from xdc_fast.shards.tables import check_labels
 
 PATH_COLUMNS = ("path", "file")
-EDGES = ("start", "end")  # columns of a list that names segments, seconds
 NO_MEDIA = (
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".yml", ".log"),
     *(".srt", ".vtt", ".ass", ".pdf", ".jpg", ".jpeg", ".png", ".webp", ".npy", ".py", ".sh"),
@@ -151,7 +150,10 @@ def _real(path: Path | str) -> str:
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
     kept: dict[tuple, Source] = {}
     for source in sources:
-        kept.setdefault((_real(source.path), source.span), source)
+        twin = kept.setdefault((_real(source.path), source.span), source)
+        if twin.labels and source.labels and twin.labels != source.labels:
+            raise UserError(f"{source.path}: two lists give it other labels; keep one")
+        twin.labels = twin.labels or source.labels
     if len(kept) < len(sources):
         notes.append(f"{len(sources) - len(kept)} inputs were given twice and are taken once")
     return list(kept.values())
@@ -159,52 +161,39 @@ def _once(sources: list[Source], notes: list[str]) -> list[Source]:
 
 def _read_list(path: Path) -> tuple[list[Source], list[str]]:
     lines, columns = read_table(path, PATH_COLUMNS)
-    given = [edge for edge in EDGES if edge in columns]
-    if len(given) == 1:
-        raise UserError(
-            f"{path}: a column '{given[0]}', and none of the other edge; give 'start' and 'end' in "
-            "seconds, empty where a file is meant from its beginning or to its end"
-        )
-    columns = [name for name in columns if name not in EDGES]
-    found = []
+    found: list[Source] = []
+    known: dict[tuple, Line] = {}
     for line in lines:
-        if line.name:
-            where = f"{path}: line {line.number} ({line.name})"
-            span = _span(line.cells, where) if given else None
-            labels = {name: line.cells[name] for name in columns}
-            found.append(Source(on_disk(path.parent / line.name), line.name, labels, span))
+        if not line.name:
+            continue
+        span = None
+        if line.start is not None or line.end is not None:
+            span = line.start or 0.0, math.inf if line.end is None else line.end
+        found.append(Source(on_disk(path.parent / line.name), line.name, line.cells, span))
+        before = known.setdefault((_real(found[-1].path), span), line)
+        if before.cells != line.cells:
+            raise UserError(
+                f"{path}: lines {before.number} and {line.number} give '{line.name}' other labels; "
+                "keep one"
+            )
     return found, columns
-
-
-def _span(row: dict[str, str], where: str) -> tuple[float, float] | None:
-    """The segment that a row of a list names; None for all of the file. Raises UserError."""
-    cells = [row[edge] for edge in EDGES]
-    if not any(cells):
-        return None
-    times = []
-    for edge, cell, usual in zip(EDGES, cells, (0.0, math.inf), strict=True):
-        try:
-            time = float(cell) if cell else usual
-        except ValueError:
-            time = math.nan
-        if not time >= 0 or (cell and not time < 1e9):
-            raise UserError(f"{where}: {edge} '{cell}' is no number of seconds from 0 up; mend it")
-        times.append(time)
-    start, end = times
-    if start >= end:
-        raise UserError(f"{where}: it ends at {end:g} s, and starts at {start:g} s; mend it")
-    return start, end
 
 
 def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
     """Add the columns of a label table to the sources that it names; returns the columns."""
     table = LabelTable(path)
     check_labels(table.columns)
+    if not any(s.span for s in sources) and any(line.start is not None for line in table.lines):
+        raise UserError(
+            f"{path}: its lines name segments, and the sources are whole files; give it as a "
+            "SOURCE, or to `xdc-shard label` when the segments are packed"
+        )
     bare = 0
     for source in sources:
         depth = len(PurePosixPath(source.name).parts)
         folder = Path(os.path.abspath(source.path)).parents[depth - 1]
-        labels = table.labels_of(source.name, str(folder))
+        start = source.span and source.span[0]
+        labels = table.labels_of(source.name, str(folder), start)
         source.labels.update(labels or dict.fromkeys(table.columns, ""))
         bare += not any(labels.values())
     table.check_used(source.name for source in sources)
