@@ -58,7 +58,7 @@ def run(source, out, workers=1, task=convert_all, shard_mb=256, time_limit=600, 
     if summary.packed:
         manifest = json.loads((out / "manifest.json").read_text())
         assert manifest["inputs"]["count"] == summary.inputs
-        assert verify(out, decode=True)["damaged"] == []
+        assert verify(out)["damaged"] == []
     return ShardSet(out)
 
 
