@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from xdc_fast.packing import relabel
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.tools.shard import main
 
@@ -54,6 +55,28 @@ def test_labels_are_added_and_replaced(copy, tmp_path):
     assert cli("label", copy, "--labels", table).exit_code == 0
     assert [ShardSet(copy)[k].labels["mood"] for k in (0, 1, 2)] == ["calm", "", "glad"]
     assert cli("verify", copy).exit_code == 0
+
+
+def test_a_call_that_ends_between_its_two_files_is_done_again(copy, tmp_path, monkeypatch):
+    """After an error the set is as before; after a kill the same command mends it."""
+    before, table = contents(copy), tmp_path / "labels.csv"
+    table.write_text(f"file,mood\n{ShardSet(copy).sources[0]},calm\n")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device", "manifest.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relabel, "write_manifest", fail)
+        assert cli("label", copy, "--labels", table).exit_code == 2
+    assert contents(copy) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(relabel, "write_manifest", fail)
+        patch.setattr(relabel, "_settle", lambda out: None)
+        assert cli("label", copy, "--labels", table).exit_code == 2
+    assert cli("verify", copy).exit_code == 1
+    assert cli("label", copy, "--labels", table).exit_code == 0
+    assert cli("verify", copy).exit_code == 0
+    assert contents(copy).keys() == before.keys() and ShardSet(copy)[0].labels["mood"] == "calm"
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from xdc_fast.files import locked
+from xdc_fast.files import locked, write
 from xdc_fast.packing.labels import LabelTable
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import LOCK, SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.tables import RELABELED, check_labels, read_manifest, write_csv, write_manifest
+from xdc_fast.shards.tar import checksum
+
+BEFORE = ".samples.csv"  # while the table and the manifest are changed
 
 
 def relabel(out: Path, labels: Path) -> dict:
@@ -23,6 +27,7 @@ def relabel(out: Path, labels: Path) -> dict:
     """
     read_manifest(out)
     with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
+        _settle(out)
         shards, table = ShardSet(out), LabelTable(labels)
         check_labels(table.columns)
         rows, labeled = shards.table(), 0
@@ -35,12 +40,26 @@ def relabel(out: Path, labels: Path) -> dict:
         table.check_used(row["source"] for row in rows)
         names = sorted({*shards.label_names, *table.columns})
         columns = (*SAMPLE_COLUMNS, *names)
-        write_csv(out / SAMPLES, columns, ([row.get(c, "") for c in columns] for row in rows))
         relabeled = sorted({*shards.manifest.get(RELABELED, ()), *table.columns})
-        write_manifest(out, {**shards.manifest, "labels": names, RELABELED: relabeled})
+        write(out / BEFORE, (out / SAMPLES).read_bytes())
+        try:
+            write_csv(out / SAMPLES, columns, ([row.get(c, "") for c in columns] for row in rows))
+            write_manifest(out, {**shards.manifest, "labels": names, RELABELED: relabeled})
+        finally:
+            _settle(out)
     return {
         "samples": len(rows),
         "labeled": labeled,
         "unused_lines": table.unused,
         "columns": table.columns,
     }
+
+
+def _settle(out: Path) -> None:
+    """Put back the table of before, where a call has ended between it and the manifest."""
+    before = out / BEFORE
+    if before.is_file():
+        if checksum(out / SAMPLES) == read_manifest(out)["tables"][SAMPLES]:
+            before.unlink()
+        else:
+            os.replace(before, out / SAMPLES)
