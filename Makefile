@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo bench test test-slow test-gpu lint format docs clean
+.PHONY: demo bench faults test test-slow test-gpu lint format docs clean
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ test-slow: .venv/installed
 
 test-gpu: .venv/installed
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m gpu
+
+faults: .venv/installed
+	$(BIN)/python -m tests.faults --json faults.json
 
 bench: .venv/installed
 	$(BIN)/pip install --quiet -e .[bench]

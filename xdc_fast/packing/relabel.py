@@ -29,7 +29,7 @@ def relabel(out: Path, labels: Path) -> dict:
     with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
         _settle(out)
         shards, table = ShardSet(out), LabelTable(labels)
-        check_labels(table.columns)
+        check_labels(table.columns, labels)
         rows, labeled = shards.table(), 0
         for row in rows:
             found = table.labels_of(row["source"], start=float(row["start"])) or table.labels_of(

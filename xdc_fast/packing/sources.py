@@ -99,7 +99,7 @@ def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs
         columns += [c for c in merge_labels(sources, labels, notes) if c not in columns]
     if "class" not in columns and len(arguments) == 1 and arguments[0].is_dir():
         columns += _folder_classes(sources, notes)
-    check_labels(columns)
+    check_labels(columns, arguments[0])
     return PackInputs(sources, sorted(columns), notes)
 
 
@@ -182,7 +182,7 @@ def _read_list(path: Path) -> tuple[list[Source], list[str]]:
 def merge_labels(sources: list[Source], path: Path, notes: list[str]) -> list[str]:
     """Add the columns of a label table to the sources that it names; returns the columns."""
     table = LabelTable(path)
-    check_labels(table.columns)
+    check_labels(table.columns, path)
     if not any(s.span for s in sources) and any(line.start is not None for line in table.lines):
         raise UserError(
             f"{path}: its lines name segments, and the sources are whole files; give it as a "

@@ -62,7 +62,7 @@ def _index(out: Path, paths: list[Path]) -> dict:
     own = _own_labels(out, old)
     scans, shards = _scan_all(paths, old)
     names = sorted({*own}.union(*(found.label_names for found in scans)))
-    check_labels(names)
+    check_labels(names, out)
     rows, refused = [], _refused_by_pack(out, paths)
     for path, found in zip(paths, scans, strict=True):
         rows += found.rows(path.name, names)

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import struct
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class Scan:
         row, key, metadata = self.samples[number], self.keys[number], self.metadata[number]
         frames, video = int(row["frames"]), row["video"] >= 0
         seconds = frames / float(row["fps"]) if video else int(row["samples"]) / self.rate
-        source = str(metadata.get("source") or key)
+        source = _text(metadata.get("source") or key)
         return [int(row["index"]), key, shard, source, _start(metadata), seconds, frames]
 
     def write(self, stem: Path) -> dict[str, str]:
@@ -102,14 +101,19 @@ def _start(metadata: dict) -> float:
 
 def _labels(metadata: dict) -> dict[str, str]:
     labels = metadata.get("labels")
-    return {name: _cell(label) for name, label in labels.items()} if labels else {}
+    return {_text(name): _cell(label) for name, label in labels.items()} if labels else {}
 
 
 def _cell(label: object) -> str:
     """A label as a cell of samples.csv: several are joined, none is empty."""
     if isinstance(label, list):
         return LABEL_SEPARATOR.join(filter(None, map(_cell, label)))
-    return "" if label is None else str(label)
+    return "" if label is None else _text(label)
+
+
+def _text(value: object) -> str:
+    """A value of a JSON document as text; half a character, which JSON may hold, is escaped."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 class ScanError(Exception):
@@ -190,7 +194,9 @@ def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
 def _entries(path: Path) -> Iterator[Entry]:
     try:
         yield from entries(path)
-    except (tarfile.TarError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # tarfile raises many kinds for bad headers
         raise ScanError(path, f"not a valid tar ({error}); repair or remove it") from None
 
 

@@ -71,11 +71,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def check_labels(names: list[str]) -> None:
-    """Raises UserError for a label whose name samples.csv uses itself."""
+def check_labels(names: list[str], where: Path) -> None:
+    """Raises UserError for a label whose name samples.csv uses itself; where: it comes from."""
     for name in names:
         if name in SAMPLE_COLUMNS:
-            raise UserError(f"label column '{name}' has a name that samples.csv uses; rename it")
+            raise UserError(
+                f"{where}: label column '{name}' has a name that samples.csv uses; rename it"
+            )
 
 
 def complete(

@@ -1,0 +1,1 @@
+"""The program, broken on purpose: `python -m tests.faults` tries, and counts what held."""
