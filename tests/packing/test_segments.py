@@ -466,6 +466,27 @@ def test_a_decoder_that_dies_twice_or_hangs_costs_the_rest_of_a_video(folder, tm
     assert found["2.mp4"] == ("time limit", "3 s", "2.0", "")
 
 
+def go_on(path, settings, spans, sink_of):
+    """Passes over the beginning of a file for longer than a segment may take."""
+    for _ in range(6):
+        time.sleep(0.5)
+        yield None
+    yield from convert_all(path, settings, spans, sink_of)
+
+
+def test_what_is_passed_over_takes_its_time(video, tmp_path):
+    """An hour before a segment is no hang, if the decoder says that it goes on."""
+    assert len(run(video, tmp_path / "out", task=go_on, time_limit=2.5)) == 1
+    make_media(tmp_path / "long.mkv", seconds=90, size=(32, 32), audio="pcm_s16le", rate=8000)
+    settings = PackSettings(**SMALL)
+
+    def sink_of(number):
+        return converting.Files(tmp_path / "v.mp4", tmp_path / "a.wav")
+
+    told = list(convert_all(tmp_path / "long.mkv", settings, [(85.0, 87.0)], sink_of))
+    assert told[:-1] == [None, None] and isinstance(told[-1].answer, dict)
+
+
 def lack_memory(path, settings, spans, sink_of):
     """FFmpeg finds no memory for each file the first time, and for 1.mp4 every time."""
     mark = Path(f"{sink_of(0).video.parents[2]}.{path.stem}")

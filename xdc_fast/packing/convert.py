@@ -37,6 +37,7 @@ from xdc_fast.shards.streams import frame_count, time_base
 
 SILENCE = 0.001  # of full scale
 ROUNDING = 1.0  # seconds; by less, tracks begin and end apart in many files
+PASSED = 1000  # frames of a long video before a segment, after which it is told that all is well
 PRIMING = 0.1  # seconds of sound before a segment, which the resampler's filter looks back at
 
 
@@ -162,6 +163,7 @@ def convert(path: Path, settings: PackSettings, video: Path, audio: Path) -> dic
 def convert_into(sink: Sink, path: Path, settings: PackSettings) -> dict:
     """Decode a whole source into a sink; returns the metadata that it gives, and raises Refusal."""
     (outcome,) = convert_all(path, settings, [None], lambda number: sink)
+    assert outcome is not None
     if isinstance(outcome.answer, Refusal):
         raise outcome.answer
     return outcome.answer
@@ -172,8 +174,9 @@ def convert_all(
     settings: PackSettings,
     spans: list[Span | None],
     sink_of: Callable[[int], Sink],
-) -> Iterator[Outcome]:
-    """Decode a file once; yields what becomes of each sample, in the order in which they begin.
+) -> Iterator[Outcome | None]:
+    """Decode a file once; yields what becomes of each sample, in the order in which they begin, and
+    None now and then while it passes over what is in no segment.
 
     spans: of the inputs that the file is, in seconds from its beginning; None is all of it.
     settings.segment cuts each into several samples. sink_of: where the sample of a number goes.
@@ -210,7 +213,7 @@ class Conversion(ABC):
         self.sound_end = math.inf
 
     @abstractmethod
-    def run(self) -> Iterator[Outcome]:
+    def run(self) -> Iterator[Outcome | None]:
         """Decode; raises Refusal where the file has not even a beginning."""
 
     def start(self, container: InputContainer, *begins: float) -> None:
@@ -263,14 +266,19 @@ class Conversion(ABC):
         start = self.start_of(part)
         return _write_sound(part.sink, blocks, start, self.rate, limit, part.mono)
 
-    def tell(self, steps: Iterator[None]) -> Iterator[Outcome]:
+    def tell(self, steps: Iterator[bool]) -> Iterator[Outcome | None]:
         """The outcomes in the order of the parts, each as soon as there is one.
+
+        steps: whether an item was only passed over; None is told after every PASSED of them.
 
         Of what comes after the end of the file, or after its damage, there is one outcome, for each
         input.
         """
-        told, broken = 0, set()
-        for _ in chain(steps, [None]):
+        told, passed, broken = 0, 0, set()
+        for only_passed in chain(steps, [False]):
+            passed += only_passed
+            if only_passed and passed % PASSED == 0:
+                yield None
             while told < len(self.parts) and (answer := self.parts[told].answer) is not None:
                 part = self.parts[told]
                 told += 1
@@ -297,7 +305,7 @@ class Conversion(ABC):
 class BothTracks(Conversion):
     """Both tracks, from where the later one begins to where the first one ends."""
 
-    def run(self) -> Iterator[Outcome]:
+    def run(self) -> Iterator[Outcome | None]:
         with open_media(self.path) as pictures, open_media(self.path) as sound:
             stream, _ = choose_streams(pictures)
             sound_stream = choose_audio(sound)
@@ -391,7 +399,7 @@ class BothTracks(Conversion):
 class VideoTrack(Conversion):
     """The video track alone, from its first frame."""
 
-    def run(self) -> Iterator[Outcome]:
+    def run(self) -> Iterator[Outcome | None]:
         with open_media(self.path) as container:
             stream = choose_video(container)
             self.original = _original(stream)
@@ -425,7 +433,7 @@ class VideoTrack(Conversion):
 class AudioTrack(Conversion):
     """The audio track alone, from its beginning."""
 
-    def run(self) -> Iterator[Outcome]:
+    def run(self) -> Iterator[Outcome | None]:
         with open_media(self.path) as container:
             stream = choose_audio(container)
             self.original = _original(stream)

@@ -99,8 +99,9 @@ def share(
     read: Callable[[Part, Iterator[Item]], None],
     clock: Clock,
     before: float = 0.0,
-) -> Iterator[None]:
-    """One pass over the items of a track for all parts of it; yields after each step.
+) -> Iterator[bool]:
+    """One pass over the items of a track for all parts of it; yields after each step whether the
+    item was only passed over.
 
     parts: in the order in which they begin. read: takes the items of a part, from the last one that
     starts `before` seconds before it or earlier, until it needs no more. A Refusal of the pass is
@@ -129,7 +130,7 @@ def share(
             if following is not None:
                 _forget(recent, following.begin - before)
             active = [reader for reader in active if not reader.finished]
-            yield
+            yield not active
             if following is None and not active:
                 return
     except Refusal as refusal:
@@ -145,7 +146,7 @@ def share(
         _forget(recent, following.begin - before)
         Reader(partial(read, following), recent).close(error)
         following = next(upcoming, None)
-        yield
+        yield False
 
 
 def _to_the_end(items: Iterable[Item], clock: Clock) -> Iterator[Item]:

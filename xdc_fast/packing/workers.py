@@ -36,7 +36,7 @@ NO_FILES = (Path(), Path())
 IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
 SinkOf = Callable[[int], Sink]
-Convert = Callable[[Path, PackSettings, list[Span | None], SinkOf], Iterator[Outcome]]
+Convert = Callable[[Path, PackSettings, list[Span | None], SinkOf], Iterator[Outcome | None]]
 
 
 class FatalError(Exception):
@@ -100,8 +100,8 @@ def scratch_files(scratch: Path, job: int, attempt: int, number: int) -> tuple[P
 def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
     """What a worker process does: convert each file that comes and answer what became of it.
 
-    After the outcomes comes None, or what the rest of the file is refused for, (reason, detail), or
-    the message of a fatal error.
+    None says that all is well. After the outcomes comes (), or what the rest of the file is refused
+    for, (reason, detail), or the message of a fatal error.
     """
     end_with_parent()
     pipe.send(None)
@@ -111,7 +111,7 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
         def sink_of(number: int, job: int = job, attempt: int = attempt) -> Files:
             return Files(*scratch_files(scratch, job, attempt, number))
 
-        end: tuple[str, str] | str | None = None
+        end: tuple | str = ()
         try:
             for outcome in task(path, settings, spans, sink_of):
                 pipe.send(outcome)
@@ -268,14 +268,14 @@ def _listen(worker: Worker, time_limit: float) -> bool:
             said = worker.pipe.recv()
             if isinstance(said, str):
                 raise FatalError(said)
-            if isinstance(said, Outcome):
-                job.hear(said)
+            if said is None or isinstance(said, Outcome):
                 worker.deadline = time.monotonic() + time_limit
+                if said is not None:
+                    job.hear(said)
                 return True
-            if said is None:
-                job.finished = True
-            else:
+            if said:
                 job.refuse_rest(Refusal(*said))
+            job.finished = True
             worker.free()
             return True
     except (EOFError, OSError):
