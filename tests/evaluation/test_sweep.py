@@ -14,8 +14,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.common.pretraining import same, weights
 from tests.common.relabel import relabel
 from tests.common.reporting import Page
+from tests.common.scripts import run_script
 from tests.common.toy import pack_toy
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import sweep as sweeping
@@ -463,3 +465,21 @@ def test_a_numeric_axis_is_a_line_with_every_seed(tmp_path, axis, places, table,
     markdown = (tmp_path / "sweep.md").read_text()
     assert ("Table" in markdown) == bool(table) and "a\\|b video %" in markdown
     assert len(ElementTree.parse(tmp_path / "sweep.svg").findall(".//{*}circle")) == len(dots)
+
+
+@pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_run_of_a_sweep_is_the_run_alone_bit_for_bit(threads, toy_shards, tmp_path):
+    """The second run of a sweep begins in a process that has trained before."""
+    alone, sweep = tmp_path / "alone", tmp_path / "sweep"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TINY)
+    data = f"data={toy_shards.root}"
+    for arguments in (
+        ("sweep", str(recipe), data, f"out={sweep}", "seed=0,1"),
+        ("pretrain", str(recipe), data, f"out={alone}", "seed=1"),
+    ):
+        script = f"import sys; sys.argv = ['xdc', *{arguments!r}]\n"
+        script += "from xdc_fast.__main__ import xdc; xdc()"
+        run_script(script, OMP_NUM_THREADS=threads, NUMBA_NUM_THREADS=threads)
+    (second,) = sweep.glob("*seed=1*")
+    assert same(weights(Run.open(second)), weights(Run.open(alone)))

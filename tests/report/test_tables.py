@@ -29,6 +29,7 @@ from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 from xdc_fast.report import cards
 from xdc_fast.report.page import write_report
+from xdc_fast.report.tables import text
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,20 @@ def test_methods_with_twins_and_with_labels(toy_shards, tmp_path, method, more, 
         assert not [
             e for e in page.all("h3") if e["text"] in ("Stability", "Pseudo-label accuracy")
         ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "wanted"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+a", "'+a"),
+        ("@x", "'@x"),
+        ("\tx", "'\tx"),
+        ("-2+3+cmd|' /C calc'!A0", "'-2+3+cmd|' /C calc'!A0"),
+        ("-0BIyqJj9ZU.mp4", "-0BIyqJj9ZU.mp4"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_no_cell_is_a_formula(cell, wanted):
+    assert text(cell) == wanted

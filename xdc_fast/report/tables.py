@@ -65,22 +65,31 @@ def write_tables(
     label: of the decks. tables: of label_table. sources: of every sample.
     """
     write_csv(root / "clusters.csv", CLUSTERS, [
-        [deck.name, c.number, c.size, label, rounded(c.purity), rounded(c.entropy)]
-        + [cell for title, part in c.labels for cell in (title, rounded(part))]
+        [deck.name, c.number, c.size, label and text(label), rounded(c.purity), rounded(c.entropy)]
+        + [cell for title, part in c.labels for cell in (text(title), rounded(part))]
         + [None] * (2 * (TOP - len(c.labels)))
         for deck in decks
         for c in deck.all
     ])  # fmt: skip
     spreads = {name: spread(arrays) for name, arrays in clusters.items()}
     write_csv(root / "quality.csv", QUALITY, [
-        [name, table["title"], table["classes"], *map(rounded, spreads[name].values())]
+        [name, text(table["title"]), table["classes"], *map(rounded, spreads[name].values())]
         + [rounded(line[metric]) for metric in METRICS]
         for table in tables
         for name, line in table["lines"].items()
     ])  # fmt: skip
     columns = [arrays["assignment"].tolist() for arrays in clusters.values()]
-    rows = zip(range(len(sources)), sources, *columns, strict=True)
+    rows = zip(range(len(sources)), map(text, sources), *columns, strict=True)
     write_csv(root / "assignments.csv", ("index", "source", *clusters), rows)
+
+
+def text(cell: str) -> str:
+    """A cell that a spreadsheet does not take for a formula: an apostrophe goes before it.
+
+    A `-` begins many names, and counts where the rest could call something.
+    """
+    formula = cell.startswith(("=", "+", "@", "\t", "\r"))
+    return f"'{cell}" if formula or (cell.startswith("-") and set(cell) & set("(|!")) else cell
 
 
 def rounded(value: float | None) -> float | None:
