@@ -217,6 +217,9 @@ def test_lines_that_contradict_each_other_are_refused(video, tmp_path):
     inputs = collect([table], None, tmp_path / "out")
     assert [(s.span, s.labels["class"]) for s in inputs.sources] == [((1, 3), "x"), ((3, 5), "y")]
     assert "1 inputs were given twice and are taken once" in inputs.notes
+    table.write_text(f"path,start,end\na.mp4,1,3\n../{video.parent.name}/a.mp4,3,5\n./a.mp4,5,7\n")
+    inputs = collect([table], None, tmp_path / "out")
+    assert [s.name for s in inputs.sources] == ["a.mp4"] * 3  # one file, whatever it is called
     table.write_text("path,start,end,class\na.mp4,1,3,x\n./a.mp4,1.0,3,y\n")
     with pytest.raises(UserError, match=r"lines 2 and 3 give '\./a\.mp4' other labels; keep one"):
         collect([table], None, tmp_path / "out")

@@ -148,9 +148,13 @@ def _real(path: Path | str) -> str:
 
 
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
+    """Each segment of a file once; all that are of one file get one name, which splits go by."""
     kept: dict[tuple, Source] = {}
+    names: dict[str, str] = {}
     for source in sources:
-        twin = kept.setdefault((_real(source.path), source.span), source)
+        real = _real(source.path)
+        source.name = names.setdefault(real, source.name)
+        twin = kept.setdefault((real, source.span), source)
         if twin.labels and source.labels and twin.labels != source.labels:
             raise UserError(f"{source.path}: two lists give it other labels; keep one")
         twin.labels = twin.labels or source.labels
