@@ -460,18 +460,18 @@ def die_or_hang(path, settings, spans, sink_of):
 def test_a_decoder_that_dies_twice_or_hangs_costs_the_rest_of_a_video(folder, tmp_path):
     """Seconds may pass until the next segment, not until the last."""
     out = tmp_path / "out"
-    shards = run(folder, out, segment=2.0, task=die_or_hang, workers=2, time_limit=3)
+    shards = run(folder, out, segment=2.0, task=die_or_hang, workers=2, time_limit=2)
     packed = Counter(source for source, _, _ in rows(shards))
     assert packed == {"0.mp4": 3, "1.mp4": 2, "2.mp4": 1, "3.mp4": 5}
     with (out / "refused.csv").open() as file:
         found = {row["source"]: tuple(row.values())[1:] for row in csv.DictReader(file)}
     assert found["1.mp4"] == ("decoder died", "signal 9, twice", "4.0", "")
-    assert found["2.mp4"] == ("time limit", "3 s", "2.0", "")
+    assert found["2.mp4"] == ("time limit", "2 s", "2.0", "")
 
 
 def go_on(path, settings, spans, sink_of):
     """Passes over the beginning of a file for longer than a segment may take."""
-    for _ in range(6):
+    for _ in range(4):
         time.sleep(0.5)
         yield None
     yield from convert_all(path, settings, spans, sink_of)
@@ -479,7 +479,7 @@ def go_on(path, settings, spans, sink_of):
 
 def test_what_is_passed_over_takes_its_time(video, tmp_path):
     """An hour before a segment is no hang, if the decoder says that it goes on."""
-    assert len(run(video, tmp_path / "out", task=go_on, time_limit=2.5)) == 1
+    assert len(run(video, tmp_path / "out", task=go_on, time_limit=1.5)) == 1
     make_media(tmp_path / "long.mkv", seconds=90, size=(32, 32), audio="pcm_s16le", rate=8000)
     settings = PackSettings(**SMALL)
 
