@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from xdc_fast.clips.host import HostLoader
-from xdc_fast.clips.reader import SampleReader, undecodable
+from xdc_fast.clips.reader import SampleReader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.recipe import load_recipe
+from xdc_fast.shards.sample import sample_error
 
 RECIPE = load_recipe(None, ("audio.encoder=audio_tiny", "audio.frames=60"))
 INPUTS = ClipTransform(RECIPE)
@@ -44,7 +45,7 @@ def test_a_batch_that_cannot_be_read_is_left_out(toy_shards, monkeypatch):
 
     def damaged(self, name, row, start):
         if row["index"] < 12:
-            raise undecodable(ValueError("damaged"), name, row, "audio")
+            raise sample_error(ValueError("damaged"), name, "key", "audio")
         return read(self, name, row, start)
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xdc_fast.clips.host import HostLoader
-from xdc_fast.clips.reader import SampleReader, undecodable
+from xdc_fast.clips.reader import SampleReader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.subset import ClipSubset, equal_clips
 from xdc_fast.clips.windows import fixed_windows
@@ -21,6 +21,7 @@ from xdc_fast.evaluation.retrieve import retrieve
 from xdc_fast.evaluation.svm import svm
 from xdc_fast.models.load import load
 from xdc_fast.recipe import Audio, Recipe, load_recipe
+from xdc_fast.shards.sample import sample_error
 
 RECIPE = load_recipe(None, ("video.encoder=r2plus1d_tiny", "video.crop=32",
                             "audio.encoder=audio_tiny", "audio.frames=60"))  # fmt: skip
@@ -146,7 +147,7 @@ def damage(monkeypatch):
     def spoil(*samples):
         def damaged(self, name, row, start):
             if row["index"] in samples:
-                raise undecodable(ValueError("damaged"), name, row, "audio")
+                raise sample_error(ValueError("damaged"), name, "key", "audio")
             return read(self, name, row, start)
 
         monkeypatch.setattr(SampleReader, "read_waveform", damaged)
