@@ -9,7 +9,9 @@ import os
 import signal
 import time
 import wave
+import weakref
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -24,6 +26,7 @@ from xdc_fast.packing import convert as converting
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.relabel import relabel
+from xdc_fast.packing.segments import Clock, share
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
@@ -513,3 +516,32 @@ def test_want_of_memory_is_no_fault_of_the_file(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(av, "open", fail)
     with pytest.raises(MemoryError):
         list(convert_all(folder / "0.mp4", PackSettings(), [None], lambda number: None))
+
+
+@pytest.mark.parametrize("begins", [(-math.inf, -math.inf), (-math.inf, 3.0), (2.0, 90.0), (3.0,)])
+def test_no_frame_is_held_longer_than_it_is_read(begins):
+    """However many segments overlap, and however long they are."""
+
+    class Frame:
+        pass
+
+    @dataclass
+    class Part:
+        begin: float
+
+    alive, most, counts = weakref.WeakSet(), [0], []
+
+    def items():
+        for second in range(200):
+            frame = Frame()
+            alive.add(frame)
+            most[0] = max(most[0], len(alive))
+            yield float(second), second + 1.0, frame
+
+    def read(part, found):
+        counts.append(sum(1 for _ in found))
+
+    for _ in share(items(), map(Part, begins), read, Clock(0, 0)):
+        pass
+    assert sorted(counts) == sorted(200 - max(0, begin) for begin in begins)
+    assert most[0] < 8

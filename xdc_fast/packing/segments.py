@@ -127,8 +127,7 @@ def share(
                 _forget(recent, following.begin - before)
                 active.append(Reader(partial(read, following), recent))
                 following = next(upcoming, None)
-            if following is not None:
-                _forget(recent, following.begin - before)
+            _forget(recent, math.inf if following is None else following.begin - before)
             active = [reader for reader in active if not reader.finished]
             yield not active
             if following is None and not active:
