@@ -1,13 +1,15 @@
 """SIGINT and SIGTERM within a process: when they end a block, and when they are only noted."""
 
 import importlib
+import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
-from xdc_fast.interrupt import SIGNALS, Interrupt, Interrupted, raising
+from xdc_fast.interrupt import SIGNALS, Interrupt, Interrupted, blocked, raising
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +72,15 @@ def test_in_other_threads_the_main_thread_keeps_its_handlers():
     thread.start()
     thread.join()
     assert found == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_a_process_has_started(number):
+    done = []
+    with pytest.raises(Interrupted) as stopped, raising():
+        with blocked():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            done.append("started")
+        done.append("never")
+    assert done == ["started"] and stopped.value.signal == number

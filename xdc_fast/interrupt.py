@@ -104,12 +104,19 @@ class Interrupt:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes that start in the block never see SIGINT: the one that starts them decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Signals wait until the block has ended; processes that start in it never see SIGINT.
+
+    The one that starts them decides, and it does not end while one waits for what it reads first.
+    """
+    noted: list[int] = []
+    with _handling(lambda number, _frame: noted.append(number)):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if noted:
+        signal.raise_signal(noted[0])
 
 
 @contextmanager
