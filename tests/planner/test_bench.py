@@ -8,6 +8,7 @@ import torch
 
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.r2plus1d import R2Plus1D
+from xdc_fast.errors import UserError
 from xdc_fast.planner.advice import advise
 from xdc_fast.planner.bench import PARTS, measure_speed
 from xdc_fast.recipe import load_recipe
@@ -73,10 +74,18 @@ def test_the_advice_fits_the_set(toy_shards, toy_h264):
 
 
 def test_a_trace_holds_training_steps_and_names_the_dearest_operations(toy_shards, tmp_path):
-    result = measure_speed(recipe(toy_shards), seconds=0.1, trace=tmp_path / "trace.json")
-    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())
+    result = measure_speed(recipe(toy_shards), seconds=0.1, trace=tmp_path / "new/trace.json")
+    names = {event.get("name") for event in json.loads((tmp_path / "new/trace.json").read_text())
              ["traceEvents"]}  # fmt: skip
     assert any("conv" in name for name, _ in result["operations"])
     assert {name for name, _ in result["operations"]} <= names
     shares = [share for _, share in result["operations"]]
     assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1
+
+
+@pytest.mark.parametrize("place", ["", "file/trace.json"])
+def test_a_trace_that_cannot_be_written_is_refused_ahead(toy_shards, tmp_path, place, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.delattr("xdc_fast.planner.bench.calls_per_second")
+    with pytest.raises(UserError, match=f"^{tmp_path}"):
+        measure_speed(recipe(toy_shards), trace=tmp_path / place)

@@ -14,6 +14,8 @@ from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.features import encode, widths_of
 from xdc_fast.encoders.transform import ClipTransform
+from xdc_fast.errors import UserError
+from xdc_fast.files import check_writable
 from xdc_fast.planner.advice import advise
 from xdc_fast.planner.rates import (
     calls_per_second,
@@ -47,7 +49,12 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     for data), iteration (seconds that an iteration over the whole set spends on features,
     clustering and training, by these rates), verdict and advice (lines of text), and with a trace,
     operations: the dearest as (name, share of the time in operations).
+    Raises UserError, before anything is measured, where the trace cannot be written.
     """
+    if trace is not None:
+        if trace.is_dir():
+            raise UserError(f"{trace}: is a folder; give the path of a file for the trace")
+        check_writable(trace.parent)
     device = choose_device(recipe.device)
     shards = check_recipe(recipe, device)
     inputs = ClipTransform(recipe)

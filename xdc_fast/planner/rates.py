@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import WindowFunction
 from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.files import write
 from xdc_fast.pretraining.methods import LABEL, clusterings_of
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
@@ -88,7 +90,11 @@ def profile_steps(
         for _ in range(TRACED):
             step()
         wait_for(device)
-    profiler.export_chrome_trace(str(trace))
+    with TemporaryDirectory() as folder:  # the profiler raises no error for a file it cannot write
+        made = Path(folder, "trace.gz" if trace.suffix == ".gz" else "trace")
+        profiler.export_chrome_trace(str(made))
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        write(trace, made.read_bytes())
     times: dict[str, float] = {
         event.key: event.self_device_time_total
         if device.type == "cuda"
