@@ -467,6 +467,16 @@ def test_a_numeric_axis_is_a_line_with_every_seed(tmp_path, axis, places, table,
     assert len(ElementTree.parse(tmp_path / "sweep.svg").findall(".//{*}circle")) == len(dots)
 
 
+def test_no_cell_of_a_sweep_is_a_formula(tmp_path):
+    table = made_up("k", [4])
+    for run in table["runs"]:
+        run |= {"reason": "=1+1", "=2+2_chance": -0.5}
+    write_sweep(tmp_path, table, "xdc sweep")
+    lines = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert "'=2+2_chance" in lines[0] and all("'=1+1" in line for line in lines[1:])
+    assert all(line.endswith(",-0.5") for line in lines[1:])
+
+
 @pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_run_of_a_sweep_is_the_run_alone_bit_for_bit(threads, toy_shards, tmp_path):
     """The second run of a sweep begins in a process that has trained before."""

@@ -15,6 +15,7 @@ from xdc_fast.files import FOR_EYES, replacing, to_json, write
 from xdc_fast.report.charts import nice_ticks, text_at
 from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
 from xdc_fast.report.plots import Dots, Strip, strips, trend
+from xdc_fast.report.tables import text
 from xdc_fast.report.wording import seconds
 
 NONE = "\N{EN DASH}"
@@ -36,9 +37,11 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
     write_as("json", to_json({"command": command, **table}, 2) + "\n")
     columns = list(dict.fromkeys(key for run in table["runs"] for key in run))
     with replacing(folder / "sweep.csv", encoding="utf-8", errors=FOR_EYES, newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table["runs"])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(text, columns))
+        for run in table["runs"]:
+            cells = map(run.get, columns)
+            writer.writerow([text(c) if isinstance(c, str) else c for c in cells])
     here = Path(__file__).parent
     style, panels = (here / "page.css").read_text("utf-8"), draw(table)
     content = {
