@@ -134,3 +134,12 @@ def test_what_cannot_be_compared_is_said(model, toy_shards):
     assert "audio only" in result["note"] and list(result["within"]) == ["audio"]
     with pytest.raises(UserError, match="did you mean 'class'"):
         retrieve(random, toy_shards, "klass", clips=1)
+
+
+def test_a_label_of_one_video_is_refused_before_features(toy_shards, tmp_path, monkeypatch):
+    rare = ["a", *[""] * (len(toy_shards) - 1)]
+    shards = relabel(toy_shards, tmp_path / "one", rare=rare)
+    monkeypatch.delattr(Evaluator, "features")
+    model = load("random", recipe=load_recipe(None, SETTINGS))
+    with pytest.raises(UserError, match="1 videos have the label 'rare'; 2 are needed"):
+        retrieve(model, shards, "rare", clips=1)

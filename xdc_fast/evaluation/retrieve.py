@@ -129,6 +129,11 @@ def class_task(
     """The task of a label column; UserError as splits_of and check_label_leakage."""
     codes, classes = classes_of(shards, label)
     labeled = np.flatnonzero(codes >= 0)
+    if len(labeled) < 2:
+        raise UserError(
+            f"{shards.root}: {len(labeled)} videos have the label '{label}'; 2 are needed: give "
+            "another column, or pack more"
+        )
     splits = splits_of(shards, label, codes, classes, columns) if columns else []
     tests = [split.test for split in splits] or [labeled]
     check_label_leakage(run, shards, label, tests)
