@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,18 @@ from xdc_fast.errors import UserError
 from xdc_fast.files import naming, to_json
 from xdc_fast.interrupt import AGAIN, Interrupted, raising
 
-PATH = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A path of a file or folder. An empty text, as of a variable that is not set, is none: Path
+    would take it for the folder one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty; give a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = Place(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
 WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, then run the same again"),

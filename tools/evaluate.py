@@ -70,7 +70,7 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
     def decorate(command: Function) -> Function:
         return decorated(
             command,
-            *(click.argument(name) for name in arguments),
+            *(click.argument(name, type=PATH if name == "out" else str) for name in arguments),
             click.argument("settings", nargs=-1, metavar="[KEY=VALUE]..."),
             click.option(
                 "--data",
@@ -380,7 +380,7 @@ def extract(
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
-    out: str,
+    out: Path,
     media: Path | None,
     stride: float,
 ) -> None:
@@ -403,9 +403,9 @@ def extract(
         kind, failed = "samples", result["n_unreadable"]
         hint = f"{failed} clips could not be read; run `xdc-shard verify {data}`"
     elif media is not None and data is None:
-        result = extract_media(model, media, Path(out), stride, modality=modality)
+        result = extract_media(model, media, out, stride, modality=modality)
         kind, failed = "files", result["refused"]
-        hint = f"{failed} files have no features; {Path(out) / 'refused.csv'} says why"
+        hint = f"{failed} files have no features; {out / 'refused.csv'} says why"
     else:
         raise UserError("give either --data SHARDS or --media FOLDER")
     count, samples = result["clips"], result["samples"]

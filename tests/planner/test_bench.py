@@ -83,9 +83,9 @@ def test_a_trace_holds_training_steps_and_names_the_dearest_operations(toy_shard
     assert shares == sorted(shares, reverse=True) and 0.5 < sum(shares) <= 1
 
 
-@pytest.mark.parametrize("place", ["", "file/trace.json"])
+@pytest.mark.parametrize("place", ["", "file/trace.json", "/dev/full"])
 def test_a_trace_that_cannot_be_written_is_refused_ahead(toy_shards, tmp_path, place, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.delattr("xdc_fast.planner.bench.calls_per_second")
-    with pytest.raises(UserError, match=f"^{tmp_path}"):
+    with pytest.raises(UserError, match=f"^{tmp_path}|^/dev/full: a folder or a device"):
         measure_speed(recipe(toy_shards), trace=tmp_path / place)

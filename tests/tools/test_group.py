@@ -115,3 +115,17 @@ def test_a_wrong_option_is_one_line_with_the_help():
     done = cli("ls", "--nothing")
     assert done.exit_code == 2
     assert done.stderr == "xdc-shard: No such option '--nothing'. See `xdc-shard ls --help`.\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments"),
+    [
+        (xdc, ["extract", "run", "", "--data", "set"]),
+        (xdc, ["probe", "run", "--data", "set", "--label", "class", "--out", ""]),
+        (shard, ["pack", "videos", ""]),
+        (shard, ["index", ""]),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_one_is_in(group, arguments):
+    done = CliRunner().invoke(group.main, arguments)
+    assert done.exit_code == 2 and "the path is empty" in done.stderr

@@ -52,8 +52,8 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     Raises UserError, before anything is measured, where the trace cannot be written.
     """
     if trace is not None:
-        if trace.is_dir():
-            raise UserError(f"{trace}: is a folder; give the path of a file for the trace")
+        if trace.exists() and not trace.is_file():  # a device would be replaced by the trace
+            raise UserError(f"{trace}: a folder or a device; give the path of a file for the trace")
         check_writable(trace.parent)
     device = choose_device(recipe.device)
     shards = check_recipe(recipe, device)
