@@ -422,3 +422,12 @@ def test_windows_outside_a_sample_are_a_mistake(tmp_path):
         loader.read([0], 1.5)
     with pytest.raises(IndexError):
         loader.read([7])
+
+
+def test_a_leap_of_hours_is_damage(tmp_path):
+    good = make_media(tmp_path / "v.mp4", seconds=1, fps=FPS)
+    times = np.concatenate([np.arange(20) / FPS, 4000 + np.arange(20) / FPS])
+    leap = make_media(tmp_path / "w.mp4", seconds=1, fps=FPS, times=times)
+    shards = indexed(dataset(tmp_path / "set", ("0.mp4", good), ("1.mp4", leap)))
+    assert [row["key"] for row in shards.table()] == ["0"]
+    assert refusals(shards.root) == {"00000.tar/1": "damaged"}

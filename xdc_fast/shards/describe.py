@@ -38,6 +38,7 @@ UNUSABLE = {
     "bad metadata": "its json file is not valid JSON",
 }
 MAX_PAUSE = 3600.0  # seconds between two frames
+MOST_FRAMES = 2**31 - 1
 MAX_BACKWARDS = 1.0  # seconds that the time of decoding may run backwards
 ALIKE = 0.02  # of a period; a declared rate that differs less from the gaps between frames is it
 
@@ -110,17 +111,22 @@ class Video:
         return Clock(origin, float(self.fps), self.hold)
 
     def count(self, origin: float) -> int:
-        """The number of frames of a sample that begins at `origin`."""
-        return frame_count(float(self.end * self.base) - origin, self.fps)
+        """The number of frames of a sample that begins at `origin`; raises Unusable."""
+        count = frame_count(float(self.end * self.base) - origin, self.fps)
+        if count > MOST_FRAMES:
+            raise Unusable("damaged", f"video: timestamps for {count} frames")
+        return count
 
     def jpegs_of(self, origin: float) -> np.ndarray:
-        """The JPEG of each frame of a sample, as `jpegs`; (0, 2) where one would come twice."""
+        """The JPEG of each frame of a sample, as `jpegs`; (0, 2) unless they lie one by one."""
         if not len(self.jpegs):
             return self.jpegs
         clock, base = self.clock(origin), float(self.base)
         shown = [clock.ticks(number, base) for number in range(self.count(origin))]
         frames = np.searchsorted(self.times, shown, side="right") - 1
-        return self.jpegs[frames if (np.diff(frames) > 0).all() else slice(0)]
+        places = self.jpegs[frames]
+        one_by_one = (np.diff(frames) > 0).all()
+        return places if one_by_one and (np.diff(places[:, 0]) > 0).all() else places[:0]
 
     def is_picture(self, file: bytes, place: np.ndarray) -> bool:
         """Whether a JPEG decoder makes the frame at a place of `jpegs` a picture of this size."""

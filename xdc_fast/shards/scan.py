@@ -25,6 +25,7 @@ from xdc_fast.shards.describe import (
     tracks_of,
 )
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.sidecars import bounds_fault
 from xdc_fast.shards.tables import SIDECARS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
@@ -134,7 +135,7 @@ def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan
     found: list[Entry] = []
     rows, packets, metadata, refused = [], [np.zeros(0, PACKET)], [], []
     seen: set[str] = set()
-    count = 0
+    count, size = 0, path.stat().st_size
     with path.open("rb") as tar:
         for entry in _entries(path):
             try:
@@ -144,6 +145,7 @@ def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan
                     raise Unusable("key used twice", f"{entry.twice} is there twice")
                 seen.add(entry.key)
                 row, places, facts = _SampleFiles(tar, entry).describe(modalities, rate)
+                _check_bounds(row, places, size, modalities)
             except Unusable as error:
                 refused.append((entry.key, error.reason, error.detail))
                 continue
@@ -157,6 +159,16 @@ def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan
     keys = [entry.key for entry in found]
     samples = np.array(rows, SAMPLE)
     return Scan(samples, np.concatenate(packets), dali_index(found), keys, metadata, rate, refused)
+
+
+def _check_bounds(
+    row: np.ndarray, places: np.ndarray, size: int, modalities: tuple[str, ...]
+) -> None:
+    """Raises Unusable for a row that readers would refuse; size: of the tar."""
+    row["packet"] = 0 if len(places) else -1
+    alone = {"samples": 1, "first": 0, "bytes": size}
+    if fault := bounds_fault(row[None], places, alone, modalities):
+        raise Unusable("damaged", fault.replace(" of sample 0", ""))
 
 
 def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
