@@ -71,11 +71,18 @@ def test_a_call_that_ends_between_its_two_files_is_done_again(copy, tmp_path, mo
     assert contents(copy) == before
     with monkeypatch.context() as patch:
         patch.setattr(relabel, "write_manifest", fail)
-        patch.setattr(relabel, "_settle", lambda out: None)
+        patch.setattr(relabel, "settle", lambda out: None)
         assert cli("label", copy, "--labels", table).exit_code == 2
     assert cli("verify", copy).exit_code == 1
     assert cli("label", copy, "--labels", table).exit_code == 0
     assert cli("verify", copy).exit_code == 0
+    assert contents(copy).keys() == before.keys() and ShardSet(copy)[0].labels["mood"] == "calm"
+    table.write_text(f"file,place\n{ShardSet(copy).sources[0]},here\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(relabel, "write_manifest", fail)
+        patch.setattr(relabel, "settle", lambda out: None)
+        assert cli("label", copy, "--labels", table).exit_code == 2
+    assert cli("index", copy).exit_code == 0  # it keeps what earlier calls have written
     assert contents(copy).keys() == before.keys() and ShardSet(copy)[0].labels["mood"] == "calm"
 
 
@@ -85,6 +92,7 @@ def test_a_call_that_ends_between_its_two_files_is_done_again(copy, tmp_path, mo
         ("file,class\nnothing.mp4,1\n", "none of its 1 lines names a file"),
         ("file,class\na,b,c\n", "line 2"),
         ("file,shard\nx,1\n", "a name that samples.csv uses"),
+        ("file\nx\n", "no column beside the one of files"),
     ],
 )
 def test_tables_that_fit_nothing_change_nothing(copy, tmp_path, text, words):

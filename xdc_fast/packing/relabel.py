@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from xdc_fast.errors import UserError
 from xdc_fast.files import locked, write
 from xdc_fast.packing.labels import LabelTable
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import LOCK, SAMPLE_COLUMNS, SAMPLES
-from xdc_fast.shards.tables import RELABELED, check_labels, read_manifest, write_csv, write_manifest
-from xdc_fast.shards.tar import checksum
-
-BEFORE = ".samples.csv"  # while the table and the manifest are changed
+from xdc_fast.shards.tables import (
+    BEFORE,
+    RELABELED,
+    check_labels,
+    read_manifest,
+    settle,
+    write_csv,
+    write_manifest,
+)
 
 
 def relabel(out: Path, labels: Path) -> dict:
@@ -27,8 +32,10 @@ def relabel(out: Path, labels: Path) -> dict:
     """
     read_manifest(out)
     with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
-        _settle(out)
+        settle(out)
         shards, table = ShardSet(out), LabelTable(labels)
+        if not table.columns:
+            raise UserError(f"{labels}: no column beside the one of files; add one with labels")
         check_labels(table.columns, labels)
         rows, labeled = shards.table(), 0
         for row in rows:
@@ -46,20 +53,10 @@ def relabel(out: Path, labels: Path) -> dict:
             write_csv(out / SAMPLES, columns, ([row.get(c, "") for c in columns] for row in rows))
             write_manifest(out, {**shards.manifest, "labels": names, RELABELED: relabeled})
         finally:
-            _settle(out)
+            settle(out)
     return {
         "samples": len(rows),
         "labeled": labeled,
         "unused_lines": table.unused,
         "columns": table.columns,
     }
-
-
-def _settle(out: Path) -> None:
-    """Put back the table of before, where a call has ended between it and the manifest."""
-    before = out / BEFORE
-    if before.is_file():
-        if checksum(out / SAMPLES) == read_manifest(out)["tables"][SAMPLES]:
-            before.unlink()
-        else:
-            os.replace(before, out / SAMPLES)

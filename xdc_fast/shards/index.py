@@ -30,6 +30,7 @@ from xdc_fast.shards.tables import (
     modalities_of,
     read_csv,
     read_manifest,
+    settle,
     write_csv,
     write_manifest,
 )
@@ -59,6 +60,8 @@ def index(out: Path) -> dict:
 
 def _index(out: Path, paths: list[Path]) -> dict:
     old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).exists() else None
+    if old:
+        settle(out)
     own = _own_labels(out, old)
     scans, shards = _scan_all(paths, old)
     names = sorted({*own}.union(*(found.label_names for found in scans)))

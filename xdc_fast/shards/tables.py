@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -28,6 +29,7 @@ from xdc_fast.shards.tar import checksum
 PAIRED = {"samples": 0, "seconds": 0.0}  # of a set in which no track goes on alone
 SIDECARS = (".idx", ".samples.npy", ".packets.npy")
 SUM = "sha256"
+BEFORE = ".samples.csv"  # while samples.csv and the manifest are changed
 RELABELED = "relabeled"  # label columns that samples.csv has of its own, and the tars have not
 OLD_SHARD = {"name": str, "samples": int, "first": int, "bytes": int, SUM: str}
 SHARD_FORM = {**OLD_SHARD, "sidecars": dict.fromkeys(SIDECARS, str)}
@@ -124,6 +126,18 @@ def write_manifest(out: Path, manifest: dict) -> dict:
     content[SUM] = _sum_of(content)
     write_json(out / MANIFEST, content, indent=1)
     return content
+
+
+def settle(out: Path) -> None:
+    """Put back samples.csv as BEFORE has it, where a call has ended between it and the manifest."""
+    before, table = out / BEFORE, out / SAMPLES
+    if not before.is_file():
+        return
+    wanted = read_manifest(out)["tables"][SAMPLES]
+    if table.is_file() and checksum(table) == wanted:
+        before.unlink()
+    else:
+        os.replace(before, table)
 
 
 def _sum_of(manifest: dict) -> str:
