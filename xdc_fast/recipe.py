@@ -180,8 +180,8 @@ class Recipe:
     )
     split: str = setting(
         "",
-        "label column; method=supervised learns from its `train` samples; empty: from all with a "
-        "label",
+        "label column of train and test; the run learns from its `train` samples alone; empty: "
+        "from all",
     )
     k: int = setting(128, "clusters per clustering", least=1, most=MANY)
     seed: int = setting(0, "seed of everything random", least=0, most=MOST_SEED)

@@ -76,6 +76,13 @@ def test_evaluation_reads_everything_in_the_stored_order():
     assert np.array_equal(order[100:], np.arange(4))  # the last step wraps around
 
 
+def test_chosen_samples_come_once_an_epoch_and_no_others():
+    chosen = np.arange(1, 100, 3)
+    sizes = np.histogram(chosen, bins=np.concatenate([[0], np.cumsum(SIZES)]))[0]
+    order = whole_order(EpochSampler(sizes, 11, seed=2, epoch=3, samples=chosen))
+    assert np.array_equal(np.sort(order), chosen)
+
+
 def test_a_batch_larger_than_the_set_is_refused_when_training():
     with pytest.raises(UserError, match=r"100 samples .* train.batch to 50 or less"):
         EpochSampler(SIZES, 64, world=2)

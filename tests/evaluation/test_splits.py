@@ -51,9 +51,10 @@ def test_parts_in_their_usual_spellings(train, test, toy_shards, tmp_path):
 
 
 def test_folds_may_be_called_folds(toy_shards, tmp_path):
-    fold = [f"Fold_{i // 4 % 3 + 1}" for i in range(N)]
+    spelled = ("Fold_{}", "{}", "fold {:02}", "{:03}")
+    fold = [spelled[i % 4].format(i // 4 % 3 + 1) for i in range(N)]
     splits = split(relabel(toy_shards, tmp_path / "set", fold=fold), "fold")
-    assert [s.name for s in splits] == ["fold=Fold_1", "fold=Fold_2", "fold=Fold_3"]
+    assert [s.name for s in splits] == ["fold=1", "fold=2", "fold=3"]
 
 
 def test_a_random_split_keeps_recordings_together(toy_shards, tmp_path):
@@ -66,6 +67,8 @@ def test_a_random_split_keeps_recordings_together(toy_shards, tmp_path):
         (only,) = split(shards, label="even", test_share=share)
         assert abs(len(only.test) / N - share) < 0.1
         assert not {source[i] for i in only.train} & {source[i] for i in only.test}
+    (usual,) = split(shards, label="even")
+    assert abs(len(usual.test) / N - 0.3) <= 0.05  # not a third
     one = relabel(toy_shards, tmp_path / "c", source=source, group=group, even=even)
     with pytest.raises(UserError, match=r"cannot be divided|no test video|leaks|0 training videos"):
         split(one, label="even")  # the chain takes in all of them
@@ -114,7 +117,7 @@ def test_leaks_are_refused(toy_shards, tmp_path):
     [
         ({"part": ["train"] * N}, "column 'part' has no 'test'"),
         ({"part": ["test"] * N}, "column 'part' has no 'train'"),
-        ({"part": ["1"] * N}, "column 'part' holds 1 fold"),
+        ({"part": ["1"] * N}, "column 'part' holds one fold"),
         ({"part": [""] * N}, "column 'part' is empty"),
         ({"part": ["a", "b"] * 24}, "column 'part' holds 'a'; a split column holds train and test"),
         ({"part": ["train", "test", "unused"] * 16}, "column 'part' holds 'unused'"),

@@ -7,10 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from tests.common.pretraining import (
-    Stop,
-    recipe,
-)
+from tests.common.pretraining import Stop, recipe, same
+from tests.common.pretraining import weights as weights_of
+from tests.common.relabel import relabel
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import compute_features
@@ -168,3 +167,30 @@ def assert_sound(root, shards):
     Run.open(root).read_state(encoders, len(shards), 8)
     found = compute_features(encoders, HostLoader(shards, inputs.shape), inputs, 12)
     assert all(np.isfinite(values).all() for values in found.arrays.values())
+
+
+@pytest.mark.parametrize("gathered", ["pass", "training"])
+def test_a_run_with_a_split_never_reads_its_test_part(toy_shards, tmp_path, gathered):
+    part = np.array(["test" if i // 4 % 3 == 0 else "train" for i in range(48)])
+    held = relabel(toy_shards, tmp_path / "set", part=part.tolist())
+    whole = pretrain(recipe(held, tmp_path / "whole", "split=part", f"cluster.features={gathered}"))
+    run = Run.open(tmp_path / "whole")
+    for number in range(2):
+        for clusters in run.clusters(number, 48).values():
+            assert (clusters["assignment"][part == "test"] == -1).all()
+            assert np.isinf(clusters["distance"][part == "test"]).all()
+    assert whole["iterations"][0]["clusters"]["n_unreadable"] == 0
+    steps = [line["step"] for line in run.metrics() if "step" in line]
+    assert max(steps) == 2 * (32 // 12)
+
+    # the test part's pictures and sound are destroyed, and the weights are the same
+    for name in held.shards:
+        content = bytearray((held.root / name).read_bytes())
+        for i, (line, row) in enumerate(zip(held.table(), held.rows(), strict=True)):
+            if line["shard"] == name and part[i] == "test":
+                for track in ("video", "audio"):
+                    content[row[track] : row[track] + 500] = bytes(500)
+        (held.root / name).unlink()
+        (held.root / name).write_bytes(content)
+    pretrain(recipe(held, tmp_path / "damaged", "split=part", f"cluster.features={gathered}"))
+    assert same(weights_of(run), weights_of(Run.open(tmp_path / "damaged")))

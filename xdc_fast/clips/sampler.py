@@ -42,6 +42,7 @@ class EpochSampler:
     of the same order, so ranks are disjoint and take equally many steps.
 
     shard_sizes: samples per shard, int (shards,). batch: samples per step and rank.
+    samples: int64 (M,), in rising order: those that shard_sizes counts, where it is not all.
     shuffle=False is evaluation: the stored order, every sample at least once; the last step wraps
     around to the first samples so that all ranks take equal steps.
     Raises UserError when a shuffled epoch would have no step.
@@ -58,8 +59,10 @@ class EpochSampler:
         world: int = 1,
         shuffle: bool = True,
         window: int = 16,
+        samples: np.ndarray | None = None,
     ):
         self.batch, self.rank, self.world, self.shuffle = batch, rank, world, shuffle
+        self._chosen = samples
         sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.samples = int(sizes.sum())
         whole, rest = divmod(self.samples, batch * world)
@@ -96,7 +99,7 @@ class EpochSampler:
         for number in np.unique(group):
             here = group == number
             out[here] = self._order(int(number))[position[here] - self._start[number]]
-        return out
+        return out if self._chosen is None else self._chosen[out]
 
     def take(self, steps: np.ndarray) -> Steps:
         """The sampler of these steps alone, int64 (steps,), in their order."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import modality_of
 from xdc_fast.encoders.encoder import Encoder
@@ -27,12 +28,14 @@ def calibrate(
     inputs: ClipTransform,
     batch: int,
     stop: Stop | None = None,
+    samples: np.ndarray | None = None,
 ) -> None:
     """Sets BatchNorm's running statistics to the mean over one pass of up to SAMPLES clips.
 
     A freshly built encoder has mean 0 and variance 1 there; clustering its features in eval mode
     would see them badly scaled. The encoders are left in training mode.
-    stop: called between batches, to raise when the pass is to end early.
+    stop: called between batches, to raise when the pass is to end early. samples: int64 (M,), in
+    rising order, those that the pass reads; by default the whole set.
     Raises UserError for an encoder of a modality that the loader does not read.
     """
     check_modalities(encoders, loader)
@@ -48,8 +51,11 @@ def calibrate(
         norm.momentum = None  # a cumulative mean
     for encoder in encoders.values():
         encoder.train()
-    sampler = EpochSampler(loader.shards.shard_sizes, batch, shuffle=False)
-    steps = min(sampler.steps, -(-SAMPLES // batch))
+    if samples is None:
+        samples = np.arange(len(loader.shards))
+    sizes = count_by_shard(loader.shards, samples)
+    sampler = EpochSampler(sizes, min(batch, len(samples)), shuffle=False, samples=samples)
+    steps = min(sampler.steps, -(-SAMPLES // sampler.batch))
     # spread over the set, which may be sorted by class
     chosen = np.linspace(0, sampler.steps - 1, steps).astype(int)
     windows = partial(fixed_windows, shape=loader.shape)

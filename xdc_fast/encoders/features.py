@@ -64,6 +64,14 @@ class Features:
         }
         return Features(arrays, np.any(valid, axis=1))
 
+    def spread(self, samples: np.ndarray, count: int) -> Features:
+        """The rows as those of `samples`, int64 (M,), among `count`; the others are not valid."""
+        whole = Features.zeros(count, {name: a.shape[1] for name, a in self.arrays.items()})
+        whole.valid[samples] = self.valid
+        for name, array in self.arrays.items():
+            whole.arrays[name][samples] = array
+        return whole
+
     def put(self, first: int, part: Features) -> None:
         """Writes the rows of a part from row `first` on."""
         rows = slice(first, first + len(part.valid))

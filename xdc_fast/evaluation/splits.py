@@ -14,7 +14,7 @@ from xdc_fast.pretraining.methods import LABEL, clustering_name
 from xdc_fast.pretraining.run import Run
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import LABEL_SEPARATOR
-from xdc_fast.shards.parts import EVALUATION, TEST, TRAIN, VALIDATION, is_fold, part_of
+from xdc_fast.shards.parts import EVALUATION, TEST, TRAIN, VALIDATION, fold_of, part_of
 
 TESTS = (TEST, VALIDATION, EVALUATION)  # the first that a column gives to labeled samples tests
 SPLIT_COLUMN = "a split column holds train and test (or val), or the numbers of folds"
@@ -149,8 +149,9 @@ def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split
     codes, parts = codes[labeled], [part_of(name) for name in names]
     if not names:
         raise UserError(f"{shards.root}: column '{column}' is empty; {SPLIT_COLUMN}")
-    if not any(parts) and all(map(is_fold, names)):
-        return _folds(shards, column, labeled, codes, names)
+    folds = [fold_of(name) for name in names]
+    if None not in folds:
+        return _folds(shards, column, labeled, np.array([*folds, -1])[codes])
     if unknown := [name for name, part in zip(names, parts, strict=True) if not part]:
         raise UserError(f"{shards.root}: column '{column}' holds '{unknown[0]}'; {SPLIT_COLUMN}")
     # official test lists may come without labels: then the validation part tests
@@ -163,14 +164,14 @@ def _by_column(shards: ShardSet, column: str, labeled: np.ndarray) -> list[Split
     return [Split(column, labeled[of_part == TRAIN], labeled[of_part == test])]
 
 
-def _folds(
-    shards: ShardSet, column: str, labeled: np.ndarray, codes: np.ndarray, names: list[str]
-) -> list[Split]:
-    if len(names) < 2:
-        raise UserError(f"{shards.root}: column '{column}' holds {len(names)} fold; {SPLIT_COLUMN}")
+def _folds(shards: ShardSet, column: str, labeled: np.ndarray, folds: np.ndarray) -> list[Split]:
+    """A split for each fold; folds: int (M,), of the labeled samples, -1 for none."""
+    numbers = np.unique(folds[folds >= 0])
+    if len(numbers) < 2:
+        raise UserError(f"{shards.root}: column '{column}' holds one fold; {SPLIT_COLUMN}")
     return [
-        Split(f"{column}={name}", labeled[(codes >= 0) & (codes != fold)], labeled[codes == fold])
-        for fold, name in enumerate(names)
+        Split(f"{column}={n}", labeled[(folds >= 0) & (folds != n)], labeled[folds == n])
+        for n in numbers
     ]
 
 
@@ -184,7 +185,8 @@ def _at_random(
 ) -> Split:
     """A share of the samples, stratified by class; cuts of one recording stay together.
 
-    Then the share is about that of one of several equal parts.
+    Then the set is divided into equal parts, ten where every class has as many recordings, and the
+    test part is as many of them as come closest to the share.
     """
     groups = _together(labeled, recordings)
     try:
@@ -193,13 +195,15 @@ def _at_random(
                 labeled, test_size=test_share, random_state=seed, stratify=codes[labeled]
             )
         else:
-            smaller = min(test_share, 1 - test_share)
-            divide = StratifiedGroupKFold(
-                max(2, round(1 / smaller)), shuffle=True, random_state=seed
-            )
-            rest, part = next(divide.split(labeled, codes[labeled], groups))
-            train, test = labeled[rest], labeled[part]
-            train, test = (train, test) if test_share <= 0.5 else (test, train)
+            of_class = np.unique(np.stack([codes[labeled], groups]), axis=1)[0]
+            fewest = int(np.unique(of_class, return_counts=True)[1].min())
+            # more parts than a class has recordings could all fall to the test part
+            parts = max(min(fewest, 10), round(1 / min(test_share, 1 - test_share)))
+            divide = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+            each = [part for _, part in divide.split(labeled, codes[labeled], groups)]
+            taken = min(max(round(test_share * parts), 1), parts - 1)
+            tests = np.isin(np.arange(len(labeled)), np.concatenate(each[:taken]))
+            train, test = labeled[~tests], labeled[tests]
     except ValueError as error:
         raise UserError(
             f"{shards.root}: {len(labeled)} videos of {len(np.unique(codes[labeled]))} classes "

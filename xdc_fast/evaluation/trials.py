@@ -41,8 +41,8 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
     folder in `out`, named by method, k, the other keys with several values in alphabetical order,
     and the seed: method=xdc,k=64,train.lr=0.1,seed=0. For data it is the folder's name; what is
     not a letter, a digit or one of . _ + - becomes _.
-    For method=supervised k becomes the number of classes of `label`; other methods read no label
-    and no split, and none is kept in their recipes.
+    For method=supervised k becomes the number of classes of `label`; other methods read no label,
+    and none is kept in their recipes.
     Raises UserError for what load_recipe refuses, unknown methods, and names that do not differ.
     """
     axes = _axes(settings)
@@ -57,7 +57,7 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
         if not loaded.out:
             raise UserError("no folder for the sweep; give out=FOLDER")
         if loaded.method != "supervised":
-            chosen = replace(loaded, label="", split="")
+            chosen = replace(loaded, label="")
         elif loaded.label:
             classes = ShardSet(loaded.data).memberships(loaded.label)[2]
             chosen = replace(loaded, k=len(classes))

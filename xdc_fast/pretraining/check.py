@@ -11,7 +11,7 @@ from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.files import check_writable
 from xdc_fast.pretraining.methods import encoders_of, heads_of
-from xdc_fast.pretraining.pseudo_labels import training_labels
+from xdc_fast.pretraining.pseudo_labels import training_samples
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
@@ -33,10 +33,17 @@ def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
             "pack with --tracks both"
         )
     if recipe.method == "supervised":
-        _check_labels(shards, recipe.label, recipe.split, recipe.k)
-    if recipe.k > len(shards):
+        _check_labels(shards, recipe.label, recipe.k)
+    samples = training_samples(shards, recipe)
+    if not len(samples):
+        labeled = f" with a label '{recipe.label}'" if recipe.method == "supervised" else ""
         raise UserError(
-            f"k={recipe.k} clusters of {len(shards)} samples; set k to {len(shards)} or less"
+            f"{shards.root}: no sample{labeled} is `train` in column '{recipe.split}'; name a "
+            "column of train and test"
+        )
+    if recipe.k > len(samples):
+        raise UserError(
+            f"k={recipe.k} clusters of {len(samples)} samples; set k to {len(samples)} or less"
         )
     if recipe.train.precision == "bfloat16" and device.type == "cpu":
         # torch 2.11 on a CPU: repeated backward passes of one batch differ, and some hold NaN
@@ -50,7 +57,7 @@ def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
     return shards
 
 
-def _check_labels(shards: ShardSet, label: str, split: str, k: int) -> None:
+def _check_labels(shards: ShardSet, label: str, k: int) -> None:
     """UserError for a label that method=supervised cannot learn."""
     if not label:
         raise UserError(
@@ -61,8 +68,3 @@ def _check_labels(shards: ShardSet, label: str, split: str, k: int) -> None:
         raise UserError(f"{shards.root}: no sample has a label '{label}'; name another column")
     if classes != k:
         raise UserError(f"k={k}, but label '{label}' has {classes} classes; set k={classes}")
-    if not len(training_labels(shards, label, split)[0]):
-        raise UserError(
-            f"{shards.root}: no sample with a label '{label}' is `train` in column '{split}'; "
-            "name a column of train and test"
-        )

@@ -9,6 +9,7 @@ import time
 from xdc_fast import progress
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.features import compute_features, widths_of
@@ -21,7 +22,7 @@ from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
 from xdc_fast.pretraining.metrics import MetricsLog
-from xdc_fast.pretraining.pseudo_labels import make_clusters, training_labels
+from xdc_fast.pretraining.pseudo_labels import make_clusters, training_labels, training_samples
 from xdc_fast.pretraining.records import cluster_record, iteration_record, one_line, run_record
 from xdc_fast.pretraining.run import Run
 from xdc_fast.pretraining.schedule import learning_rate, steps_per_iteration, training_batches
@@ -45,9 +46,11 @@ def pretrain(recipe: Recipe) -> dict:
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
     )
-    steps = steps_per_iteration(settings, EpochSampler(shards.shard_sizes, settings.batch).steps)
+    samples = training_samples(shards, recipe)
+    sizes = count_by_shard(shards, samples)
+    steps = steps_per_iteration(settings, EpochSampler(sizes, settings.batch).steps)
     supervised = method == "supervised"
-    classes = training_labels(shards, recipe.label, recipe.split) if supervised else None
+    classes = training_labels(shards, recipe.label, samples) if supervised else None
     names = [clustering_name(clustering) for clustering in clusterings_of(method)]
     run = Run.start(recipe, shards.fingerprint)
     restored = run.read_state(encoders, len(shards), steps)
@@ -68,7 +71,7 @@ def pretrain(recipe: Recipe) -> dict:
         MetricsLog(run, state.iteration, state.step, steps) as metrics_log,
     ):
         if restored is None:
-            calibrate(encoders, loader, inputs, settings.batch, stop=interrupt.check)
+            calibrate(encoders, loader, inputs, settings.batch, interrupt.check, samples)
             save()
         while state.iteration < settings.iterations:
             title = f"iteration {state.iteration + 1}/{settings.iterations}"
@@ -79,9 +82,10 @@ def pretrain(recipe: Recipe) -> dict:
                     features = memory_bank.features()
                 else:
                     features = compute_features(
-                        encoders, loader, inputs, settings.batch, stop=interrupt.check,
-                        folder=run.features(state.iteration), title=f"{title} features",
-                    )  # fmt: skip
+                        encoders, loader, inputs, settings.batch, samples=samples,
+                        folder=run.features(state.iteration), stop=interrupt.check,
+                        title=f"{title} features",
+                    ).spread(samples, len(shards))  # fmt: skip
                 extracted = time.perf_counter()
                 previous = (
                     run.assignments(state.iteration - 1, names, len(shards))
@@ -94,7 +98,8 @@ def pretrain(recipe: Recipe) -> dict:
                 )  # fmt: skip
                 run.save_clusters(state.iteration, clusterings)
                 state.clusters = cluster_record(
-                    clusterings, previous, k, shards, n_unreadable=features.n_unreadable,
+                    clusterings, previous, k, shards,
+                    n_unreadable=int((~features.valid[samples]).sum()),
                     extract_seconds=extracted - started,
                     cluster_seconds=time.perf_counter() - extracted,
                 )  # fmt: skip
@@ -112,7 +117,7 @@ def pretrain(recipe: Recipe) -> dict:
             ) as bar:
                 tick = time.perf_counter()
                 for epoch, batch, wait in training_batches(
-                    loader, settings, seed=seed, flip=recipe.video.flip,
+                    loader, samples, settings, seed=seed, flip=recipe.video.flip,
                     iteration=state.iteration, step=state.step,
                 ):  # fmt: skip
                     metrics = learner.step(batch, epoch, learning_rate(settings, state.step, steps))

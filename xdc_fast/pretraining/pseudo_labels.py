@@ -10,7 +10,7 @@ from xdc_fast.clusters.kmeans import Clustering, cluster, concat_features, updat
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.features import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
-from xdc_fast.recipe import Cluster
+from xdc_fast.recipe import Cluster, Recipe
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.parts import TRAIN, part_of
 
@@ -55,17 +55,30 @@ def make_clusters(
     return clusterings
 
 
-def training_labels(shards: ShardSet, label: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that supervised pretraining learns: samples int64 (M,), rising, and codes (M,).
+def training_samples(shards: ShardSet, recipe: Recipe) -> np.ndarray:
+    """The samples that a run learns from, int64 (M,), in rising order.
 
-    label: the column. split: a column whose rows of the training part are taken; empty: all rows.
+    With recipe.split those of its training part; with method=supervised those that have the label.
     """
-    samples, codes, _ = shards.memberships(label)
-    if split:
-        parts, names = shards.label(split)
-        train = np.array([part_of(name) == TRAIN for name in names] + [False])[parts[samples]]
-        samples, codes = samples[train], codes[train]
-    return samples, codes
+    learns = np.ones(len(shards), dtype=bool)
+    if recipe.split:
+        parts, names = shards.label(recipe.split)
+        learns = np.array([part_of(name) == TRAIN for name in names] + [False])[parts]
+    if recipe.method == "supervised":
+        learns &= np.isin(np.arange(len(shards)), shards.memberships(recipe.label)[0])
+    return np.flatnonzero(learns)
+
+
+def training_labels(
+    shards: ShardSet, label: str, samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that supervised pretraining learns: samples int64 (L,), rising, and codes (L,).
+
+    label: the column. samples: what training_samples returns. One with several labels comes often.
+    """
+    labeled, codes, _ = shards.memberships(label)
+    learns = np.isin(labeled, samples)
+    return labeled[learns], codes[learns]
 
 
 def classes_as_clusters(

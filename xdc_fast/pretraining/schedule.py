@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
+
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.recipe import Train
 
@@ -28,20 +31,30 @@ def learning_rate(settings: Train, step: int, steps: int) -> float:
 
 
 def training_batches(
-    loader: Loader, settings: Train, *, seed: int, flip: bool, iteration: int, step: int
+    loader: Loader,
+    samples: np.ndarray,
+    settings: Train,
+    *,
+    seed: int,
+    flip: bool,
+    iteration: int,
+    step: int,
 ) -> Iterator[tuple[int, Batch, float]]:
     """(epoch, batch, seconds waited for it) of an iteration's steps from `step` on.
 
+    samples: int64 (M,), in rising order; an epoch passes over them.
     Epochs count through the whole run; the last one of an iteration may be cut short. The first
     batches of an epoch are read while the last step of the one before trains.
     """
 
+    sizes = count_by_shard(loader.shards, samples)
+
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
-        sampler = EpochSampler(loader.shards.shard_sizes, settings.batch, seed=seed, epoch=epoch)
+        sampler = EpochSampler(sizes, settings.batch, seed=seed, epoch=epoch, samples=samples)
         windows = partial(random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=flip)
         return loader.batches(sampler, windows, start=start)
 
-    per_epoch = EpochSampler(loader.shards.shard_sizes, settings.batch).steps
+    per_epoch = EpochSampler(sizes, settings.batch).steps
     steps = steps_per_iteration(settings, per_epoch)
     first = iteration * math.ceil(steps / per_epoch)
     batches = open_epoch(first + step // per_epoch, step % per_epoch) if step < steps else iter(())

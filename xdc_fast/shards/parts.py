@@ -11,7 +11,7 @@ SPELLINGS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development"), VALIDATION),
     **dict.fromkeys(("eval", "evaluate", "evaluation"), EVALUATION),
 }
-FOLD = re.compile(r"(?:fold|cv|split)?[ _-]*\d{1,4}", re.IGNORECASE)
+FOLD = re.compile(r"(?:fold|cv|split)?[ _-]*(\d{1,4})", re.IGNORECASE | re.ASCII)
 
 
 def part_of(value: str) -> str | None:
@@ -19,6 +19,7 @@ def part_of(value: str) -> str | None:
     return SPELLINGS.get(value.strip().lower())
 
 
-def is_fold(value: str) -> bool:
-    """Whether a value is the number of a fold: 3, fold3, fold_03."""
-    return FOLD.fullmatch(value.strip()) is not None
+def fold_of(value: str) -> int | None:
+    """The number of the fold that a value means, as 3, fold3, fold_03; None for another value."""
+    found = FOLD.fullmatch(value.strip())
+    return int(found[1]) if found else None
