@@ -43,6 +43,12 @@ def read(videos, text, encoding="utf-8"):
         ("class,file,\ncat,a.mp4,\n", {"a.mp4": "cat"}),
         ("file,class\na.mp4,cat\na.mp4,cat\n", {"a.mp4": "cat"}),
         ("file,class\na.avi,cat\na.mp4,dog\n", {"a.mp4": "dog"}),
+        ("\n,\nfile,class\na.mp4,cat\n", {"a.mp4": "cat"}),
+        ("sep=;\r\nfile;class\r\na.mp4;cat, big\r\n", {"a.mp4": "cat, big"}),
+        ('file;class;"a, b, c and d"\na.mp4;cat;1\n', {"a.mp4": "cat"}),
+        ("file,class\na.mp4,cat,,\nb.mp4,dog\n", {"a.mp4": "cat", "b.mp4": "dog"}),
+        ("filename,class\na.mp4,cat\n", {"a.mp4": "cat"}),
+        ("file\tclass\r\na.mp4\tcat\r\n".encode("utf-16"), {"a.mp4": "cat"}),
     ],
 )
 def test_lines_that_name_a_file(videos, text, wanted):
@@ -69,9 +75,15 @@ def test_a_line_may_have_the_path_from_anywhere_above(videos):
         ("path,class\na.mp4,cat\n./a.mp4,dog\n", "lines 2 and 3 give"),
         ("file,class\nz.mp4,cat\n", r"none of its 1 lines names a file.*'z\.mp4'.*'a\.mp4'"),
         ("file,class, class\na.mp4,cat,dog\n", "two columns of the same name, 'class'"),
-        ("video,class\na.mp4,cat\n", "no column file or path or name; it has: video, class"),
+        (
+            "video,class\na.mp4,cat\n",
+            "no column file or path or filename or name; it has: video, class",
+        ),
         ('file,class\n"a.mp4,cat\n', "cannot be read as CSV"),
-        (b"file,class\na.mp4,\xff\n", "cannot be read as CSV"),
+        (b"file,class\na.mp4,caf\xe9\n", "line 2 is not UTF-8; save the table as UTF-8"),
+        ("file,class\na.mp4,c\0t\n", "line 2 holds a zero character"),
+        ("sep=;\nfile;class\n\na.mp4;cat;dog\n", r"line 4 \(a\.mp4\) has 3 cells"),
+        ("file,class,start,end\na.mp4,cat,1_0,2_0\n", "start '1_0' is no number of seconds"),
         ("", "no column file"),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,11 +15,13 @@ from pathlib import Path, PurePosixPath
 
 from xdc_fast.errors import UserError
 
-NAME_COLUMNS = ("file", "path", "name")
+NAME_COLUMNS = ("file", "path", "filename", "name")
 EDGES = ("start", "end")  # columns that say which segment of a file a line means, in seconds
 NO_EDGES = (None, None)
 LONGEST = 1e9  # seconds
 SEPARATORS = (",", ";", "\t")
+HINT = re.compile(r"\s*sep=(.)[^\S\r\n]*(?:\r?\n|\Z)")  # a first line that spreadsheets write
+SECONDS = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,28 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
     """The lines of a CSV, and the names of its columns of labels.
 
     columns: the names that the one with file names may have; the first that the table has is taken.
-    The separator is a comma, a semicolon or a tab. Blanks around cells, and lines without any cell,
-    do not count. Raises UserError, which names the line.
+    The separator is a comma, a semicolon or a tab; a line `sep=;` before the table may name it.
+    Blanks around cells, lines without any cell, and empty cells beyond the named columns do not
+    count. Raises UserError, which names the line.
     """
+    text, skipped = _text(path), 0
+    if hint := HINT.match(text):
+        text, skipped = text[hint.end() :], hint[0].count("\n")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        header_line = text.splitlines()[0] if text.strip() else ""
-        separator = max(SEPARATORS, key=header_line.count)
+        header_line = next((line for line in text.splitlines() if line.strip(",;\t ")), "")
+
+        def likeness(one: str) -> tuple[bool, int]:
+            names = [
+                name.strip().lower() for name in next(csv.reader([header_line], delimiter=one))
+            ]
+            return any(name in columns for name in names), len(names)
+
+        separator = hint[1] if hint else max(SEPARATORS, key=likeness)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader]
-    except (OSError, ValueError, csv.Error) as error:
+        records = [
+            (skipped + reader.line_num, [cell.strip() for cell in record]) for record in reader
+        ]
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}); mend it") from None
     records = [(number, cells) for number, cells in records if any(cells)]
     _, header = records[0] if records else (1, [])
@@ -67,6 +83,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
         )
     lines = []
     for number, cells in records[1:]:
+        while len(cells) > len(header) and not cells[-1]:
+            cells.pop()
         if len(cells) != len(header):
             raise UserError(
                 f"{path}: line {number} ({cells[0]}) has {len(cells)} cells, and the first line "
@@ -84,14 +102,28 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
     return lines, [name for name in named if name not in (key, *edges)]
 
 
+def _text(path: Path) -> str:
+    """A table as text; UserError where it is not UTF-8, nor UTF-16 with its mark."""
+    try:
+        content = path.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); mend it") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line} is not UTF-8; save the table as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}: line {line} holds a zero character; save the table as UTF-8")
+    return text
+
+
 def _seconds(cell: str, column: str, where: str) -> float | None:
     """A cell of a column of EDGES; None where it is empty."""
     if not cell:
         return None
-    try:
-        time = float(cell)
-    except ValueError:
-        time = math.nan
+    time = float(cell) if SECONDS.fullmatch(cell) else math.nan
     if not 0 <= time < LONGEST:
         raise UserError(f"{where}: {column} '{cell}' is no number of seconds from 0 up; mend it")
     return time

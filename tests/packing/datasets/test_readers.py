@@ -184,10 +184,20 @@ def test_kinetics400_has_its_split_and_test_videos_without_class(tmp_path):
     assert notes[1].startswith("kinetics400: 1 files have the same name as another file;")
 
 
-def test_kinetics400_lists_under_their_first_names(tmp_path):
-    """The first release: kinetics_train.csv, kinetics_val.csv, kinetics_test.csv."""
+@pytest.mark.parametrize(
+    "name",
+    (
+        "kinetics_train.csv",
+        "k400_train.csv",
+        "Train.csv",
+        "train_256.csv",
+        "kinetics-400_train.csv",
+    ),
+)
+def test_kinetics400_lists_under_their_other_names(tmp_path, name):
+    """The first release has kinetics_train.csv, and mirrors have names of their own."""
     text = KINETICS["annotations__train.csv"]
-    root = lay(tmp_path, *KINETICS_MEDIA, **{"kinetics_train.csv": text})
+    root = lay(tmp_path, *KINETICS_MEDIA, **{name: text})
     there, _, notes = read("kinetics400", root)
     assert {labels["split"] for labels in there.values()} == {"train"}
     assert notes[-1] == f"kinetics400: 2 files under {root} are in no list"

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 
 from xdc_fast.packing.datasets.listing import Holding, Row, malformed, parent
 from xdc_fast.shards.format import LABEL_SEPARATOR
+from xdc_fast.shards.parts import TEST, TRAIN, VALIDATION, part_of
 
-UCF = re.compile(r"(\w+)/(v_\w+_(g\d+)_c\d+)\.avi(?:\s+\d+)?")
+UCF = re.compile(r"(\w+)[/\\](v_\w+_(g\d+)_c\d+)\.avi(?:\s+\d+)?")
 HMDB = re.compile(r"(\S.*)\.avi\s+([012])")
 HMDB_LIST = re.compile(r"(.+)_test_split[123]\.txt")
-KINETICS_LIST = re.compile(r"(?:kinetics[-_]?(\d+)?[-_])?(train|validate|val|test)\.csv")
+KINETICS_LIST = re.compile(
+    r"(?:k(?:inetics)?[-_]?(\d+)?[-_])?(train|validate|validation|val|test)(?:[-_]\w+)?\.csv", re.I
+)
 AUDIOSET_LIST = re.compile(r"(?:.*[-_])?(balanced_train|unbalanced_train|eval)_segments\.csv")
 EPIC_LIST = re.compile(r"EPIC_Sounds_(train|validation|recognition_test_timestamps)\.csv")
 EPIC_TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -25,7 +28,7 @@ THUMOS_TABLE = re.compile(r"(val|test)_(Annotation|video_info).*\.csv|thumos14_\
 THUMOS = re.compile(r"video_(validation|test)_\d{7}")
 THUMOS_LINE = re.compile(r"(video_(?:validation|test)_\d{7})\s+[\d.]+\s+[\d.]+")
 
-KINETICS_SPLITS = {"train": "train", "val": "val", "validate": "val", "test": "test"}
+KINETICS_SPLITS = {TRAIN: "train", VALIDATION: "val", TEST: "test"}
 AUDIOSET_SPLITS = {
     "balanced_train": ("train", "train"),  # columns split, split_balanced
     "unbalanced_train": ("train", ""),
@@ -104,7 +107,8 @@ def kinetics(holding: Holding, size: str) -> Iterator[Row]:
             video = _youtube(line["youtube_id"], where)
             start, end = (int(_number(line[f"time_{edge}"], where)) for edge in ("start", "end"))
             split = line.get("split") or lists[listed]
-            if split not in KINETICS_SPLITS:
+            part = part_of(split)
+            if part not in KINETICS_SPLITS:
                 raise malformed(where, f"a split '{split}'")
             stem = f"{video}_{start:06d}_{end:06d}"
             if stem not in rows:
@@ -112,7 +116,7 @@ def kinetics(holding: Holding, size: str) -> Iterator[Row]:
                 rows[stem].whole, rows[stem].part = holding.find(video), (start, end)
             row = rows[stem]
             row.put("class", line.get("label", ""), where)
-            row.put("split", KINETICS_SPLITS[split], where)
+            row.put("split", KINETICS_SPLITS[part], where)
             row.put("youtube_id", video, where)
     return iter(rows.values())
 
