@@ -16,7 +16,7 @@ from xdc_fast.packing.encode import open_mp4, packed_size
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.timeline import resample_frames, sample_count
-from xdc_fast.shards.decode import decode_frames, decode_waveform, turn
+from xdc_fast.shards.decode import decode_frames, decode_waveform, orientation, turn
 from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
 from xdc_fast.shards.streams import frame_count, nearest_rate
 
@@ -156,6 +156,25 @@ def test_rotation_is_applied(tmp_path, packed, way, codec):
     height, width = frames.shape[1:3]
     found = frames[10].mean(-1)[height // 4 :: height // 2, width // 4 :: width // 2]
     assert np.abs(found - wanted).max() < 6
+
+
+class Unknown:
+    """A frame with side data of a type that PyAV does not know."""
+
+    def __init__(self, frame):
+        self.rotation = frame.rotation
+
+    @property
+    def side_data(self):
+        raise ValueError("29 is not a valid Type")
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotation_beside_unknown_side_data(tmp_path, degrees):
+    path = make_media(tmp_path / "x.mp4", pictures=corners, turn=(degrees, False, False))
+    with av.open(path) as file:
+        frame = next(file.decode(video=0))
+    assert orientation(Unknown(frame)) == orientation(frame)
 
 
 def test_turn_is_what_the_matrix_says():

@@ -366,13 +366,14 @@ def test_messages_name_the_dots(tmp_path):
     assert "cat/clip 2" in result.stderr and "a name has no dot but the one" in result.stderr
 
 
-@pytest.mark.parametrize("ending", ["m4v", "ts", "opus", "aac"])
+@pytest.mark.parametrize("ending", ["m4v", "ts", "opus", "aac", "mka"])
 def test_endings_that_are_taken(ending, tmp_path):
     if ending in ("m4v", "ts"):
         made = clocked(tmp_path / f"x.{ending if ending == 'ts' else 'mp4'}", seconds=1)
     else:
         codec, rate = ("libopus", 48000) if ending == "opus" else ("aac", 44100)
-        with av.open(str(tmp_path / f"x.{ending}"), "w") as container:
+        kind = {"mka": "matroska"}.get(ending)
+        with av.open(str(tmp_path / f"x.{ending}"), "w", format=kind) as container:
             stream = container.add_stream(codec, rate=rate, layout="mono")
             write_sound(container, stream, tone(1, rate, 0.4), rate)
         made = tmp_path / f"x.{ending}"

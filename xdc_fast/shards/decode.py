@@ -38,11 +38,16 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The frame's display matrix maps a stored point (x, y) to (ax + cy, bx + dy). Other angles are
     rounded to quarter turns.
     """
-    side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub has another type
-    if SideData.DISPLAYMATRIX not in side_data:
-        return False, False, False
-    matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
-    (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
+    try:
+        side_data = cast(SideDataContainer, frame.side_data)  # PyAV's stub has another type
+    except ValueError:  # side data that PyAV does not know, as the view of MV-HEVC, hide the others
+        angle = np.deg2rad(frame.rotation)
+        (a, b), (c, d) = np.round([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    else:
+        if SideData.DISPLAYMATRIX not in side_data:
+            return False, False, False
+        matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
+        (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, bool(a < 0), bool(d < 0)
     return True, bool(c < 0), bool(b < 0)
