@@ -296,3 +296,11 @@ def test_weights_of_another_architecture_are_one_line(run, tmp_path):
     path.write_text(path.read_text().replace("audio_tiny", "audio_small"))
     with pytest.raises(UserError, match=r"another architecture than audio_small: .* set audio.enc"):
         load(tmp_path / "run")
+
+
+def test_results_do_not_go_into_a_shard_set(toy_shards):
+    model = load("random", recipe=load_recipe(None, TINY))
+    before = sorted(path.name for path in toy_shards.root.iterdir())
+    with pytest.raises(UserError, match="holds a shard set; give another folder with --out"):
+        probe(model, toy_shards, "class", ONE, out=toy_shards.root)
+    assert sorted(path.name for path in toy_shards.root.iterdir()) == before

@@ -125,7 +125,7 @@ def test_leaks_are_refused(toy_shards, tmp_path):
         ({"class": ["a"] * N, "part": ["1", "2"] * 24}, "'class' has 1 class; a classifier"),
         (
             {"class": ["a", *"bc" * 23, "b"], "part": ["test"] + ["train"] * (N - 1)},
-            "class 'a' of 'class' has 0 training videos in split 'part'; 1 are needed",
+            "class 'a' of 'class' has 0 training videos in split 'part', and needs 1",
         ),
         (
             {"class": ["a", *"bc" * 23, "b"], "part": ["1", *"12" * 23, "2"]},

@@ -313,6 +313,7 @@ def test_mistakes_are_one_line_and_status_2(videos, tmp_path):
     for arguments, words in [
         (("pack", tmp_path / "nowhere", tmp_path / "out"), "no such file"),
         (("pack", videos, full), "not an empty folder"),
+        (("pack", videos, full / "thesis.tex"), "thesis.tex: is a file; choose a folder"),
         (("pack", videos, tmp_path / "out", "--fps", 0), "fps="),
         (("pack", videos, tmp_path / "out", "--short-side", 33), "short_side="),
         (("pack", videos, tmp_path / "out", "--fps", 1e-9), "fps="),

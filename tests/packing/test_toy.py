@@ -231,6 +231,6 @@ def test_never_writes_into_a_used_folder(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):
         toy.make_toy(tmp_path, 2)
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="is a file; give a new folder"):
         toy.make_toy(tmp_path / "mine.txt", 2)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

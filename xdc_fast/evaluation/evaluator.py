@@ -19,6 +19,7 @@ from xdc_fast.files import check_writable
 from xdc_fast.models.load import Model
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import MANIFEST
 
 
 class Evaluator:
@@ -53,6 +54,8 @@ class Evaluator:
         self.modalities = (modality,) if modality else common
         if self.out:
             check_writable(self.out)
+            if (self.out / MANIFEST).exists():
+                raise UserError(f"{self.out}: holds a shard set; give another folder with --out")
         check_memory(self.recipe, self.modalities, self.device, training=False)
         if model.name == "random":
             encoders = self.encoders(*self.modalities)

@@ -234,7 +234,7 @@ def _refuse_small(
     if counts.min() < needed:
         raise UserError(
             f"{shards.root}: class '{classes[int(counts.argmin())]}' of '{label}' has "
-            f"{counts.min()} training videos in split '{name}'; {needed} are needed: pack more, or "
+            f"{counts.min()} training videos in split '{name}', and needs {needed}: pack more, or "
             "take a coarser label"
         )
 

@@ -164,7 +164,9 @@ def _check_same_run(out: Path, old: dict, new: dict) -> None:
 def _claim(out: Path) -> Iterator[None]:
     """Lock OUT for this run; raises UserError where it holds other files or is locked."""
     if not (out / WORK).exists():
-        if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {REFUSED}):
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file; choose a folder")
+        if out.exists() and {p.name for p in out.iterdir()} - {REFUSED}:
             raise UserError(
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
             )

@@ -111,14 +111,13 @@ def make_toy(
         [name, *draw_factors(number, classes, seed)[0].values()]
         for number, name in enumerate(names)
     ]
-    taken = f"{out} is not an empty folder: give a new one, or remove it first"
     if out.exists() and not out.is_dir():
-        raise UserError(taken)
+        raise UserError(f"{out}: is a file; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock", f"{out}: another process is writing there; wait for it"):
         found = {path.name for path in out.glob("[!.]*")}
         if found and (found - {LABELS, *names} or not _holds(out / LABELS, rows)):
-            raise UserError(taken)
+            raise UserError(f"{out}: is not an empty folder; give a new one, or remove it first")
         write_csv(out / LABELS, ("file", "class", *DISTRACTORS), rows)
         make = partial(make_video, out, classes=classes, seed=seed)
         workers = workers or len(os.sched_getaffinity(0))
