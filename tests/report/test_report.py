@@ -343,3 +343,11 @@ def test_labels_of_lines_do_not_touch():
         assert (np.diff(np.array(moved)[order]) >= charts.GAP - 1e-9).all()
         assert min(moved) >= 8 - 1e-9 and max(moved) <= 150 + 1e-9
     assert charts.spread([20, 90], 8, 150) == [20, 90]
+
+
+def test_segments_of_one_file_are_told_apart(tmp_path):
+    long = make_media(tmp_path / "long.mp4", seconds=4)
+    pack(collect([long], None, tmp_path / "set"), tmp_path / "set",
+         PackSettings(short_side=32, segment=2))  # fmt: skip
+    shards = ShardSet(tmp_path / "set")
+    assert [pictures.name_of(shards, i) for i in (0, 1)] == ["long.mp4", "long.mp4 from 2 s"]

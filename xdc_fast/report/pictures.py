@@ -37,7 +37,7 @@ class Exhibit:
     """
 
     index: int
-    source: str
+    source: str  # and where in it a segment begins
     frames: list[str]
     sound: str
     mel: np.ndarray
@@ -75,11 +75,17 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
     pcm = shards.waveform(name, row, int(window.start[0]), shape.samples)
     return Exhibit(
         index=index,
-        source=shards.sources[index],
+        source=name_of(shards, index),
         frames=[data_uri("image/jpeg", frame) for frame in frames],
         sound=data_uri("audio/wav", wav_header(len(pcm), shards.sample_rate) + pcm.tobytes()),
         mel=spectrogram(torch.from_numpy(pcm)[None], inputs.spec)[0].numpy(),
     )
+
+
+def name_of(shards: ShardSet, index: int) -> str:
+    """The source of a sample, and where in it a segment begins."""
+    start = shards.starts[index]
+    return f"{shards.sources[index]} from {start:g} s" if start else shards.sources[index]
 
 
 def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes]:

@@ -234,6 +234,11 @@ class ShardSet:
         """The source file of each sample, by samples.csv."""
         return self._column("source")
 
+    @cached_property
+    def starts(self) -> list[float]:
+        """Where each sample begins in its source, in seconds, by samples.csv."""
+        return [float(start) for start in self._column("start")]
+
     def labels_of(self, index: int) -> dict[str, str]:
         """{column: text} of one sample, by samples.csv; "" where it has no label."""
         tables = {column: self._coded(column) for column in self.label_names}
