@@ -73,7 +73,7 @@ def make_run(shards, root, iterations=3, method="xdc", seed=0):
         )
         run.add_metrics(record)
         records.append(record)
-    run.save_summary(run_record(method, K, shards, records, 754.4))
+    run.save_summary(run_record(method, K, shards, len(shards), records, 754.4))
     return run
 
 

@@ -182,6 +182,7 @@ def test_a_run_with_a_split_never_reads_its_test_part(toy_shards, tmp_path, gath
     assert whole["iterations"][0]["clusters"]["n_unreadable"] == 0
     steps = [line["step"] for line in run.metrics() if "step" in line]
     assert max(steps) == 2 * (32 // 12)
+    assert (whole["samples"], whole["learned"]) == (48, 32)
 
     # the test part's pictures and sound are destroyed, and the weights are the same
     for name in held.shards:

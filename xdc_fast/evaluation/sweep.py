@@ -75,10 +75,10 @@ def check_leakage_ahead(recipe: Recipe, task: ProbeTask) -> None:
 def metrics_of(trial: Trial, task: ProbeTask | None) -> dict | None:
     """What a run came to; None when it is not finished and probed.
 
-    {samples, seconds, nmi_audio_video (of the last iteration, None where the method has none)} and
-    for each label LABEL_chance and, with each modality, {LABEL_MODALITY_accuracy, _nmi, _other,
-    _other_nmi}: probe accuracy, the NMI of clusters with the label, and the column, other than it,
-    with the largest NMI.
+    {samples (that it learned from), seconds, nmi_audio_video (of the last iteration, None where the
+    method has none)} and for each label LABEL_chance and, with each modality,
+    {LABEL_MODALITY_accuracy, _nmi, _other, _other_nmi}: probe accuracy, the NMI of clusters with
+    the label, and the column, other than it, with the largest NMI.
     """
     root = Path(trial.recipe.out)
     if not _finished(root):
@@ -87,7 +87,8 @@ def metrics_of(trial: Trial, task: ProbeTask | None) -> dict | None:
     if task is not None and len(probes) < len(task.labels):
         return None
     summary = Run.open(root).summary()
-    metrics = {key: summary[key] for key in ("samples", "seconds")}
+    learned = summary.get("learned", summary["samples"])  # runs of earlier versions lack it
+    metrics = {"samples": learned, "seconds": summary["seconds"]}
     metrics["nmi_audio_video"] = summary["iterations"][-1]["nmi_audio_video"]
     return metrics | _of_probes(probes, "pretrained", "nmi")
 

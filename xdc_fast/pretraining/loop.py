@@ -159,7 +159,9 @@ def pretrain(recipe: Recipe) -> dict:
             kept = settings.heads == "kept" and recipe.cluster.warm_start
             state.next_iteration(record, heads if kept else None)
             state.seconds = time.perf_counter() - began
-            run.save_summary(run_record(method, k, shards, state.records, state.seconds))
+            run.save_summary(
+                run_record(method, k, shards, len(samples), state.records, state.seconds)
+            )
             save()
     run.save_encoders(encoders)
     return run.summary()

@@ -86,12 +86,18 @@ def iteration_record(
     return record
 
 
-def run_record(method: str, k: int, shards: ShardSet, records: list[dict], seconds: float) -> dict:
-    """summary.json: what a run came to. records: those of its iterations."""
+def run_record(
+    method: str, k: int, shards: ShardSet, learned: int, records: list[dict], seconds: float
+) -> dict:
+    """summary.json: what a run came to.
+
+    learned: how many samples of the set it learns from. records: those of its iterations.
+    """
     return {
         "method": method,
         "k": k,
         "samples": len(shards),
+        "learned": learned,
         "iterations": records,
         "seconds": seconds,
         "data": shards.fingerprint,
@@ -152,7 +158,14 @@ def record_form(method: str) -> dict:
 
 def run_form(method: str) -> dict:
     """The form of `run_record`, likewise."""
-    known = {"method": str, "k": int, "samples": int, "seconds": float, "data": str}
+    known = {
+        "method": str,
+        "k": int,
+        "samples": int,
+        "learned?": int,
+        "seconds": float,
+        "data": str,
+    }
     return {**known, "iterations": [record_form(method)]}
 
 
