@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -54,3 +55,23 @@ def test_a_batch_that_cannot_be_read_is_left_out(toy_shards, monkeypatch):
     calibrate(encoders, loader, INPUTS, 12, stop=lambda: calls.append(1))
     assert len(calls) == 3 and loader.failures == {"undecodable": 12}
     assert np.isfinite(first_norm(encoders["audio"]).running_mean.numpy()).all()
+
+
+@pytest.mark.parametrize("samples", [None, np.arange(0, 48, 3)])
+def test_a_batch_above_the_set_reads_each_sample_once(toy_shards, samples):
+    chosen = np.arange(48) if samples is None else samples
+    loader = HostLoader(toy_shards, INPUTS.shape.only("audio"))
+    read, found, batches = [], [], loader.batches
+
+    def counted(*arguments, **options):
+        for part in batches(*arguments, **options):
+            read.append(part.index.tolist())
+            yield part
+
+    loader.batches = counted
+    for batch in (len(chosen), 1000):
+        encoders = build_encoders(RECIPE, names=("audio",))
+        calibrate(encoders, loader, INPUTS, batch, samples=samples)
+        found.append(first_norm(encoders["audio"]).running_mean)
+    assert read == [chosen.tolist()] * 2
+    assert torch.equal(*found)

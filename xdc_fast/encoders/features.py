@@ -66,6 +66,8 @@ class Features:
 
     def spread(self, samples: np.ndarray, count: int) -> Features:
         """The rows as those of `samples`, int64 (M,), among `count`; the others are not valid."""
+        if len(samples) == count:
+            return self
         whole = Features.zeros(count, {name: a.shape[1] for name, a in self.arrays.items()})
         whole.valid[samples] = self.valid
         for name, array in self.arrays.items():

@@ -31,19 +31,8 @@ from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
 AUDIO = (
-    "wav",
-    "flac",
-    "ogg",
-    "oga",
-    "opus",
-    "mp3",
-    "m4a",
-    "mka",
-    "aac",
-    "aif",
-    "aiff",
-    "caf",
-    "wma",
+    *("wav", "flac", "ogg", "oga", "opus", "mp3"),
+    *("m4a", "mka", "aac", "aif", "aiff", "caf", "wma"),
 )
 SURVEYED = 100  # samples
 WAV_HEAD = 4096  # bytes; a header that is longer goes to the decoder
