@@ -351,3 +351,11 @@ def test_segments_of_one_file_are_told_apart(tmp_path):
          PackSettings(short_side=32, segment=2))  # fmt: skip
     shards = ShardSet(tmp_path / "set")
     assert [pictures.name_of(shards, i) for i in (0, 1)] == ["long.mp4", "long.mp4 from 2 s"]
+
+
+def test_the_heading_counts_what_the_run_learned_from(shards, tmp_path):
+    run = make_run(shards, tmp_path / "run", iterations=1)
+    run.save_summary(run.summary() | {"learned": 7})
+    page = Page(write_report(run, shards).read_text())
+    (facts,) = page.all("p", _class="facts")
+    assert "7 samples" in facts["text"] and f"{len(shards)} samples" not in facts["text"]
