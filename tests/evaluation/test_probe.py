@@ -26,7 +26,7 @@ from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.probe import (
     ProbeSettings,
-    accuracy,
+    classify,
     divide,
     label_nmi,
     probe,
@@ -78,6 +78,17 @@ def test_the_result_keeps_its_contract_and_stays_with_the_run(run, result, toy_s
             assert set(nmi) == set(toy_shards.label_names)
             assert all(0 <= value <= 1 for value in nmi.values())
     assert result["nmi"] != result["nmi_random"]
+
+
+def test_the_result_says_the_predicted_class_of_each_test_video(result, toy_shards):
+    codes, classes = toy_shards.label("class")
+    test = divide(toy_shards, "class", codes, classes, ONE).test
+    assert result["tested"] == test.tolist() and result["names"] == list(classes)
+    for modality in ("video", "audio"):
+        for key, accuracy in result[modality].items():
+            found = np.array(result["predicted"][modality][key])
+            assert found.shape == test.shape
+            assert (found == codes[test]).mean() == pytest.approx(accuracy)
 
 
 def figures(result):
@@ -210,20 +221,21 @@ def test_the_random_encoders_are_the_runs_own_start(run, result, toy_shards):
         rows = [encoder.eval()(inputs.of("audio", b)) for b in loader.batches(sampler, windows)]
     codes, classes = toy_shards.label("class")
     train, test = divide(toy_shards, "class", codes, classes, ONE)[1:]
-    found = accuracy(torch.cat(rows).numpy(), codes, train, test, 0)
-    assert found == pytest.approx(result["audio"]["random"])
+    found = classify(torch.cat(rows).numpy(), codes, train, test, 0)
+    assert found.tolist() == result["predicted"]["audio"]["random"]
 
 
-def test_accuracy_is_that_of_a_plain_logistic_regression():
+def test_the_classifier_is_a_plain_logistic_regression():
     codes = rng.integers(0, 3, 300)
     features = np.eye(3)[codes] @ rng.standard_normal((3, 8)) + rng.standard_normal((300, 8))
     train, test = np.arange(200), np.arange(200, 300)
     scaler = StandardScaler().fit(features[train])
     plain = LogisticRegression(max_iter=2000).fit(scaler.transform(features[train]), codes[train])
     expected = plain.score(scaler.transform(features[test]), codes[test])
-    assert accuracy(features, codes, train, test, seed=0) == pytest.approx(expected, abs=0.05)
+    found = (classify(features, codes, train, test, seed=0) == codes[test]).mean()
+    assert found == pytest.approx(expected, abs=0.05)
     noise = rng.standard_normal((300, 8))
-    assert accuracy(noise, codes, train, test, seed=0) < 0.5
+    assert (classify(noise, codes, train, test, seed=0) == codes[test]).mean() < 0.5
 
 
 def test_a_random_split_is_stratified_seeded_and_by_video(toy_shards):

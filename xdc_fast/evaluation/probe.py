@@ -69,9 +69,11 @@ def probe(
     with the label and every other column of classes.
 
     Returns {label, classes, chance, video: {pretrained, random}, audio: {...}, train, test, nmi:
-    {modality: {column: ...}}, nmi_random, ...}: accuracies and chance (the share of the test
-    part's most frequent class) 0 to 1, counts of videos, NMI of the clusters of pretrained and of
-    random features, then what the result was made of. It is kept in `out`, or in the run's folder.
+    {modality: {column: ...}}, nmi_random, names, tested, predicted: {modality: {pretrained,
+    random}}, ...}: accuracies and chance (the share of the test part's most frequent class) 0 to 1,
+    counts of videos, NMI of the clusters of pretrained and of random features, the classes, the
+    indices of the test videos and the class of each by the classifier (a position in names), then
+    what the result was made of. It is kept in `out`, or in the run's folder.
     Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
     in both parts.
     """
@@ -141,16 +143,24 @@ def score(
     check_readable(shards, train, test)
     chance = float(np.bincount(codes[test]).max() / len(test))
     result: dict = {"label": label, "classes": len(classes), "chance": chance}
+    predicted: dict = {}
     for name in evaluator.modalities:
+        predicted[name] = {
+            key: classify(features.arrays[name], codes, train, test, settings.seed)
+            for key, features in (("pretrained", trained), ("random", random))
+        }
         result[name] = {
-            "pretrained": accuracy(trained.arrays[name], codes, train, test, settings.seed),
-            "random": accuracy(random.arrays[name], codes, train, test, settings.seed),
+            key: float((found == codes[test]).mean()) for key, found in predicted[name].items()
         }
     result |= {"train": len(train), "test": len(test)}
     columns = list(dict.fromkeys((label, *class_columns(shards))))
     how = (valid, k, evaluator.recipe.cluster, settings.seed, shards, columns)
     for key, features in (("nmi", trained), ("nmi_random", random)):
         result[key] = {m: label_nmi(features.arrays[m], *how) for m in evaluator.modalities}
+    result |= {"names": list(classes), "tested": test.tolist()}
+    result["predicted"] = {
+        name: {key: found.tolist() for key, found in by.items()} for name, by in predicted.items()
+    }
     return result
 
 
@@ -198,10 +208,10 @@ def divide(
     return first
 
 
-def accuracy(
+def classify(
     features: np.ndarray, codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
-) -> float:
-    """Test accuracy, 0 to 1, of logistic regression on standardised features float (N, D).
+) -> np.ndarray:
+    """Classes of the test part, int (M,), by logistic regression on standardised features (N, D).
 
     codes: int (N,), the classes. train, test: int (M,), the samples of each part.
     """
@@ -211,4 +221,4 @@ def accuracy(
         cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
     )
     model.fit(features[train], codes[train])
-    return float(model.score(features[test], codes[test]))
+    return model.predict(features[test])
