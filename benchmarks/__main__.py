@@ -40,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = make_parser().parse_args()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     names = stage_names()
     chosen = names if "all" in options.stage else options.stage
     gpu = describe_machine()["gpu"]

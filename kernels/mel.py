@@ -1,4 +1,4 @@
-"""The log-mel definition and the tables that the CPU and CUDA kernels share."""
+"""The log-mel definition, and the tables of the CPU kernel."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,11 +114,18 @@ def filter_bank(spec: MelSpec) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
+def window(spec: MelSpec) -> np.ndarray:
+    """The periodic Hann window, float64 (n_fft,): zeros beyond win_length, which is centred."""
+    hann = np.sin(np.pi * np.arange(spec.win_length) / spec.win_length) ** 2
+    left = (spec.n_fft - spec.win_length) // 2
+    return np.pad(hann, (left, spec.n_fft - spec.win_length - left))
+
+
 @lru_cache
 def tables(spec: MelSpec) -> Tables:
     """The tables of a specification, made once."""
     half = spec.n_fft // 2
-    window = np.sin(np.pi * np.arange(spec.win_length) / spec.win_length) ** 2
+    left = (spec.n_fft - spec.win_length) // 2
     angle = 2 * np.pi * np.arange(half // 2 + 1) / spec.n_fft
     position = _positions(half)
     rows = np.append(2 * position, 1)
@@ -132,7 +139,7 @@ def tables(spec: MelSpec) -> Tables:
         weights += [line[used] / 4, np.zeros(spare)]
         offsets.append(offsets[-1] + len(used) + spare)
     return Tables(
-        window.astype(np.float32),
+        window(spec)[left : left + spec.win_length].astype(np.float32),
         _twiddles(half).astype(np.float32),
         np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32),
         rows.astype(np.int32),

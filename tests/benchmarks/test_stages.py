@@ -66,7 +66,8 @@ def test_stage(stage):
     for item in items:
         assert "failed" not in item, item
         check_item(item)
-        assert item["peers"] and item["case"] and item["unit"]
+        assert item["case"] and item["unit"]
+        assert item["peers"] or stage == "sass"  # machine code has none
     assert len({item["case"] for item in items}) == len(items)
 
 

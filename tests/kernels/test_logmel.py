@@ -1,13 +1,14 @@
 import threading
 
-import numba
 import numpy as np
 import pytest
 import torch
 import torchaudio
 
+from benchmarks.stages import sass
 from tests.common.scripts import run_script
 from xdc_fast.kernels import MelSpec, filter_bank, log_mel
+from xdc_fast.kernels.logmel_cuda import specialise
 
 PAPER = MelSpec()
 WIDE = MelSpec(n_fft=512, win_length=400, n_mels=64)
@@ -290,8 +291,12 @@ SIMULATED = """
 from numba import cuda
 from xdc_fast.kernels import log_mel
 from xdc_fast.kernels.logmel_cuda import log_mel_cuda
-short = MelSpec(n_fft=64, win_length=64, hop_length=40, n_mels=4)
-for spec, dtype in ((spec, np.int16), (short, np.float32)):
+others = (
+    MelSpec(n_fft=16, win_length=16, hop_length=5, n_mels=3),
+    MelSpec(n_fft=64, win_length=51, hop_length=40, n_mels=4),
+    MelSpec(n_fft=128, win_length=128, hop_length=9, n_mels=9, center=True),
+)
+for spec, dtype in ((spec, np.int16), *((other, np.float32) for other in others)):
     wave = waveform if dtype == np.int16 else (waveform / 32768).astype(dtype)
     expected = log_mel(wave, spec)
     out = cuda.to_device(np.zeros_like(expected))
@@ -323,21 +328,23 @@ for item in items:
     )
 
 
-@pytest.mark.parametrize("dtype", [numba.int16, numba.float32])
-def test_cuda_kernel_compiles_for_hopper(dtype):
-    from numba import cuda
-
-    from xdc_fast.kernels.logmel_cuda import log_mel_kernel
-
-    f1, i1 = numba.float32[::1], numba.int32[::1]
-    signature = (
-        dtype[:, ::1], numba.int64, numba.int64, numba.int64, numba.float32,
-        f1, f1, numba.float32[:, ::1], i1, i1, i1, f1, numba.float32[:, :, ::1],
-    )  # fmt: skip
-    ptx, _ = cuda.compile_ptx(log_mel_kernel.py_func, signature, cc=(9, 0))
+@pytest.mark.parametrize(("spec", "integer"), [(PAPER, True), (WIDE, False)])
+def test_cuda_kernel_for_hopper_is_one_line_of_registers(spec, integer):
+    """No loop, no call, nothing in local memory: the indices are constants of instructions."""
+    ptx = sass.log_mel_ptx(spec, integer)
     assert ".target sm_90" in ptx
     # A constant or an index in the wrong type would move the arithmetic to float64.
     assert ".f64" not in ptx
+    code = sass.assemble(ptx)
+    assert (code.loops, code.calls, code.local_bytes) == (0, 0, 0)
+    # an FFT in registers: 5 n log2 n / 2 operations are 5,120 of 256 samples and 11,520 of 512
+    per_frame = code.instructions * specialise(spec, integer).threads
+    assert per_frame < {PAPER: 13_000, WIDE: 26_000}[spec]
+
+
+def test_a_transform_that_does_not_fit_the_device_is_refused():
+    with pytest.raises(ValueError, match="at most 4096 on a CUDA device, got 8192"):
+        specialise(MelSpec(n_fft=8192, win_length=400), integer=True)
 
 
 @pytest.mark.gpu
