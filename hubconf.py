@@ -7,7 +7,7 @@ from torch import nn
 import xdc_fast
 
 dependencies = ["torch", "numpy", "yaml", "tqdm", "av", "simplejpeg", "safetensors", "numba"]
-dependencies += ["scipy", "faiss"]
+dependencies += ["scipy"]
 
 # in a checkout that is not installed, `kernels` lies beside the package and not within
 xdc_fast.__path__.append(str(Path(__file__).parent))

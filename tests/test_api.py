@@ -105,6 +105,8 @@ def test_kmeans_finds_the_groups_and_keeps_their_numbers():
             xdc_fast.kmeans(*arguments)
     with pytest.raises(UserError, match=r"previous of shape \(3,\)"):
         xdc_fast.kmeans(features, 5, previous=np.zeros(3, int))
+    with pytest.raises(UserError, match="device=tpu: must be one of auto, cpu, cuda"):
+        xdc_fast.kmeans(features, 5, device="tpu")
 
 
 def test_log_mel_of_arrays_and_tensors_is_torchaudios():

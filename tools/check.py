@@ -84,9 +84,14 @@ def check_machine() -> Iterator[Check]:
             f"label counts, {where}", "scikit-learn", "samples", 0, partial(compare_labels, device)
         )
     yield attempt("NMI, cpu", "scikit-learn", "absolute", 1e-9, compare_nmi)
-    yield attempt(
-        "k-means, cpu", "NumPy, float64", "squared distance, relative", 1e-4, compare_kmeans
-    )
+    for device in devices:
+        yield attempt(
+            f"k-means, {device.type}",
+            "NumPy, float64",
+            "squared distance, relative",
+            1e-4,
+            partial(compare_kmeans, device),
+        )
     with tempfile.TemporaryDirectory() as folder:
         yield from check_loaders(Path(folder), devices)
     for device in devices:
@@ -180,12 +185,12 @@ def compare_nmi() -> float:
     return abs(nmi(contingency(a, b, 64, 50)) - expected)
 
 
-def compare_kmeans() -> float:
+def compare_kmeans(device: torch.device) -> float:
     """How much farther than the nearest centroid, in float64, an assigned one is at most."""
     rng = np.random.default_rng(0)
     points = rng.standard_normal((4000, 64)) + rng.standard_normal((20, 64))[np.arange(4000) % 20]
     points = points.astype(np.float32)
-    found = cluster([points], np.ones(len(points), dtype=bool), 20, Cluster(), seed=0)
+    found = cluster([points], np.ones(len(points), dtype=bool), 20, Cluster(), 0, device)
     square = ((points[:, None].astype(np.float64) - found.centroids) ** 2).sum(axis=2)
     nearest = square.min(axis=1)
     return float((square[np.arange(len(points)), found.assignment] / nearest - 1).max())

@@ -43,8 +43,6 @@ def versions() -> list[tuple[str, str]]:
 
 
 def machine() -> list[tuple[str, str]]:
-    import faiss
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     rows = [
         ("cores", str(len(os.sched_getaffinity(0)))),
@@ -53,7 +51,6 @@ def machine() -> list[tuple[str, str]]:
         ("CUDA kernels", kernels()),
         ("NVDEC", nvdec()),
         ("DALI", importable("nvidia.dali")),
-        ("faiss GPUs", str(faiss.get_num_gpus())),
         ("threads", threads()),
     ]
     if os.environ.get("NUMBA_ENABLE_CUDASIM"):
@@ -62,7 +59,6 @@ def machine() -> list[tuple[str, str]]:
 
 
 def stages() -> list[tuple[str, str]]:
-    import faiss
     import torch
 
     cuda = torch.cuda.is_available()
@@ -72,10 +68,7 @@ def stages() -> list[tuple[str, str]]:
         ("clips", f"{'DALI on the GPU' if cuda else 'host path'}, since {why}"),
         ("log-mel", f"numba {'CUDA' if cuda else 'CPU'} kernel, since {why}"),
         ("encoders", f"{'cuda' if cuda else 'cpu'}, since {why}"),
-        (
-            "k-means",
-            "faiss on the GPU" if faiss.get_num_gpus() else "faiss on the CPU: faiss sees no GPU",
-        ),
+        ("k-means", f"{'cuda' if cuda else 'cpu'}, since {why}"),
     ]
 
 

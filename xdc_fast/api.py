@@ -149,12 +149,12 @@ def kmeans(
     pca: int = 0,
     max_samples: int = 0,
     previous: np.ndarray | None = None,
-    gpu: bool = False,
+    device: str = "cpu",
 ) -> Clustering:
     """k-means of feature vectors, as pretraining clusters them.
 
     Args:
-        features: float32 (N, D).
+        features: float32 or float16 (N, D).
         k: clusters, at most N.
         seed: of the random start.
         n_init: random starts; the best one is used.
@@ -164,7 +164,7 @@ def kmeans(
         max_samples: samples that the centroids are fitted on, drawn at random; 0 for all.
         previous: int (N,), an assignment to start from in place of a random one, -1 for none;
             clusters keep their numbers.
-        gpu: search on the GPUs that faiss sees.
+        device: where it computes: "cpu", "cuda", or "auto", which is CUDA where there is any.
 
     Returns:
         A Clustering: assignment int32 (N,), centroids float32 (k, D) of the features as they were
@@ -180,9 +180,13 @@ def kmeans(
     >>> np.bincount(found.assignment).tolist(), found.centroids.shape
     ([50, 50], (2, 8))
     """
+    from xdc_fast.clips.loader import choose_device
     from xdc_fast.clusters.kmeans import cluster
 
-    features = np.ascontiguousarray(features, dtype=np.float32)
+    where = choose_device(device)
+    features = np.asarray(features)
+    if features.dtype != np.float16:
+        features = features.astype(np.float32, copy=False)
     if features.ndim != 2:
         raise UserError(f"features of shape {features.shape}: give one vector a row, (N, D)")
     if previous is not None and np.shape(previous) != (len(features),):
@@ -192,7 +196,7 @@ def kmeans(
     settings = override(Recipe(), {"k": k, "cluster": names}).cluster
     valid = np.ones(len(features), dtype=bool)
     start = None if previous is None else np.asarray(previous)
-    return cluster([features], valid, k, settings, seed, gpu, start)
+    return cluster([features], valid, k, settings, seed, where, start)
 
 
 def log_mel(waveform: Waveform, spec: MelSpec | None = None) -> Waveform:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+import torch
 
 from benchmarks.harness import Case, Figure
-from xdc_fast.clusters.kmeans import Clustering, cluster, open_search
+from xdc_fast.clusters.kmeans import Clustering, Points, cluster
 from xdc_fast.clusters.quality import agreement
 from xdc_fast.recipe import Cluster
 
@@ -21,39 +22,50 @@ MOVES = {"a little": 0.05, "much": 0.25}
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
+    yield from contests(quick, "cpu")
+
+
+def cuda_cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
+    yield from contests(quick, "cuda")
+
+
+def contests(quick: bool, device: str) -> Iterator[Case | Figure]:
+    """On a GPU the features come from the host, and clusters and distances go back there."""
     samples, dim, k = (5_000, 128, 64) if quick else (50_000, 512, 256)
     world = World(samples, dim, groups=3 * k // 2)
     points = world.features()
     size = f"{samples:,} x {dim}, k={k}"
-    search = open_search(dim, gpu=False)
-    last = run_ours(points, k)
+    last = run_ours(points, k, device)
     contests = {f"from scratch, {size}": (points, None)}
     for moved, share in MOVES.items():
         contests[f"next iteration, features moved {moved}, {size}"] = world.moved(share), last
     for name, (now, before) in contests.items():
         if before is not None:
-            ours = run_ours(now, k, before)
+            ours = run_ours(now, k, device, before)
             nmi = agreement(before.assignment, ours.assignment, k)
             name += f", NMI {nmi:.2f}, {ours.rounds} rounds"
         yield Case(
             name,
             "samples per second",
             samples,
-            lambda now=now, before=before: run_ours(now, k, before).mean_squared_distance,
+            lambda now=now, before=before: run_ours(now, k, device, before).mean_squared_distance,
             {
-                f"faiss.Kmeans, {ROUNDS} rounds": partial(make_faiss, now, k),
+                f"faiss.Kmeans, {ROUNDS} rounds": partial(make_faiss, now, k, device),
                 # its own start, k-means++ in float64, takes several times as long as the rounds
                 f"scikit-learn, {ROUNDS} rounds, random start": partial(make_sklearn, now, k),
             },
             assert_as_low,
-            ("one assignment of all", partial(search, now, now[:k].copy())),
+            (
+                "one assignment of all",
+                partial(Points(now, device).nearest, torch.from_numpy(now[:k]).to(device)),
+            ),
         )
     yield Figure(
         f"inertia from scratch, {size}",
         "mean squared distance, lower is better",
         [last.mean_squared_distance],
         {
-            "faiss.Kmeans": [make_faiss(points, k, seed)() for seed in range(3)],
+            "faiss.Kmeans": [make_faiss(points, k, "cpu", seed)() for seed in range(3)],
             "scikit-learn, k-means++": [make_sklearn(points, k, "k-means++")()],
         },
     )
@@ -86,19 +98,23 @@ class World:
         return (drift(self.centres)[group] + 0.8 * drift(self.own)) * self.scale
 
 
-def run_ours(points: np.ndarray, k: int, last: Clustering | None = None) -> Clustering:
+def run_ours(points: np.ndarray, k: int, device: str, last: Clustering | None = None) -> Clustering:
     every = np.ones(len(points), dtype=bool)
     previous = None if last is None else last.assignment
-    return cluster([points], every, k, Cluster(max_iter=ROUNDS), seed=0, previous=previous)
+    return cluster([points], every, k, Cluster(max_iter=ROUNDS), 0, device, previous)
 
 
-def make_faiss(points: np.ndarray, k: int, seed: int = 0) -> Callable[[], float]:
+def make_faiss(points: np.ndarray, k: int, device: str, seed: int = 0) -> Callable[[], float]:
     import faiss
+
+    gpu = device == "cuda"
+    if gpu and not faiss.get_num_gpus():
+        raise ImportError("faiss sees no GPU")
 
     def run() -> float:
         kmeans = faiss.Kmeans(
             points.shape[1], k, niter=ROUNDS, seed=seed,
-            max_points_per_centroid=len(points), min_points_per_centroid=1,
+            max_points_per_centroid=len(points), min_points_per_centroid=1, gpu=gpu,
         )  # fmt: skip
         kmeans.train(points)
         return float(kmeans.assign(points)[0].mean())

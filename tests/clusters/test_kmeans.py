@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn import cluster as sklearn_cluster
 from sklearn.cluster import KMeans
@@ -10,7 +11,8 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.preprocessing import normalize
 
-from xdc_fast.clusters.kmeans import cluster, kmeans_plusplus, prepare, unit_length
+from xdc_fast.clusters import kmeans
+from xdc_fast.clusters.kmeans import Points, cluster, kmeans_plusplus, prepare, unit_length
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 
@@ -49,8 +51,8 @@ def test_inertia_is_as_low_as_scikit_learns():
     assert ours < 1.01 * theirs
 
 
-def test_every_point_counts_above_faiss_default_of_256_per_cluster():
-    # from a draw of 256 x k points, a centroid would miss the mean by 1/16 standard deviation
+def test_every_point_counts_above_256_per_cluster():
+    # as many as faiss draws by default, where a centroid would miss the mean by 1/16 deviation
     points = np.concatenate([rng.standard_normal((2000, 4)), 20 + rng.standard_normal((2000, 4))])
     points = points.astype(np.float32)
     result = cluster([points], valid(points), 2, Cluster(), seed=0)
@@ -225,8 +227,56 @@ def test_plusplus_is_as_good_a_start_as_scikit_learns():
     def cost(rows):
         return ((points[:, None] - points[rows]) ** 2).sum(2).min(1).mean()
 
-    ours = [cost(kmeans_plusplus(points, 30, np.random.default_rng(s))) for s in range(5)]
+    ours = [
+        cost(kmeans_plusplus(Points(points), 30, np.random.default_rng(s)).numpy())
+        for s in range(5)
+    ]
     theirs = [
         cost(sklearn_cluster.kmeans_plusplus(points, 30, random_state=s)[1]) for s in range(5)
     ]
     assert np.mean(ours) < 1.1 * np.mean(theirs)
+
+
+@pytest.mark.parametrize("distances", [1, 1000, 2**20])
+def test_blocks_of_any_size_give_nearest_and_means_of_float64(distances, monkeypatch):
+    monkeypatch.setitem(kmeans.BLOCK, "cpu", distances)
+    points = rng.standard_normal((777, 24)).astype(np.float32)
+    centroids = points[:30] + 0.1
+    squared = ((points[:, None].astype(np.float64) - centroids) ** 2).sum(2)
+    found, distance = Points(points).nearest(torch.from_numpy(centroids))
+    assert np.array_equal(found, squared.argmin(1))
+    np.testing.assert_allclose(distance, squared.min(1), rtol=1e-4)
+    means, sizes = Points(points).means(found, 31)
+    expected = [points[found.numpy() == c].mean(0, np.float64) for c in range(30)]
+    np.testing.assert_allclose(means[:30], expected, atol=1e-5)
+    assert np.array_equal(sizes, np.bincount(found, minlength=31)) and not means[30].any()
+
+
+def test_half_precision_features_are_those_values():
+    points = (100 * blobs(spread=2.0)[0]).astype(np.float16)  # sums of a row exceed its range
+    half, single = (
+        cluster([p], valid(p), 6, Cluster(), seed=0) for p in (points, points.astype(np.float32))
+    )
+    assert np.array_equal(half.assignment, single.assignment)
+    assert np.array_equal(half.centroids, single.centroids)
+
+
+def test_arrays_that_may_not_be_written_are_read():
+    points, _ = blobs()
+    points.setflags(write=False)
+    assert cluster([points], valid(points), 6, Cluster(), seed=0).rounds
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("room", [2, 10**12], ids=["on the device", "on the host"])
+def test_a_gpu_gives_the_clusters_of_the_cpu(room, monkeypatch):
+    monkeypatch.setattr(kmeans, "SPARE", room)
+    points, moved = overlapping()
+    last = cluster([points], valid(points), 20, Cluster(), seed=0)
+    fresh = cluster([points], valid(points), 20, Cluster(), seed=0, device="cuda")
+    assert fresh.mean_squared_distance == pytest.approx(last.mean_squared_distance, rel=0.01)
+    arguments = {"settings": Cluster(), "seed": 1, "previous": last.assignment}
+    ours, theirs = (
+        cluster([moved], valid(moved), 20, device=device, **arguments) for device in ("cpu", "cuda")
+    )
+    assert (ours.assignment == theirs.assignment).mean() > 0.999

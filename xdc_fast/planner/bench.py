@@ -102,7 +102,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         "features": len(shards) / rates["features"],
         "clustering": clustering_seconds(
             recipe.method, recipe.k, recipe.cluster, widths_of(encoders), len(shards), seed,
-            gpu=device.type == "cuda",
+            device=device,
         ),
         "training": steps_per_iteration(recipe.train, sampler.steps) * size / rates["training"],
     }  # fmt: skip

@@ -113,7 +113,7 @@ def clustering_seconds(
     widths: Mapping[str, int],
     samples: int,
     seed: int,
-    gpu: bool,
+    device: torch.device,
 ) -> float:
     """Seconds for a method's clusterings of `samples` samples.
 
@@ -129,6 +129,6 @@ def clustering_seconds(
             continue
         parts = [rng.standard_normal((count, widths[name]), np.float32) for name in clustering]
         began = time.perf_counter()
-        cluster(parts, valid, k, settings, seed, gpu=gpu)
+        cluster(parts, valid, k, settings, seed, device)
         spent += time.perf_counter() - began
     return spent * samples / count

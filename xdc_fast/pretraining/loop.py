@@ -94,7 +94,7 @@ def pretrain(recipe: Recipe) -> dict:
                 )
                 clusterings = make_clusters(
                     features, method, k, recipe.cluster, seed=seed, iteration=state.iteration,
-                    previous=previous, classes=classes, gpu=device.type == "cuda",
+                    previous=previous, classes=classes, device=device,
                 )  # fmt: skip
                 run.save_clusters(state.iteration, clusterings)
                 state.clusters = cluster_record(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
-from xdc_fast.clusters.kmeans import Clustering, cluster, concat_features, update_centroids
+from xdc_fast.clusters.kmeans import Clustering, Points, cluster, concat_features
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.features import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
@@ -25,14 +26,14 @@ def make_clusters(
     iteration: int,
     previous: Mapping[str, np.ndarray] | None = None,
     classes: tuple[np.ndarray, np.ndarray] | None = None,
-    gpu: bool = False,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Clustering]:
     """The clusterings that a method needs, by name, each into k clusters.
 
     features: of every sample of the set. seed, iteration: every draw depends on both.
     previous: {name: int32 (N,)}, the assignments of the iteration before; k-means starts from them
     if settings.warm_start says so. classes: for method=supervised, what training_labels returns.
-    gpu: whether k-means may run on one. Raises UserError as `cluster` does.
+    device: where k-means computes. Raises UserError as `cluster` does.
     """
     before = previous if previous and settings.warm_start else {}
     clusterings = {}
@@ -49,7 +50,7 @@ def make_clusters(
             k,
             settings,
             (seed * 1000 + iteration) * len(MODALITIES) + number,
-            gpu=gpu,
+            device=device,
             previous=before.get(name),
         )
     return clusterings
@@ -101,7 +102,8 @@ def classes_as_clusters(
     assignment[~features.valid] = -1
     rows = np.flatnonzero(assignment >= 0)
     points = concat_features([features.arrays[m][rows] for m in MODALITIES], settings)
-    centroids, _ = update_centroids(points, assignment[rows], k)
+    means, _ = Points(points).means(torch.from_numpy(assignment[rows].astype(np.int64)), k)
+    centroids = means.numpy()
     distance = np.full(len(assignment), np.inf, dtype=np.float32)
     distance[rows] = np.square(points - centroids[assignment[rows]]).sum(axis=1)
     return Clustering(assignment, centroids, distance, float(distance[rows].mean()), reassigned=0)
