@@ -145,7 +145,9 @@ class Train:
     weight_decay: float = setting(1e-4, "weight decay of SGD", least=0, most=100)
     warmup: int = setting(20, "steps of linear warm-up", least=0, most=MANY)
     precision: str = setting(
-        "float32", "float32 or bfloat16 (autocast)", choices=("float32", "bfloat16")
+        "float32",
+        "float32 or bfloat16 (autocast); on a GPU that of the features too",
+        choices=("float32", "bfloat16"),
     )
     compile: bool = setting(False, "torch.compile the encoders")
     checkpoint_steps: int = setting(

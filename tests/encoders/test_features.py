@@ -20,7 +20,7 @@ from xdc_fast.evaluation.extract import extract_features
 from xdc_fast.evaluation.retrieve import retrieve
 from xdc_fast.evaluation.svm import svm
 from xdc_fast.models.load import load
-from xdc_fast.recipe import Audio, Recipe, load_recipe
+from xdc_fast.recipe import Audio, Recipe, load_recipe, override
 from xdc_fast.shards.sample import sample_error
 
 RECIPE = load_recipe(None, ("video.encoder=r2plus1d_tiny", "video.crop=32",
@@ -62,6 +62,19 @@ def test_one_clip_is_a_plain_forward_pass(encoders, loader):
         again = compute_features(encoders, loader, INPUTS, batch)
         for name in ("video", "audio"):
             np.testing.assert_allclose(again.arrays[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_features_of_the_cpu_in_either_precision(loader):
+    expected = compute_features(build_encoders(RECIPE), loader, INPUTS, 7)
+    on_gpu = HostLoader(loader.shards, INPUTS.shape, device="cuda")
+    encoders = build_encoders(RECIPE, "cuda")
+    half = ClipTransform(override(RECIPE, ("train.precision=bfloat16",)))
+    for inputs, tolerance in ((INPUTS, 1e-3), (half, 0.05)):
+        found = compute_features(encoders, on_gpu, inputs, 7)
+        for name, rows in expected.arrays.items():
+            error = np.linalg.norm(found.arrays[name] - rows) / np.linalg.norm(rows)
+            assert error < tolerance
 
 
 def test_three_clips_are_the_mean_of_three_passes(encoders, loader):

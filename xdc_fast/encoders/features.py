@@ -7,7 +7,8 @@ interrupted goes on to the same features, bit for bit on a CPU.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from xdc_fast.errors import UserError
 from xdc_fast.files import read_arrays, write_arrays
 
 Stop = Callable[[], None]
+
+BEHIND = 2  # batches whose features are still on their way from a GPU
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,9 @@ def compute_features(
     kept, done = None, set()
     if folder is not None:
         chosen = hashlib.sha256(samples.tobytes()).hexdigest()
+        half = in_half(inputs, loader.device)
         made_by = (weights_digest(encoders), shards.fingerprint, loader.shape, inputs.video,
-                   inputs.audio, batch, chosen, clips, average)  # fmt: skip
+                   inputs.audio, half, batch, chosen, clips, average)  # fmt: skip
         kept = FeatureFolder(folder, repr(made_by))
         for number, name in enumerate(shards.shards):
             part = kept.load(name, int(sizes[number]), widths_of(encoders))
@@ -177,13 +181,13 @@ def iterate_features(
     bar = progress.bar(
         batches, total=sampler.steps, initial=sampler.steps - len(steps), desc=title, unit="batch"
     )
-    for step, part in zip(steps.tolist(), bar, strict=True):
+    for step, part in zip(steps.tolist(), encode_each(encoders, inputs, bar), strict=True):
         indices = sampler.indices(step)
         begin, end = step * size, min((step + 1) * size, len(clips))
         if part is not None:
-            outputs = encode(encoders, inputs, part)
+            index, outputs = part
             # the last step wraps around; a clip that was replaced goes by the other's index
-            own = (part.index.numpy() == indices) & (indices >= begin)
+            own = (index == indices) & (indices >= begin)
         low, high = np.searchsorted(ends, [begin, end - 1], side="right").tolist()
         for shard in wanted.intersection(range(low, high + 1)):
             if shard not in unfinished:
@@ -200,16 +204,90 @@ def iterate_features(
             stop()
 
 
-@torch.no_grad()
+def encode_each(
+    encoders: Mapping[str, Encoder], inputs: ClipTransform, batches: Iterable[Batch | None]
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]] | None]:
+    """The clips of each batch, int64 (B,), and what `encode` says of it; None where there is none.
+
+    A GPU is BEHIND batches ahead of the host, so that neither waits for the other.
+    """
+    under_way: deque[tuple[np.ndarray, OnItsWay] | None] = deque()
+
+    def arrived() -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        part = under_way.popleft()
+        return part and (part[0], part[1].arrays())
+
+    for batch in batches:
+        if batch is None:
+            under_way.append(None)
+        else:
+            under_way.append((batch.index.numpy(), OnItsWay(evaluate(encoders, inputs, batch))))
+        if len(under_way) > BEHIND:
+            yield arrived()
+    while under_way:
+        yield arrived()
+
+
 def encode(
     encoders: Mapping[str, Encoder], inputs: ClipTransform, batch: Batch
 ) -> dict[str, np.ndarray]:
-    """What encoders say of a batch: {name: float32 (B, D)}, on the host."""
-    tensors = {m: inputs.of(m, batch) for m in dict.fromkeys(map(modality_of, encoders))}
-    return {
-        name: encoder(tensors[modality_of(name)]).float().cpu().numpy()
-        for name, encoder in encoders.items()
-    }
+    """What encoders in eval mode say of a batch: {name: float32 (B, D)}, on the host."""
+    return OnItsWay(evaluate(encoders, inputs, batch)).arrays()
+
+
+@torch.no_grad()
+def evaluate(
+    encoders: Mapping[str, Encoder], inputs: ClipTransform, batch: Batch
+) -> dict[str, torch.Tensor]:
+    """As `encode`, on the batch's device."""
+    return forward(encoders, inputs, batch, half=in_half(inputs, batch.device))
+
+
+def in_half(inputs: ClipTransform, device: torch.device) -> bool:
+    """Whether features are computed in bfloat16: where the recipe says so, on a GPU."""
+    return inputs.precision == "bfloat16" and device.type == "cuda"
+
+
+def forward(
+    encoders: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    inputs: ClipTransform,
+    batch: Batch,
+    epoch: int | None = None,
+    *,
+    half: bool,
+) -> dict[str, torch.Tensor]:
+    """The features of a batch, {name: float32 (B, D)} on its device.
+
+    epoch: as of ClipTransform. half: whether to compute in bfloat16 (autocast).
+    """
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
+        tensors = {m: inputs.of(m, batch, epoch) for m in dict.fromkeys(map(modality_of, encoders))}
+        return {
+            name: encoder(tensors[modality_of(name)]).float() for name, encoder in encoders.items()
+        }
+
+
+class OnItsWay:
+    """Tensors {name: float32 (B, D)} that are copied to the host while the device goes on."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self._event: torch.cuda.Event | None = None
+        self._tensors = tensors
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            self._tensors = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(
+                    tensor, non_blocking=True
+                )
+                for name, tensor in tensors.items()
+            }
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The values, when they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return {name: tensor.numpy() for name, tensor in self._tensors.items()}
 
 
 def each_step(

@@ -20,6 +20,7 @@ class ClipTransform:
 
     def __init__(self, recipe: Recipe):
         self.video, self.audio, self.seed = recipe.video, recipe.audio, recipe.seed
+        self.precision = recipe.train.precision
         self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         audio = recipe.audio
         try:

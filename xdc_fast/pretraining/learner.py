@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
 from xdc_fast.encoders.encoder import Encoder
+from xdc_fast.encoders.features import forward
 from xdc_fast.encoders.transform import ClipTransform, send
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretraining.memory_bank import MemoryBank
@@ -76,13 +77,7 @@ class Learner:
         """
         device = batch.device
         half = self.settings.precision == "bfloat16"
-        modalities = dict.fromkeys(map(modality_of, self.call))
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            inputs = {m: self.inputs.of(m, batch, epoch) for m in modalities}
-            features = {
-                name: encoder(inputs[modality_of(name)]).float()
-                for name, encoder in self.call.items()
-            }
+        features = forward(self.call, self.inputs, batch, epoch, half=half)
         if self.memory_bank is not None:
             self.memory_bank.add(batch.index, features)
         metrics, losses = {}, []
