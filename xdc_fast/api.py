@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from xdc_fast.errors import UserError
-from xdc_fast.kernels.mel import MelSpec
 from xdc_fast.recipe import Overrides, Recipe, fault, load_recipe, override
 
 if TYPE_CHECKING:  # each function imports what it needs: `nmi` needs neither torch nor FFmpeg
     import torch
 
     from xdc_fast.clusters.kmeans import Clustering
+    from xdc_fast.kernels.mel import MelSpec
     from xdc_fast.packing.pack import Summary
 
     Waveform = TypeVar("Waveform", np.ndarray, torch.Tensor)
@@ -222,6 +222,8 @@ def log_mel(waveform: Waveform, spec: MelSpec | None = None) -> Waveform:
     (64, 97)
     """
     import torch
+
+    from xdc_fast.kernels.mel import MelSpec
 
     spec = spec or MelSpec()
     shape = (*waveform.shape[:-1], spec.n_mels, spec.frames(waveform.shape[-1]))
