@@ -193,6 +193,13 @@ class Recipe:
         "auto: dali for JPEG packets on a CUDA device, else host",
         choices=("auto", "host", "dali"),
     )
+    decoder_load: float = setting(
+        0.65,
+        "share of the JPEG packets that the hardware decoder of a GPU takes, with loader=dali; the "
+        "GPU's cores and the loader's threads decode the others",
+        least=0,
+        most=1,
+    )
     threads: int = setting(2, "loader threads", least=1, most=1024)
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 
 from tests.common.seal import reseal
 from xdc_fast.clips.dali import DaliLoader, PipelineQueue
@@ -228,6 +229,22 @@ def test_one_pipeline_serves_every_pass(toy_shards, monkeypatch, device):
     for a, b in zip(*two, strict=True):
         assert torch.equal(a.frames, b.frames)
     assert len(built) == 2
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_the_settings_of_the_decoder_reach_dali(toy_shards, monkeypatch, device):
+    given, decode = [], fn.decoders.image
+    monkeypatch.setattr(
+        fn.decoders, "image", lambda *data, **how: given.append(how) or decode(*data, **how)
+    )
+    loader = open_loader(
+        toy_shards, SHAPE, device=torch.device(device), loader="dali", decoder_load=0.8
+    )
+    collect(loader, EpochSampler(toy_shards.shard_sizes, 12))
+    (how,) = given
+    row = toy_shards.row(0)[1]
+    hints = how["preallocate_width_hint"], how["preallocate_height_hint"]
+    assert how["hw_decoder_load"] == 0.8 and hints == (row["width"], row["height"])
 
 
 def packets_offset(shards, name, row, frame):

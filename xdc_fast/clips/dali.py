@@ -41,8 +41,9 @@ class DaliLoader:
 
     Bytes that are no picture are replaced before DALI sees them. A batch that it still fails on is
     read by the host loader. `threads` are those that decode for DALI; threads of the loader's own
-    gather what it reads.
-    Arguments as of HostLoader. Raises UserError for shards that DALI cannot decode on this device.
+    gather what it reads. decoder_load: the share of JPEG packets that the hardware decoder of a GPU
+    takes, 0 to 1. Other arguments as of HostLoader.
+    Raises UserError for shards that DALI cannot decode on this device.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class DaliLoader:
         *,
         device: torch.device | str = "cuda",
         threads: int = 2,
+        decoder_load: float = 0.65,
     ):
         self._host = HostLoader(shards, shape, device=device, threads=threads)
         self._reader = self._host.reader
         self.shards, self.shape, self.modalities = shards, shape, self._host.modalities
         self.device, self.threads = self._host.device, threads
+        self.decoder_load = decoder_load
         if "video" not in self.modalities:
             raise UserError(f"{shards.root}: there is no video for DALI to decode; set loader=host")
         self._idle: dict[int, list[PipelineQueue]] = {}  # by the number of clips in a batch
@@ -170,6 +173,7 @@ class DaliLoader:
         gpu = self.device.type == "cuda"
         decoder = "mixed" if gpu else "cpu"
         crop = [self.shape.crop, self.shape.crop]
+        first = self.shards.row(0)[1]  # most sets have pictures of one size
 
         @pipeline_def(
             batch_size=batch * (self.shape.frames if self.by_packet else 1),
@@ -182,7 +186,13 @@ class DaliLoader:
                 fn.external_source(name=name, no_copy=True) for name in ("data", "corner", "flip")
             )
             if self.by_packet:
-                out = fn.decoders.image(data, device=decoder)
+                out = fn.decoders.image(
+                    data,
+                    device=decoder,
+                    hw_decoder_load=self.decoder_load,
+                    preallocate_width_hint=int(first["width"]),
+                    preallocate_height_hint=int(first["height"]),
+                )
             else:
                 frames = fn.external_source(name="frames", no_copy=True)
                 out = fn.decoders.video(data, device=decoder, frames=frames)

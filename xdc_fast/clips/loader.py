@@ -75,18 +75,20 @@ def open_loader(
     device: torch.device,
     loader: str = "auto",
     threads: int = 2,
+    decoder_load: float = 0.65,
 ) -> Loader:
     """The loader of that name: host, dali or auto, which is DALI for JPEG packets on a GPU.
 
     H.264 goes to host threads: on an H200 they gave 700 clips of 8 x 40 x 40 a second, DALI 12.
 
-    threads: that decode. Raises UserError where the shards do not fit the shape, or DALI cannot
-    decode them on this device.
+    threads: that decode. decoder_load: see DaliLoader.
+    Raises UserError where the shards do not fit the shape, or DALI cannot decode them on this
+    device.
     """
     video = "video" in shape.modalities and "video" in shards.modalities
     packets = video and shards.settings["codec"] == "jpeg"
     if loader == "dali" or (loader == "auto" and device.type == "cuda" and packets):
         from xdc_fast.clips.dali import DaliLoader  # seconds to import, and not needed on a CPU
 
-        return DaliLoader(shards, shape, device=device, threads=threads)
+        return DaliLoader(shards, shape, device=device, threads=threads, decoder_load=decoder_load)
     return HostLoader(shards, shape, device=device, threads=threads)

@@ -72,6 +72,7 @@ class Evaluator:
             device=self.device,
             loader=self.recipe.loader,
             threads=self.recipe.threads,
+            decoder_load=self.recipe.decoder_load,
         )
 
     def encoders(self, *modalities: str) -> dict[str, Encoder]:

@@ -60,8 +60,9 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     inputs = ClipTransform(recipe)
     encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
-        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
-    )
+        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
+        decoder_load=recipe.decoder_load,
+    )  # fmt: skip
     size, seed = recipe.train.batch, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)
     draw = np.random.default_rng(seed).integers(recipe.k, size=len(shards)).astype(np.int32)

@@ -44,8 +44,9 @@ def pretrain(recipe: Recipe) -> dict:
     inputs = ClipTransform(recipe)
     encoders = build_encoders(recipe, device, encoders_of(method))
     loader = open_loader(
-        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads
-    )
+        shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
+        decoder_load=recipe.decoder_load,
+    )  # fmt: skip
     samples = training_samples(shards, recipe)
     sizes = count_by_shard(shards, samples)
     steps = steps_per_iteration(settings, EpochSampler(sizes, settings.batch).steps)
