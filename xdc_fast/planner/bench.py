@@ -12,7 +12,7 @@ from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.encoders.build import MODALITIES, build_encoders
-from xdc_fast.encoders.features import encode, widths_of
+from xdc_fast.encoders.features import encode_each, widths_of
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.files import check_writable
@@ -45,10 +45,11 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
 
     trace: a file for PyTorch's profile of rates.TRACED training steps (gzipped with the suffix
     .gz), to be opened in Perfetto or chrome://tracing.
-    Returns device, rates (clips per second of each of PARTS), wait (share of training that waits
-    for data), iteration (seconds that an iteration over the whole set spends on features,
-    clustering and training, by these rates), verdict and advice (lines of text), and with a trace,
-    operations: the dearest as (name, share of the time in operations).
+    Returns device, rates (clips per second of each of PARTS), wait (share of training in which the
+    loop waits for data; on a GPU, in which the GPU is idle), iteration (seconds that an iteration
+    over the whole set spends on features, clustering and training, by these rates), verdict and
+    advice (lines of text), and with a trace, operations: the dearest as (name, share of the time in
+    operations).
     Raises UserError, before anything is measured, where the trace cannot be written.
     """
     if trace is not None:
@@ -91,12 +92,14 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     began = time.perf_counter()
     rates["training"] = size * clock(train)
     wait = waited / (time.perf_counter() - began)
+    if device.type == "cuda":  # the host may wait while the GPU works: what it does not work counts
+        wait = max(0.0, 1 - rates["training"] / rates["step"])
     operations = [] if trace is None else profile_steps(train, device, trace)
     batches.close()
     for encoder in encoders.values():
         encoder.eval()
     batches = endless_batches(loader, sampler, fixed)
-    rates["features"] = size * clock(lambda: encode(encoders, inputs, next(batches)))
+    rates["features"] = size * clock(partial(next, encode_each(encoders, inputs, batches)))
     batches.close()
 
     iteration = {
