@@ -326,7 +326,7 @@ class PipelineQueue:
             frames = torch.from_dlpack(out.as_tensor())
         else:
             (out,) = self._pipe.outputs()
-            frames = torch.from_numpy(np.array(out.as_tensor()))
+            frames = torch.from_dlpack(out.as_tensor())
         self.pending.popleft()  # until here DALI reads its arrays
         return frames
 
