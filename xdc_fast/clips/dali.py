@@ -16,7 +16,6 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import simplejpeg
 import torch
 from nvidia.dali import Pipeline, fn, pipeline_def
 
@@ -26,6 +25,7 @@ from xdc_fast.clips.host import HostBatch, HostLoader
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
+from xdc_fast.kernels.packets import copy_packets
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import sample_key
 from xdc_fast.shards.sample import UNREADABLE, SampleError, sample_error
@@ -213,63 +213,77 @@ class DaliLoader:
         waveform = None
         if "audio" in self.modalities:
             pin = self.device.type == "cuda"
-            waveform = torch.zeros(len(rows), self.shape.samples, dtype=torch.int16, pin_memory=pin)
+            waveform = torch.empty(len(rows), self.shape.samples, dtype=torch.int16, pin_memory=pin)
         corner = np.stack([places.top, places.left], axis=1).astype(np.int32)
         flip, frames = places.flip.astype(np.int32), places.frames.astype(np.int32)
-        data: list[list[np.ndarray]] = [[] for _ in rows]
-        errors: dict[int, SampleError] = {}
-        for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
-            try:
-                if waveform is not None:
-                    sound = reader.read_waveform(name, row, places.start[slot])
-                    waveform.numpy()[slot] = sound
-                data[slot] = self._read_encoded(name, row, places.frames[slot])
-            except SampleError as error:
-                errors[slot] = error
+        # DALI takes one array ten times faster than as many as there are packets
+        encoded = self._read_packets if self.by_packet else self._read_files
+        data, errors = encoded(names, rows, places.frames)
+        if waveform is not None:
+            sound = waveform.numpy()
+            for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
+                try:
+                    reader.read_waveform(name, row, places.start[slot], sound[slot])
+                except SampleError as error:
+                    errors.setdefault(slot, error)
         index = torch.from_numpy(indices.copy())
         replace_unreadable(errors, self.shards.root, waveform, index, corner, flip, frames, data)
-        files = [part for parts in data for part in parts]
         inputs: dict[str, np.ndarray | list[np.ndarray]]
-        if self.by_packet:
+        if isinstance(data, np.ndarray):
             inputs = {
-                "data": pad(files),
+                "data": data.reshape(-1, data.shape[2]),
                 "corner": np.repeat(corner, self.shape.frames, axis=0),
                 "flip": np.repeat(flip, self.shape.frames),
             }
         else:
-            inputs = {"data": files, "corner": corner, "flip": flip, "frames": frames}
+            inputs = {"data": data, "corner": corner, "flip": flip, "frames": frames}
         rest = HostBatch(None, waveform, index, list(errors.values()))
         return EncodedBatch(indices, inputs, rest)
 
-    def _read_encoded(self, name: str, row: np.void, numbers: np.ndarray) -> list[np.ndarray]:
-        """A clip's JPEG packets, or its whole file, looked at first.
+    def _read_packets(
+        self, names: list[str], rows: np.ndarray, frames: np.ndarray
+    ) -> tuple[np.ndarray, dict[int, SampleError]]:
+        """The JPEG packets of the clips, uint8 (B, T, longest), and what is wrong with some.
 
         DALI (2.4) may crash the process on bytes that are no picture at all; their headers tell.
         """
-        try:
-            if not self.by_packet:
-                file = self.shards.read(name, row["video"], row["video_bytes"])
-                if file[4:8].tobytes() != b"ftyp":
+        places: dict[int, np.ndarray] = {}
+        errors: dict[int, SampleError] = {}
+        for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
+            try:
+                if row["packet"] < 0:
+                    raise ValueError("no JPEG packets, unlike the set's first sample")
+                places[slot] = self.shards.packet_places(name, row, frames[slot])
+            except UNREADABLE as error:
+                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+        longest = max((int(found["bytes"].max()) for found in places.values()), default=0)
+        data = np.empty((*frames.shape, longest), np.uint8)
+        for slot, found in places.items():
+            name, row = names[slot], rows[slot]
+            offsets, sizes = found["offset"].astype(np.int64), found["bytes"].astype(np.int64)
+            first = int(offsets.min())
+            try:
+                tar = self.shards.read(name, first, int((offsets + sizes).max()) - first)
+                height, width = int(row["height"]), int(row["width"])
+                copy_packets(tar, offsets - first, sizes, data[slot], height, width)
+            except UNREADABLE as error:
+                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+        return data, errors
+
+    def _read_files(
+        self, names: list[str], rows: np.ndarray, frames: np.ndarray
+    ) -> tuple[list[np.ndarray], dict[int, SampleError]]:
+        """The whole file of each clip, and what is wrong with some."""
+        data = [np.zeros(0, np.uint8) for _ in rows]
+        errors: dict[int, SampleError] = {}
+        for slot, (name, row) in enumerate(zip(names, rows, strict=True)):
+            try:
+                data[slot] = self.shards.read(name, row["video"], row["video_bytes"])
+                if data[slot][4:8].tobytes() != b"ftyp":
                     raise ValueError("not an mp4 file")
-                return [file]
-            if row["packet"] < 0:
-                raise ValueError("no JPEG packets, unlike the set's first sample")
-            packets = self.shards.packets(name, row, numbers)
-            for packet in packets:
-                if simplejpeg.decode_jpeg_header(packet)[:2] != (row["height"], row["width"]):
-                    raise ValueError("a packet of another size")
-            return packets
-        except UNREADABLE as error:
-            raise sample_error(error, name, sample_key(row["index"]), "video") from error
-
-
-def pad(packets: list[np.ndarray]) -> np.ndarray:
-    """Packets of any length as rows, zeros behind them: DALI takes one array ten times faster than
-    as many as there are packets."""
-    out = np.zeros((len(packets), max(map(len, packets))), np.uint8)
-    for row, packet in zip(out, packets, strict=True):
-        row[: len(packet)] = packet
-    return out
+            except UNREADABLE as error:
+                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+        return data, errors
 
 
 @dataclass(frozen=True)

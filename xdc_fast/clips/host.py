@@ -121,7 +121,7 @@ class HostLoader:
                 if frames is not None:
                     reader.read_frames(name, row, places, slot, buffer, pictures[slot])
                 if waveform is not None:
-                    sound[slot] = reader.read_waveform(name, row, places.start[slot])
+                    reader.read_waveform(name, row, places.start[slot], sound[slot])
             except SampleError as error:
                 errors[slot] = error
         index = torch.from_numpy(indices.copy())

@@ -98,12 +98,12 @@ class SampleReader:
         except UNREADABLE as error:
             raise sample_error(error, name, sample_key(row["index"]), "video") from error
 
-    def read_waveform(self, name: str, row: np.void, start: int) -> np.ndarray:
-        """The sound from sample `start` on, int16 (S,); zeros beyond either end of the track.
+    def read_waveform(self, name: str, row: np.void, start: int, out: np.ndarray) -> None:
+        """The sound from sample `start` on into `out`, int16 (S,); zeros beyond either end.
 
         Raises SampleError when it cannot be decoded.
         """
         try:
-            return self.shards.waveform(name, row, int(start), self.shape.samples)
+            self.shards.waveform(name, row, int(start), self.shape.samples, out)
         except UNREADABLE as error:
             raise sample_error(error, name, sample_key(row["index"]), "audio") from error

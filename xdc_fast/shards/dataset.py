@@ -144,8 +144,12 @@ class ShardSet:
 
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
-        places = self._sidecars(name)[1][row["packet"] + frames].tolist()
+        places = self.packet_places(name, row, frames).tolist()
         return [self.read(name, offset, size) for offset, size in places]
+
+    def packet_places(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
+        """Where these packets lie in their tar, rows of PACKET (T,)."""
+        return self._sidecars(name)[1][row["packet"] + frames]
 
     def pictures(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
         """Pictures of a video file by number, uint8 (T, H, W, 3), RGB; as of `decode_frames`."""
@@ -161,24 +165,31 @@ class ShardSet:
         together = row["audio"] == row["video"]  # one file, one clock
         return decode_waveform(file, self.sample_rate, float(row["origin"]) if together else None)
 
-    def waveform(self, name: str, row: np.void, start: int, count: int) -> np.ndarray:
+    def waveform(
+        self, name: str, row: np.void, start: int, count: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """int16 (count,) from sound sample `start` at the set's rate; zeros beyond either end.
 
+        out: int16 (count,) to write it into.
         PCM is read by its offset, a track of another kind is decoded whole. Damage raises
         ValueError (av.InvalidDataError is one) or another av.FFmpegError.
         """
         decoded = self.decoded_sound(name, row) if row["pcm"] < 0 else None
         length = int(row["samples"]) if decoded is None else len(decoded)
         first, last = max(start, 0), min(start + count, length)
-        out = np.zeros(count, dtype=np.int16)
+        if out is None:
+            out = np.empty(count, dtype=np.int16)
         if last <= first:
+            out[:] = 0
             return out
         if decoded is None:
             data = self.read(name, row["pcm"] + 2 * first, 2 * (last - first))
             decoded = np.frombuffer(data, dtype="<i2")
         else:
             decoded = decoded[first:last]
+        out[: first - start] = 0
         out[first - start : last - start] = decoded
+        out[last - start :] = 0
         return out
 
     def table(self) -> list[dict[str, str]]:
