@@ -22,8 +22,8 @@ from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.encoders.build import MODALITIES, build_encoders
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.kernels import MelSpec, cluster_sizes, contingency, gather_labels, log_mel, nmi
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.packing.toy import make_video
 from xdc_fast.recipe import Cluster, Recipe, Video

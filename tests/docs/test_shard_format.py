@@ -12,8 +12,8 @@ import pytest
 
 from tests.common.media import draw, make_media, tone
 from tests.docs.pages import ROOT, blocks, table
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.describe import UNUSABLE

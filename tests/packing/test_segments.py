@@ -28,6 +28,7 @@ from xdc_fast.packing.pack import pack
 from xdc_fast.packing.relabel import relabel
 from xdc_fast.packing.segments import Clock, share
 from xdc_fast.packing.settings import PackSettings
+from xdc_fast.packing.sink import Files
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.decode import decode_frames
@@ -278,7 +279,7 @@ def test_one_pass_as_far_as_it_is_needed(video, tmp_path, monkeypatch, tracks):
     spans = [(0.5 * k, 0.5 * k + 2) for k in range(10)]
 
     def sink_of(number):
-        return converting.Files(tmp_path / f"{number}.mp4", tmp_path / f"{number}.wav")
+        return Files(tmp_path / f"{number}.mp4", tmp_path / f"{number}.wav")
 
     made = list(convert_all(video, settings, spans, sink_of))
     assert [outcome.span for outcome in made] == spans
@@ -487,7 +488,7 @@ def test_what_is_passed_over_takes_its_time(video, tmp_path):
     settings = PackSettings(**SMALL)
 
     def sink_of(number):
-        return converting.Files(tmp_path / "v.mp4", tmp_path / "a.wav")
+        return Files(tmp_path / "v.mp4", tmp_path / "a.wav")
 
     told = list(convert_all(tmp_path / "long.mkv", settings, [(85.0, 87.0)], sink_of))
     assert told[:-1] == [None, None] and isinstance(told[-1].answer, dict)

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from tests.common.media import make_media
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import PackSettings
 from xdc_fast.packing.pack import pack
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.index import index as index_tars

@@ -15,10 +15,11 @@ from av.video.reformatter import VideoReformatter
 
 from xdc_fast.clips.windows import ClipShape, Windows, fixed_windows
 from xdc_fast.errors import UserError
-from xdc_fast.packing.convert import check_audible, convert_into
+from xdc_fast.packing.convert import convert_into
 from xdc_fast.packing.encode import BT601, JPEG, MPEG, Scaler, packed_size
 from xdc_fast.packing.media import OF_MACHINE, Refusal, choose_video, decoded, open_media
 from xdc_fast.packing.settings import PackSettings
+from xdc_fast.packing.sink import check_audible
 from xdc_fast.packing.timeline import sample_count
 from xdc_fast.shards.decode import upright
 from xdc_fast.shards.format import SAMPLE

@@ -21,10 +21,11 @@ from types import ModuleType
 import av
 
 from xdc_fast.interrupt import blocked
-from xdc_fast.packing.convert import Files, Outcome, Sink, convert_all
+from xdc_fast.packing.convert import Outcome, convert_all
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.segments import Span
 from xdc_fast.packing.settings import PackSettings
+from xdc_fast.packing.sink import Files, Sink
 
 # what FFmpeg reports of the files we write; errors of the source have become refusals before
 OUR_FAULT = {
