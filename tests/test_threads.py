@@ -43,6 +43,24 @@ def test_without_a_limit_there_are_as_many_threads_as_cores():
     assert int(run_script(unset + FIRST_BATCH)) == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_commands_tell_idle_threads_not_to_spin_unless_the_user_has(given, expected):
+    shown = """
+import os, sys
+for name in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - {*sys.argv[1:]}:
+    os.environ.pop(name, None)
+from xdc_fast.__main__ import share_cores
+assert "torch" not in sys.modules
+share_cores()
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+    script = shown.replace("{*sys.argv[1:]}", repr({*given}))
+    assert run_script(script, **given).strip() == expected
+
+
 TRAIN = """
 import os, sys
 if cores := sys.argv[2:]:
