@@ -44,10 +44,10 @@ def test_statistics_are_the_mean_over_the_batches(toy_shards):
 def test_a_batch_that_cannot_be_read_is_left_out(toy_shards, monkeypatch):
     read = SampleReader.read_waveform
 
-    def damaged(self, name, row, start):
+    def damaged(self, name, row, start, out):
         if row["index"] < 12:
             raise sample_error(ValueError("damaged"), name, "key", "audio")
-        return read(self, name, row, start)
+        return read(self, name, row, start, out)
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)
     encoders = build_encoders(RECIPE, names=("audio",))

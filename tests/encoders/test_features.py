@@ -158,10 +158,10 @@ def damage(monkeypatch):
     read = SampleReader.read_waveform
 
     def spoil(*samples):
-        def damaged(self, name, row, start):
+        def damaged(self, name, row, start, out):
             if row["index"] in samples:
                 raise sample_error(ValueError("damaged"), name, "key", "audio")
-            return read(self, name, row, start)
+            return read(self, name, row, start, out)
 
         monkeypatch.setattr(SampleReader, "read_waveform", damaged)
 

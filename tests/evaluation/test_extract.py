@@ -138,10 +138,10 @@ def test_a_folder_of_something_else_is_refused(done, model, toy_shards, tmp_path
 def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
     read = SampleReader.read_waveform
 
-    def damaged(self, name, row, start):
+    def damaged(self, name, row, start, out):
         if row["index"] == 3:
             raise sample_error(ValueError("damaged"), name, "key", "audio")
-        return read(self, name, row, start)
+        return read(self, name, row, start, out)
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)

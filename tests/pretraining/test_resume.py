@@ -85,9 +85,9 @@ def test_an_interrupted_feature_pass_reads_no_shard_twice(
         save(self, *arguments)
         raise Stop
 
-    def noting(self, name, row, start):
+    def noting(self, name, row, start, out):
         seen.append(int(row["index"]))
-        return read(self, name, row, start)
+        return read(self, name, row, start, out)
 
     def clustering(*arguments, **more):
         passes.append(sorted(seen))
