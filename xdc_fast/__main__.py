@@ -10,8 +10,8 @@ from io import TextIOWrapper
 
 from xdc_fast.interrupt import end_at_once, ignore
 
-# Turns in which an idle thread of OpenMP waits awake, tens of microseconds. By default it is
-# milliseconds, in which it takes its core from the run beside it; with none, a run alone is slower.
+# Turns in which an idle thread of OpenMP spins before it sleeps. libgomp's default is 300,000, in
+# which it keeps its core from the run beside it; with none, each parallel loop has to wake it.
 SPIN = "10000"
 
 

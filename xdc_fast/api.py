@@ -185,8 +185,6 @@ def kmeans(
 
     where = choose_device(device)
     features = np.asarray(features)
-    if features.dtype != np.float16:
-        features = features.astype(np.float32, copy=False)
     if features.ndim != 2:
         raise UserError(f"features of shape {features.shape}: give one vector a row, (N, D)")
     if previous is not None and np.shape(previous) != (len(features),):

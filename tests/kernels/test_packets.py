@@ -54,8 +54,8 @@ def test_other_sizes_and_other_bytes_are_refused():
             copied([packet, bad], 24, 40)
 
 
-def test_what_libjpeg_refuses_by_its_headers_is_refused():
-    """Bytes of the headers changed at random: nothing is taken whose size libjpeg cannot tell."""
+def test_a_packet_with_a_damaged_header_is_taken_at_its_true_size_alone():
+    """Bytes of the headers changed at random; libjpeg tells the size, or refuses it too."""
     packet = simplejpeg.encode_jpeg(picture(24, 40))
     scan = packet.index(b"\xff\xda")
     taken = 0

@@ -1,6 +1,7 @@
 """The run folder and its checkpoint: what is refused, and why."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.common.pretraining import Stop, dies_at_step, recipe
 from xdc_fast.errors import UserError
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
+from xdc_fast.recipe import Recipe, override
 
 
 def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, finished, tmp_path):
@@ -39,6 +41,17 @@ def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, f
     (tmp_path / "photos" / "a.jpg").touch()
     with pytest.raises(UserError, match="not empty, and not a run"):
         pretrain(recipe(toy_shards, tmp_path / "photos"))
+
+
+def test_a_run_goes_on_with_other_settings_of_the_machine(finished, toy_shards, tmp_path):
+    """Of all top-level settings, those that no weight depends on."""
+    other = {"threads": 1, "loader": "host", "device": "cpu", "decoder_load": 1.0}
+    result = {"method", "label", "split", "k", "seed", "data", "out"}
+    single = {f.name for f in fields(Recipe)} - {"video", "audio", "cluster", "train"}
+    assert single == other.keys() | result
+    root = tmp_path / "run"
+    shutil.copytree(finished[0].root, root)
+    Run.start(override(finished[0].recipe, {"out": str(root), **other}), toy_shards.fingerprint)
 
 
 def test_two_processes_do_not_share_a_run(finished, toy_shards, tmp_path):

@@ -130,6 +130,10 @@ class Points:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """Some of the points, on the device."""
+        return self.rows[index.to(self.rows.device)].to(self.device)
+
     def blocks(self, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """The points in parts, on the device, for work that takes `width` numbers a point."""
         size = max(1, BLOCK[self.device.type] // width)
@@ -218,8 +222,8 @@ def split_largest(
     for new in empty:
         widest = int(width.argmax())
         members = torch.nonzero(nearest == widest)[:, 0]
-        farthest = int(members[left[members].argmax()])
-        step = 0.1 * (points.rows[farthest].to(points.device) - centroids[widest])
+        farthest = members[left[members].argmax()]
+        step = 0.1 * (points.take(farthest) - centroids[widest])
         centroids[new] = centroids[widest] + step
         centroids[widest] -= step
         left[farthest] = 0
@@ -232,7 +236,7 @@ def init_centroids(draw: Points, k: int, settings: Cluster, seed: int) -> torch.
 
     def run(start: int) -> tuple[float, torch.Tensor]:
         chosen = kmeans_plusplus(draw, k, np.random.default_rng((seed, start)))
-        found = lloyd(draw, draw.rows[chosen].to(draw.device), settings.max_iter)
+        found = lloyd(draw, draw.take(chosen), settings.max_iter)
         return float(found.distance.mean(dtype=torch.float64)), found.centroids
 
     return min(map(run, range(settings.n_init)), key=itemgetter(0))[1]
@@ -280,7 +284,7 @@ def prepare(points: np.ndarray, settings: Cluster) -> np.ndarray:
                 f"cluster.pca={settings.pca} of {points.shape[0]} x {points.shape[1]} features; "
                 f"set it to {min(points.shape)} or less"
             )
-        import faiss  # a second to load, and most clusterings have no PCA
+        import faiss  # most clusterings have no PCA, and go without its load
 
         pca = faiss.PCAMatrix(points.shape[1], settings.pca, -0.5)
         pca.train(points)

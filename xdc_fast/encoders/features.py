@@ -211,40 +211,40 @@ def encode_each(
 
     A GPU is BEHIND batches ahead of the host, so that neither waits for the other.
     """
-    under_way: deque[tuple[np.ndarray, OnItsWay] | None] = deque()
+    pending: deque[tuple[np.ndarray, HostCopy] | None] = deque()
 
-    def arrived() -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-        part = under_way.popleft()
+    def oldest() -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        part = pending.popleft()
         return part and (part[0], part[1].arrays())
 
     for batch in batches:
         if batch is None:
-            under_way.append(None)
+            pending.append(None)
         else:
-            under_way.append((batch.index.numpy(), OnItsWay(evaluate(encoders, inputs, batch))))
-        if len(under_way) > BEHIND:
-            yield arrived()
-    while under_way:
-        yield arrived()
+            pending.append((batch.index.numpy(), begin_encoding(encoders, inputs, batch)))
+        if len(pending) > BEHIND:
+            yield oldest()
+    while pending:
+        yield oldest()
 
 
 def encode(
     encoders: Mapping[str, Encoder], inputs: ClipTransform, batch: Batch
 ) -> dict[str, np.ndarray]:
     """What encoders in eval mode say of a batch: {name: float32 (B, D)}, on the host."""
-    return OnItsWay(evaluate(encoders, inputs, batch)).arrays()
+    return begin_encoding(encoders, inputs, batch).arrays()
 
 
 @torch.no_grad()
-def evaluate(
+def begin_encoding(
     encoders: Mapping[str, Encoder], inputs: ClipTransform, batch: Batch
-) -> dict[str, torch.Tensor]:
-    """As `encode`, on the batch's device."""
-    return forward(encoders, inputs, batch, half=in_half(inputs, batch.device))
+) -> HostCopy:
+    """As `encode`, without waiting for the device."""
+    return HostCopy(forward(encoders, inputs, batch))
 
 
 def in_half(inputs: ClipTransform, device: torch.device) -> bool:
-    """Whether features are computed in bfloat16: where the recipe says so, on a GPU."""
+    """Whether encoders compute in bfloat16 (autocast): where the recipe says so, on a GPU."""
     return inputs.precision == "bfloat16" and device.type == "cuda"
 
 
@@ -253,13 +253,9 @@ def forward(
     inputs: ClipTransform,
     batch: Batch,
     epoch: int | None = None,
-    *,
-    half: bool,
 ) -> dict[str, torch.Tensor]:
-    """The features of a batch, {name: float32 (B, D)} on its device.
-
-    epoch: as of ClipTransform. half: whether to compute in bfloat16 (autocast).
-    """
+    """The features of a batch, {name: float32 (B, D)} on its device; epoch: as of ClipTransform."""
+    half = in_half(inputs, batch.device)
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
         tensors = {m: inputs.of(m, batch, epoch) for m in dict.fromkeys(map(modality_of, encoders))}
         return {
@@ -267,7 +263,7 @@ def forward(
         }
 
 
-class OnItsWay:
+class HostCopy:
     """Tensors {name: float32 (B, D)} that are copied to the host while the device goes on."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]):

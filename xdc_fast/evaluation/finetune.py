@@ -18,7 +18,7 @@ from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import random_windows
 from xdc_fast.encoders.build import new_head
 from xdc_fast.encoders.encoder import Encoder
-from xdc_fast.encoders.features import compute_features, forward, in_half
+from xdc_fast.encoders.features import compute_features, forward
 from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
@@ -177,7 +177,6 @@ def train(
     recipe, loader = evaluator.recipe, evaluator.loader(modality)
     sizes = count_by_shard(evaluator.shards, split.train)
     batch = min(settings.batch, len(split.train))
-    half = in_half(evaluator.inputs, evaluator.device)
     labels = torch.from_numpy(codes[split.train])
     steps = settings.epochs * EpochSampler(sizes, batch).steps
     step = 0
@@ -188,7 +187,7 @@ def train(
                 random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=recipe.video.flip
             )
             for clips in loader.batches(sampler, windows, samples=split.train):
-                found = forward({modality: encoder}, evaluator.inputs, clips, epoch, half=half)
+                found = forward({modality: encoder}, evaluator.inputs, clips, epoch)
                 targets = labels[clips.index].to(evaluator.device)
                 loss = cross_entropy(head(found[modality]), targets)
                 if not (shown := loss.item()) < float("inf"):

@@ -76,8 +76,7 @@ class Learner:
         over the clips that have a label.
         """
         device = batch.device
-        half = self.settings.precision == "bfloat16"
-        features = forward(self.call, self.inputs, batch, epoch, half=half)
+        features = forward(self.call, self.inputs, batch, epoch)
         if self.memory_bank is not None:
             self.memory_bank.add(batch.index, features)
         metrics, losses = {}, []

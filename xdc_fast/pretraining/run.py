@@ -53,7 +53,7 @@ from xdc_fast.recipe import END, Recipe, dump_recipe, flatten, is_whole, load_re
 
 LOCK = ".lock"
 ANEW = "mend it, put back a copy of it, or begin a new run in another folder"
-MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads")
+MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads", "decoder_load")
 
 
 class Run:
