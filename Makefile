@@ -16,7 +16,7 @@ demo: .venv/installed
 	PATH=$(abspath $(BIN)):$$PATH sh tools/demo.sh $(DEMO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -8,7 +8,15 @@ SUBPACKAGES = (
 )
 
 ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
-TEST = ["pytest>=8", "ruff==0.17.*", "mypy==1.*", "types-PyYAML", "types-tqdm", *ONNX]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff==0.17.*",
+    "mypy==1.*",
+    "types-PyYAML",
+    "types-tqdm",
+    *ONNX,
+]
 DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "sphinx-click>=6"]
 # peers; a missing one is named
 BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4", "imageio-ffmpeg>=0.6"]
