@@ -53,7 +53,12 @@ json_option = click.option(
 
 
 def print_result(result: object, lines: Iterable[str], as_json: bool) -> None:
-    """What a command found, on stdout: one JSON document with --json, otherwise the lines."""
+    """What a command found, on stdout: one JSON document with --json, otherwise the lines.
+
+    Of several ranks, one prints.
+    """
+    if progress.is_silent():
+        return
     with naming("standard output"):
         for line in [to_json(result)] if as_json else lines:
             click.echo(on_one_line(line))
@@ -85,7 +90,8 @@ class Group(click.Group):
             if not is_out_of_memory(error):
                 raise
             message = f"out of memory ({error}); lower the batch, or the size of a clip"
-        click.echo(f"{self.name}: {on_one_line(message)}", err=True)
+        if not progress.is_silent():
+            click.echo(f"{self.name}: {on_one_line(message)}", err=True)
         sys.exit(status)
 
 

@@ -7,12 +7,14 @@ Used as a library, the package prints nothing: bars are off, and messages go to 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
 _shown = False
+_silent = os.environ.get("RANK", "0") != "0"
 
 
 class Handler(logging.Handler):
@@ -22,9 +24,24 @@ class Handler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+def is_silent() -> bool:
+    """Whether another process of the same run shows what this one would: the first one, or of
+    errors the one that had the first."""
+    return _silent
+
+
+def silence(silent: bool) -> None:
+    """From now on, is_silent() says so."""
+    global _silent
+    _silent = silent
+
+
 def show() -> None:
-    """From now on, bars and the package's messages on stderr; what the commands do."""
+    """From now on, bars and the package's messages on stderr, unless another process shows them;
+    what the commands do."""
     global _shown
+    if _silent:
+        return
     _shown = True
     logger = logging.getLogger("xdc_fast")
     if not any(isinstance(handler, Handler) for handler in logger.handlers):

@@ -134,7 +134,14 @@ class Train:
         least=0,
         most=MANY,
     )
-    batch: int = setting(64, "clips per step", least=1, most=100_000)
+    batch: int = setting(64, "clips per step, of all processes together", least=1, most=1_000_000)
+    group: int = setting(
+        0,
+        "clips that share the statistics of BatchNorm, and that a process holds at a time; a step "
+        "adds up the gradients of its groups; 0: all of the batch",
+        least=0,
+        most=100_000,
+    )
     lr: float = setting(
         0.1,
         "peak learning rate: warm-up, then cosine to zero, anew in each iteration",
@@ -164,6 +171,11 @@ class Train:
         "weight clips so that all clusters count alike; auto: for method=sdc only",
         choices=("auto", "always", "never"),
     )
+
+    @property
+    def clips(self) -> int:
+        """Clips of a group."""
+        return self.group or self.batch
 
 
 @dataclass(frozen=True)

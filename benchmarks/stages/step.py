@@ -89,7 +89,7 @@ def contest(recipe: Recipe, device: torch.device) -> Case:
         "clips per second",
         len(batch),
         # at learning rate 0 every step is the first
-        lambda: losses_of(learner.step(batch, epoch=0, rate=0.0)),
+        lambda: losses_of(learner.step([batch], epoch=0, rate=0.0)),
         {"plain PyTorch": partial(make_plain, recipe, inputs, batch, labels, encoders)},
         partial(assert_same, 2e-2 if train.precision == "bfloat16" else 1e-3),
         ("encoders alone", bare_encoders(recipe, inputs, batch, encoders)),
@@ -97,7 +97,7 @@ def contest(recipe: Recipe, device: torch.device) -> Case:
 
 
 def draw_batch(recipe: Recipe, inputs: ClipTransform, device: torch.device) -> Batch:
-    size, shape = recipe.train.batch, inputs.shape
+    size, shape = recipe.train.clips, inputs.shape
     form = (size, shape.frames, shape.crop, shape.crop, 3)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(256, form, dtype=torch.uint8, generator=generator)

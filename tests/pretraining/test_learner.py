@@ -26,7 +26,7 @@ def test_training_fits_the_labels(toy_shards):
     batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
     labels = np.arange(48, dtype=np.int32) % 6
     learner = make_learner(chosen, {"video": labels, "audio": labels})
-    losses = [learner.step(batch, 0, 0.05) for _ in range(40)]
+    losses = [learner.step([batch], 0, 0.05) for _ in range(40)]
     for name in ("video_from_audio_loss", "audio_from_video_loss"):
         assert losses[0][name].item() == pytest.approx(np.log(6), abs=0.1)
         assert losses[-1][name] < 0.5 * losses[0][name]
@@ -42,7 +42,7 @@ def test_metrics_are_of_the_clips_that_have_a_label(toy_shards):
     sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
     loader = HostLoader(toy_shards, inputs.shape)
     batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
-    metrics = learner.step(batch, 0, 0.0)
+    metrics = learner.step([batch], 0, 0.0)
     assert {float(value) for key, value in metrics.items() if "accuracy" in key} == {1.0}
 
 
@@ -56,10 +56,10 @@ def test_a_step_on_a_gpu_waits_for_nothing(toy_shards):
     sampler = EpochSampler(toy_shards.shard_sizes, 12, shuffle=False)
     loader = HostLoader(toy_shards, inputs.shape, device="cuda")
     batch = next(loader.batches(sampler, partial(fixed_windows, shape=inputs.shape)))
-    learner.step(batch, 0, 0.1)
+    learner.step([batch], 0, 0.1)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        learner.step(batch, 0, 0.1)
+        learner.step([batch], 0, 0.1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -55,9 +55,9 @@ def test_an_iteration_may_be_counted_in_steps(finished, toy_shards, tmp_path, mo
     cut = ("train.steps=6", "train.checkpoint_steps=5")
     seen, step = [], Learner.step
 
-    def noting(self, batch, epoch, rate):
-        seen.append((epoch, tuple(batch.index.tolist())))
-        return step(self, batch, epoch, rate)
+    def noting(self, groups, epoch, rate):
+        seen.append((epoch, tuple(groups[0].index.tolist())))
+        return step(self, groups, epoch, rate)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", noting)

@@ -14,6 +14,7 @@ from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
+from xdc_fast.ranks import local_rank
 from xdc_fast.shards.dataset import ShardSet
 
 
@@ -56,7 +57,10 @@ class Loader(Protocol):
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; auto is CUDA where there is any. UserError for one that is not."""
+    """The device of that name; auto is CUDA where there is any. UserError for one that is not.
+
+    Of several ranks on a machine, each has a CUDA device of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -65,6 +69,14 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device={name}: must be one of auto, cpu, cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: no CUDA device is usable here; `xdc doctor` says why")
+    if name == "cuda" and (number := local_rank()) is not None:
+        if number >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"process {number} of this machine has no CUDA device of its own, since there are "
+                f"{count}; start as many processes as there are devices"
+            )
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
     return device
 
 

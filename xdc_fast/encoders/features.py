@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from xdc_fast.encoders.encoder import Encoder
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.files import read_arrays, write_arrays
+from xdc_fast.ranks import ALONE, Ranks
 
 Stop = Callable[[], None]
 
@@ -67,15 +68,9 @@ class Features:
         }
         return Features(arrays, np.any(valid, axis=1))
 
-    def spread(self, samples: np.ndarray, count: int) -> Features:
-        """The rows as those of `samples`, int64 (M,), among `count`; the others are not valid."""
-        if len(samples) == count:
-            return self
-        whole = Features.zeros(count, {name: a.shape[1] for name, a in self.arrays.items()})
-        whole.valid[samples] = self.valid
-        for name, array in self.arrays.items():
-            whole.arrays[name][samples] = array
-        return whole
+    def take(self, rows: slice | np.ndarray) -> Features:
+        """Some of the rows."""
+        return Features({name: a[rows] for name, a in self.arrays.items()}, self.valid[rows])
 
     def put(self, first: int, part: Features) -> None:
         """Writes the rows of a part from row `first` on."""
@@ -97,6 +92,8 @@ def compute_features(
     folder: Path | None = None,
     stop: Stop | None = None,
     title: str = "features",
+    ranks: Ranks = ALONE,
+    unit: int = 1,
 ) -> Features:
     """Features of equally spaced clips of each sample, in one pass over the set.
 
@@ -107,6 +104,8 @@ def compute_features(
     folder: keeps the features of each shard when it is finished, as SHARD.npz, and takes from there
     what an earlier pass left of the same encoders, clips and batches.
     stop: called between batches, to raise when the pass is to end early.
+    ranks: each computes some of the shards; they meet in the folder, which all have to see. A rank
+    gets the rows of its part alone, ranks.share(M, unit).
     Raises UserError for an encoder of a modality that the loader does not read, and when no clip
     can be read.
     """
@@ -117,8 +116,9 @@ def compute_features(
     each = 1 if average else clips
     sizes = count_by_shard(shards, samples) * each
     first = np.cumsum(sizes) - sizes
-    found = Features.zeros(len(samples) * each, widths_of(encoders))
-    kept, done = None, set()
+    found = Features.zeros(len(samples) * each if ranks.world == 1 else 0, widths_of(encoders))
+    whose = (first + sizes // 2) * ranks.world // (len(samples) * each)
+    kept, done = None, set(np.flatnonzero(whose != ranks.rank).tolist())
     if folder is not None:
         chosen = hashlib.sha256(samples.tobytes()).hexdigest()
         half = in_half(inputs, loader.device)
@@ -128,16 +128,23 @@ def compute_features(
         for number, name in enumerate(shards.shards):
             part = kept.load(name, int(sizes[number]), widths_of(encoders))
             if part is not None:
-                found.put(first[number], part)
                 done.add(number)
+                if ranks.world == 1:
+                    found.put(first[number], part)
     for number, part in iterate_features(
         encoders, loader, inputs, batch, subset, done=done, stop=stop, title=title
     ):
         part = part.mean(clips) if average else part
-        found.put(first[number], part)
+        if ranks.world == 1:
+            found.put(first[number], part)
         if kept is not None:
             kept.save(shards.shards[number], part)
-    if not found.valid.any():
+    if ranks.world > 1:
+        assert kept is not None, "ranks meet in a folder"
+        ranks.wait()
+        found = kept.rows(ranks.share(len(samples) * each, unit), shards.shards, sizes,
+                          widths_of(encoders))  # fmt: skip
+    if not any(ranks.gather(bool(found.valid.any()))):
         reason = next(iter(loader.examples.values()), "none was asked for")
         raise UserError(
             f"{shards.root}: no clip can be read: {reason}; run `xdc-shard verify {shards.root}`"
@@ -355,6 +362,25 @@ class FeatureFolder:
             return None
         valid = arrays.pop("valid")
         return Features({n.removeprefix("features_"): a for n, a in arrays.items()}, valid)
+
+    def rows(
+        self, rows: slice, shards: Sequence[str], sizes: np.ndarray, widths: Mapping[str, int]
+    ) -> Features:
+        """Some rows of what `save` kept of all shards, which have so many rows each."""
+        found = Features.zeros(rows.stop - rows.start, widths)
+        ends = np.cumsum(sizes)
+        here = (ends > rows.start) & (ends - sizes < rows.stop)
+        for number in np.flatnonzero(here).tolist():
+            part = self.load(shards[number], int(sizes[number]), widths)
+            if part is None:
+                raise UserError(
+                    f"{self._path(shards[number])}: what another process has written cannot be "
+                    "read here; give an out=FOLDER that all machines share"
+                )
+            before = int(ends[number] - sizes[number])
+            own = slice(max(rows.start - before, 0), rows.stop - before)
+            found.put(max(before - rows.start, 0), part.take(own))
+        return found
 
     def _path(self, shard: str) -> Path:
         return self.folder / shard.replace(".tar", ".npz")

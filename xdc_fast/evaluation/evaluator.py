@@ -60,7 +60,7 @@ class Evaluator:
         if model.name == "random":
             encoders = self.encoders(*self.modalities)
             loader = self.loader(*self.modalities)
-            calibrate(encoders, loader, self.inputs, self.recipe.train.batch)
+            calibrate(encoders, loader, self.inputs, self.recipe.train.clips)
             for encoder in encoders.values():
                 encoder.eval()
 
@@ -92,7 +92,7 @@ class Evaluator:
             self.encoders(*modalities),
             self.loader(*modalities),
             self.inputs,
-            self.recipe.train.batch,
+            self.recipe.train.clips,
             samples=samples,
             clips=clips,
             average=average,

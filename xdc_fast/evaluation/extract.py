@@ -73,7 +73,7 @@ def extract_features(
             evaluator.encoders(*evaluator.modalities),
             evaluator.loader(*evaluator.modalities),
             evaluator.inputs,
-            model.recipe.train.batch,
+            model.recipe.train.clips,
             clips,
             done=missing,
         ):

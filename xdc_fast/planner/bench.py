@@ -64,7 +64,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
         decoder_load=recipe.decoder_load,
     )  # fmt: skip
-    size, seed = recipe.train.batch, recipe.seed
+    size, seed = recipe.train.clips, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)
     draw = np.random.default_rng(seed).integers(recipe.k, size=len(shards)).astype(np.int32)
     labels = {clustering_name(names): draw for names in clusterings_of(recipe.method)}
@@ -78,7 +78,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        learner.step(batch, 0, 0.0)
+        learner.step([batch], 0, 0.0)
 
     clock = partial(calls_per_second, seconds=seconds, device=device)
     rates = {"reading": size * clock(reading(shards, inputs.shape.samples, sampler, drawn))}
@@ -87,7 +87,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     batch = next(batches)
     batches.close()
     rates["inputs"] = size * clock(lambda: [inputs.of(m, batch, 0) for m in MODALITIES])
-    rates["step"] = size * clock(lambda: learner.step(batch, 0, 0.0))
+    rates["step"] = size * clock(lambda: learner.step([batch], 0, 0.0))
     batches = endless_batches(loader, sampler, drawn)
     began = time.perf_counter()
     rates["training"] = size * clock(train)

@@ -12,12 +12,14 @@ from xdc_fast.errors import UserError
 from xdc_fast.files import check_writable
 from xdc_fast.pretraining.methods import encoders_of, heads_of
 from xdc_fast.pretraining.pseudo_labels import training_samples
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 
 
-def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
-    """The shards of a recipe that can be trained with; UserError for one that cannot.
+def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> ShardSet:
+    """The shards of a recipe that can be trained with, by so many ranks; UserError for one that
+    cannot.
 
     Nothing is written.
     """
@@ -51,10 +53,33 @@ def check_recipe(recipe: Recipe, device: torch.device) -> ShardSet:
             "train.precision=bfloat16: PyTorch's 3D convolutions are not reliable in it on a CPU; "
             "set train.precision=float32"
         )
+    _check_groups(recipe, ranks.world)
     check_memory(recipe, encoders_of(recipe.method), device, training=True)
     if recipe.out:
         check_writable(Path(recipe.out))
     return shards
+
+
+def _check_groups(recipe: Recipe, world: int) -> None:
+    """UserError where a batch does not fall into as many whole groups for each process."""
+    batch, group = recipe.train.batch, recipe.train.group
+    if batch % (recipe.train.clips * world):
+        processes = f"{world} processes" if world > 1 else "one process"
+        several = f"{group} x {world}" if world > 1 else str(group)
+        way = f"set train.batch to a multiple of {several}"
+        if not group and batch % world == 0:
+            way = f"set train.group to {batch // world} or to a whole part of it"
+        elif not group:
+            way = f"set train.group, and train.batch to a multiple of it x {world}"
+        raise UserError(
+            f"train.batch={batch}, train.group={group}: a step is no whole groups for {processes}; "
+            f"{way}"
+        )
+    if world > 1 and recipe.cluster.features == "training":
+        raise UserError(
+            "cluster.features=training: one process has to see all samples, and there are "
+            f"{world}; set cluster.features=pass"
+        )
 
 
 def _check_labels(shards: ShardSet, label: str, k: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.encoders.build import modality_of, new_head
@@ -16,8 +18,12 @@ from xdc_fast.encoders.features import forward
 from xdc_fast.encoders.transform import ClipTransform, send
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretraining.memory_bank import MemoryBank
-from xdc_fast.pretraining.methods import clustering_name, heads_of
+from xdc_fast.pretraining.methods import Head, clustering_name, heads_of
+from xdc_fast.ranks import ALONE, Ranks, told_if_lost
 from xdc_fast.recipe import Train
+
+NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+MOMENTUM = 0.1  # of BatchNorm's running statistics, PyTorch's default
 
 
 class Learner:
@@ -25,7 +31,7 @@ class Learner:
 
     labels: {clustering: int32 (N,)}, the assignment of every sample, of k clusters, -1 for none.
     seed: of the heads' weights. heads: {head: state dict} to begin with instead. memory_bank: it
-    gathers the features that training computes.
+    gathers the features that training computes. ranks: among which the groups of a step are shared.
     """
 
     def __init__(
@@ -39,7 +45,9 @@ class Learner:
         seed: int,
         heads: Mapping[str, dict] | None = None,
         memory_bank: MemoryBank | None = None,
+        ranks: Ranks = ALONE,
     ):
+        self.ranks = ranks
         self.encoders, self.inputs, self.labels = encoders, inputs, labels
         self.settings, self.memory_bank = settings, memory_bank
         self.table = heads_of(method)
@@ -64,39 +72,69 @@ class Learner:
             weight_decay=settings.weight_decay,
             fused=device.type == "cuda",
         )
-        self.call = {
+        call = {
             name: torch.compile(encoder) if settings.compile else encoder
             for name, encoder in encoders.items()
         }
+        self.predict = Predictor(self.models, call, self.heads, self.table, inputs)
+        self.shared: DistributedDataParallel | None = None
+        if ranks.world > 1:
+            with told_if_lost(ranks):  # the weights of the first rank go to the others
+                self.shared = DistributedDataParallel(self.predict, broadcast_buffers=False)
+        self.norms = [m for m in self.models.modules() if isinstance(m, NORMS)]
 
-    def step(self, batch: Batch, epoch: int, rate: float) -> dict[str, torch.Tensor]:
-        """One update at learning rate `rate`.
+    def step(self, groups: Sequence[Batch], epoch: int, rate: float) -> dict[str, torch.Tensor]:
+        """One update at learning rate `rate` from this rank's groups of clips.
 
+        The gradients of the groups of all ranks are added up. BatchNorm normalises each group by
+        itself; its running statistics take the mean over the groups.
         Returns HEAD_loss and HEAD_accuracy of each head, 0-d tensors on the batch's device, means
-        over the clips that have a label.
+        over the clips of all ranks that have a label.
         """
-        device = batch.device
-        features = forward(self.call, self.inputs, batch, epoch)
-        if self.memory_bank is not None:
-            self.memory_bank.add(batch.index, features)
-        metrics, losses = {}, []
-        for head in self.table:
-            clustering = clustering_name(head.clustering)
-            labels, weight = self.labels[clustering], self.weights[clustering]
-            target = send(gather_labels(labels, batch.index.numpy()), device)
-            logits = self.heads[head.name](features[head.encoder])
-            total = cross_entropy(logits, target, weight, ignore_index=-1, reduction="sum")
-            labeled = (target >= 0).sum().clamp(min=1)
-            losses.append(total / labeled)
-            metrics[f"{head.name}_loss"] = losses[-1].detach()
-            right = (logits.detach().argmax(1) == target).sum()
-            metrics[f"{head.name}_accuracy"] = right / labeled
+        device, count = groups[0].device, len(groups)
+        targets = [
+            {
+                name: gather_labels(labels, batch.index.numpy())
+                for name, labels in self.labels.items()
+            }
+            for batch in groups
+        ]
+        known = [[(target >= 0).sum() for target in group.values()] for group in targets]
+        counts = self.ranks.sum(torch.tensor(known).sum(dim=0)).clamp(min=1)
+        labeled = dict(zip(self.labels, counts, strict=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = torch.zeros(2 * len(self.table), device=device)
+        for number, (batch, target) in enumerate(zip(groups, targets, strict=True)):
+            later = count - 1 - number
+            for norm in self.norms:  # so that all groups of the step weigh alike in the end
+                norm.momentum = MOMENTUM / (count - later * MOMENTUM)
+            with self.shared.no_sync() if self.shared and later else nullcontext():
+                features, logits = (self.shared or self.predict)(batch, epoch)
+                if self.memory_bank is not None:
+                    self.memory_bank.add(batch.index, features)
+                losses, found = [], []
+                for head in self.table:
+                    clustering, said = clustering_name(head.clustering), logits[head.name]
+                    wanted, weight = send(target[clustering], device), self.weights[clustering]
+                    total = cross_entropy(said, wanted, weight, ignore_index=-1, reduction="sum")
+                    losses.append(total / labeled[clustering])
+                    right = (said.detach().argmax(1) == wanted).sum()
+                    found += [losses[-1].detach(), right / labeled[clustering]]
+                metrics += torch.stack(found)
+                with told_if_lost(self.ranks):  # which takes the mean of the ranks' gradients
+                    (sum(losses[1:], losses[0]) * self.ranks.world).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(losses[1:], losses[0]).backward()
         self.optimizer.step()
-        return metrics
+        names = [f"{head.name}_{metric}" for head in self.table for metric in ("loss", "accuracy")]
+        return dict(zip(names, self.ranks.sum(metrics), strict=True))
+
+    def average_statistics(self) -> None:
+        """Makes BatchNorm's running statistics the mean over the ranks."""
+        for norm in self.norms:
+            for statistic in (norm.running_mean, norm.running_var):
+                assert statistic is not None  # they are tracked
+                self.ranks.sum(statistic).div_(self.ranks.world)
 
     @torch.no_grad()
     def outputs_are_finite(self, batch: Batch) -> bool:
@@ -125,6 +163,32 @@ class Learner:
             head.load_state_dict(state["heads"][name])
         own = self.optimizer.state_dict()
         self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
+
+
+class Predictor(nn.Module):
+    """Features and logits of a batch, as one module that can be shared among ranks.
+
+    models: what holds the parameters. The other arguments as of Learner.
+    """
+
+    def __init__(
+        self,
+        models: nn.Module,
+        call: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+        heads: Mapping[str, nn.Linear],
+        table: Sequence[Head],
+        inputs: ClipTransform,
+    ):
+        super().__init__()
+        self.models, self.inputs, self.table = models, inputs, table
+        self.call, self.heads = dict(call), dict(heads)
+
+    def forward(
+        self, batch: Batch, epoch: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        features = forward(self.call, self.inputs, batch, epoch)
+        logits = {h.name: self.heads[h.name](features[h.encoder]) for h in self.table}
+        return features, logits
 
 
 def balanced_weights(assignment: np.ndarray, k: int) -> np.ndarray:

@@ -5,27 +5,38 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from signal import SIGTERM
 
 from xdc_fast import progress
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.subset import count_by_shard
+from xdc_fast.clusters.kmeans import ROWS
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.features import compute_features, widths_of
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
-from xdc_fast.interrupt import Interrupt
+from xdc_fast.interrupt import Interrupt, Interrupted
 from xdc_fast.pretraining.check import check_recipe
 from xdc_fast.pretraining.checkpoint import State
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
-from xdc_fast.pretraining.metrics import MetricsLog
-from xdc_fast.pretraining.pseudo_labels import make_clusters, training_labels, training_samples
+from xdc_fast.pretraining.metrics import MetricsLog, is_logged
+from xdc_fast.pretraining.pseudo_labels import (
+    draw_classes,
+    gather_clusters,
+    make_clusters,
+    training_samples,
+)
 from xdc_fast.pretraining.records import cluster_record, iteration_record, one_line, run_record
 from xdc_fast.pretraining.run import Run
 from xdc_fast.pretraining.schedule import learning_rate, steps_per_iteration, training_batches
+from xdc_fast.ranks import Ranks, open_ranks
 from xdc_fast.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -34,12 +45,18 @@ log = logging.getLogger(__name__)
 def pretrain(recipe: Recipe) -> dict:
     """Runs a recipe, or continues the run that its folder `recipe.out` holds.
 
+    Of several ranks (`torchrun` starts them), all call this.
     Returns the summary, as RUN/summary.json holds it. On a CPU a resumed run ends with the weights
     of an uninterrupted one, bit for bit. Raises UserError for what the user can mend, Interrupted
     after SIGINT or SIGTERM, when a checkpoint is written.
     """
+    with open_ranks() as ranks:
+        return _pretrain(recipe, ranks)
+
+
+def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
     device = choose_device(recipe.device)
-    shards = check_recipe(recipe, device)
+    shards = check_recipe(recipe, device, ranks)
     settings, method, k, seed = recipe.train, recipe.method, recipe.k, recipe.seed
     inputs = ClipTransform(recipe)
     encoders = build_encoders(recipe, device, encoders_of(method))
@@ -48,68 +65,86 @@ def pretrain(recipe: Recipe) -> dict:
         decoder_load=recipe.decoder_load,
     )  # fmt: skip
     samples = training_samples(shards, recipe)
+    rows = ranks.share(len(samples), ROWS)  # whose features this rank holds
     sizes = count_by_shard(shards, samples)
     steps = steps_per_iteration(settings, EpochSampler(sizes, settings.batch).steps)
-    supervised = method == "supervised"
-    classes = training_labels(shards, recipe.label, samples) if supervised else None
     names = [clustering_name(clustering) for clustering in clusterings_of(method)]
     run = Run.start(recipe, shards.fingerprint)
-    restored = run.read_state(encoders, len(shards), steps)
-    state = restored or State()
-    began = time.perf_counter() - state.seconds
-    memory_bank = None
-    if recipe.cluster.features == "training":
-        memory_bank = MemoryBank(len(shards), widths_of(encoders), state.memory_bank)
+    with ExitStack() as held:
+        if ranks.first:
+            held.enter_context(run.hold())
+        interrupt = held.enter_context(Interrupt())
+        restored = run.read_state(encoders, len(shards), steps)
+        ranks.wait()  # until all have read it
+        state = restored or State()
+        began = time.perf_counter() - state.seconds
+        metrics_log = None
+        if ranks.first:
+            metrics_log = held.enter_context(MetricsLog(run, state.iteration, state.step, steps))
+        memory_bank = None
+        if recipe.cluster.features == "training":
+            memory_bank = MemoryBank(len(shards), widths_of(encoders), state.memory_bank)
 
-    def save() -> None:
-        state.memory_bank = memory_bank.state_dict() if memory_bank is not None else None
-        state.seconds = time.perf_counter() - began
-        run.write_state(state, encoders)
+        def save() -> None:
+            state.memory_bank = memory_bank.state_dict() if memory_bank is not None else None
+            state.seconds = time.perf_counter() - began
+            if ranks.first:
+                run.write_state(state, encoders)
 
-    with (
-        run.hold(),
-        Interrupt() as interrupt,
-        MetricsLog(run, state.iteration, state.step, steps) as metrics_log,
-    ):
         if restored is None:
-            calibrate(encoders, loader, inputs, settings.batch, interrupt.check, samples)
+            calibrate(encoders, loader, inputs, settings.clips, interrupt.check, samples)
             save()
+        if ranks.world > 1:
+            log.info(share_of(ranks, rows, widths_of(encoders)))
         while state.iteration < settings.iterations:
             title = f"iteration {state.iteration + 1}/{settings.iterations}"
 
             if state.clusters is None:
                 started = time.perf_counter()
                 if memory_bank is not None and state.iteration:
-                    features = memory_bank.features()
+                    features = memory_bank.features().take(samples)
                 else:
                     features = compute_features(
-                        encoders, loader, inputs, settings.batch, samples=samples,
+                        encoders, loader, inputs, settings.clips, samples=samples,
                         folder=run.features(state.iteration), stop=interrupt.check,
-                        title=f"{title} features",
-                    ).spread(samples, len(shards))  # fmt: skip
+                        title=f"{title} features", ranks=ranks, unit=ROWS,
+                    )  # fmt: skip
                 extracted = time.perf_counter()
-                previous = (
+                before = (
                     run.assignments(state.iteration - 1, names, len(shards))
                     if state.iteration
                     else {}
                 )
-                clusterings = make_clusters(
-                    features, method, k, recipe.cluster, seed=seed, iteration=state.iteration,
-                    previous=previous, classes=classes, device=device,
+                classes = (
+                    draw_classes(shards, recipe.label, samples, seed, state.iteration)[rows]
+                    if method == "supervised"
+                    else None
+                )
+                clusterings = gather_clusters(
+                    make_clusters(
+                        features, method, k, recipe.cluster, seed=seed, iteration=state.iteration,
+                        previous={name: a[samples[rows]] for name, a in before.items()},
+                        classes=classes, device=device, ranks=ranks,
+                    ),
+                    samples, len(shards), ranks,
                 )  # fmt: skip
-                run.save_clusters(state.iteration, clusterings)
-                state.clusters = cluster_record(
-                    clusterings, previous, k, shards,
-                    n_unreadable=int((~features.valid[samples]).sum()),
-                    extract_seconds=extracted - started,
-                    cluster_seconds=time.perf_counter() - extracted,
-                )  # fmt: skip
+                unreadable = sum(ranks.gather(features.n_unreadable))
+                state.clusters = {}
+                if ranks.first:
+                    run.save_clusters(state.iteration, clusterings)
+                    state.clusters = cluster_record(
+                        clusterings, before, k, shards, n_unreadable=unreadable,
+                        extract_seconds=extracted - started,
+                        cluster_seconds=time.perf_counter() - extracted,
+                    )  # fmt: skip
+                state.clusters = ranks.broadcast(state.clusters)
                 save()
-            run.remove_features()
+            if ranks.first:
+                run.remove_features()
 
             learner = Learner(
                 encoders, inputs, run.assignments(state.iteration, names, len(shards)), method, k,
-                settings, seed * 1000 + state.iteration, state.heads, memory_bank,
+                settings, seed * 1000 + state.iteration, state.heads, memory_bank, ranks,
             )  # fmt: skip
             if state.learner is not None:
                 learner.load_state_dict(state.learner)
@@ -117,37 +152,44 @@ def pretrain(recipe: Recipe) -> dict:
                 total=steps, initial=state.step, desc=f"{title} training", unit="step"
             ) as bar:
                 tick = time.perf_counter()
-                for epoch, batch, wait in training_batches(
+                for epoch, groups, wait in training_batches(
                     loader, samples, settings, seed=seed, flip=recipe.video.flip,
-                    iteration=state.iteration, step=state.step,
+                    iteration=state.iteration, step=state.step, ranks=ranks,
                 ):  # fmt: skip
-                    metrics = learner.step(batch, epoch, learning_rate(settings, state.step, steps))
+                    rate = learning_rate(settings, state.step, steps)
+                    metrics = learner.step(groups, epoch, rate)
                     state.step += 1
                     now = time.perf_counter()
                     state.add(metrics | {"steps": 1, "seconds": now - tick, "wait": wait})
                     tick = now
                     bar.update()
-                    saving = (
-                        interrupt.received is not None
-                        or state.step % settings.checkpoint_steps == 0
-                    )
-                    if saving or metrics_log.due(state.step):
+                    stopped = ranks.any(interrupt.received is not None)
+                    saving = stopped or state.step % settings.checkpoint_steps == 0
+                    if saving or is_logged(state.step, steps):
                         values = {name: float(value) for name, value in metrics.items()}
                         check_losses(values, run, state)
-                        metrics_log.step(state.iteration, state.step, values)
+                        if metrics_log is not None:
+                            metrics_log.step(state.iteration, state.step, values)
                         losses = {n: f"{v:.2f}" for n, v in values.items() if n.endswith("_loss")}
                         bar.set_postfix(losses, refresh=False)
-                    if (saving or state.step == steps) and not learner.outputs_are_finite(batch):
-                        raise diverged("the encoders' outputs are not finite after", run, state)
+                    if saving or state.step == steps:
+                        learner.average_statistics()
+                        if ranks.any(not learner.outputs_are_finite(groups[-1])):
+                            raise diverged("the encoders' outputs are not finite after", run, state)
                     if saving:
                         state.learner = learner.state_dict()
                         save()
-                    interrupt.check()
+                    if stopped:
+                        raise Interrupted(interrupt.received or SIGTERM)
 
-            record = iteration_record(
-                state.iteration, method, settings.batch, state.sums, state.clusters, loader.failures
+            failures = sum(ranks.gather(loader.failures), Counter())
+            record = ranks.broadcast(
+                iteration_record(
+                    state.iteration, method, settings.batch, state.sums, state.clusters, failures
+                )
             )
-            metrics_log.iteration(record)
+            if metrics_log is not None:
+                metrics_log.iteration(record)
             log.info(one_line(record))
             for reason, message in loader.examples.items():
                 log.warning("  %d clips replaced, %s; the first: %s",
@@ -155,17 +197,27 @@ def pretrain(recipe: Recipe) -> dict:
             loader.failures.clear()
             loader.examples.clear()
             heads = learner.head_weights()
-            run.save_heads(heads)
             # the outputs of a head mean the same clusters only where clusters keep their numbers
             kept = settings.heads == "kept" and recipe.cluster.warm_start
             state.next_iteration(record, heads if kept else None)
             state.seconds = time.perf_counter() - began
-            run.save_summary(
-                run_record(method, k, shards, len(samples), state.records, state.seconds)
-            )
+            if ranks.first:
+                run.save_heads(heads)
+                run.save_summary(
+                    run_record(method, k, shards, len(samples), state.records, state.seconds)
+                )
             save()
-    run.save_encoders(encoders)
-    return run.summary()
+        if ranks.first:
+            run.save_encoders(encoders)
+        ranks.wait()
+        return run.summary()
+
+
+def share_of(ranks: Ranks, rows: slice, widths: Mapping[str, int]) -> str:
+    """What a rank holds between training and training, in a line."""
+    count = rows.stop - rows.start
+    size = count * sum(widths.values()) * 4 / 1e6
+    return f"{ranks.world} processes, each with features of {count:,} samples, {size:,.1f} MB"
 
 
 def check_losses(metrics: dict[str, float], run: Run, state: State) -> None:

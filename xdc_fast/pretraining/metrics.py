@@ -11,6 +11,11 @@ from xdc_fast.pretraining.run import Run
 STEP_LINES = 50  # logged per iteration
 
 
+def is_logged(step: int, steps: int) -> bool:
+    """Whether a step of an iteration's, counted from 1, is one of those that are logged."""
+    return step % max(steps // STEP_LINES, 1) == 0 or step == steps
+
+
 class MetricsLog:
     """Writes a run's metrics, from (iteration, step) on: later ones of an earlier try are dropped.
 
@@ -19,7 +24,6 @@ class MetricsLog:
 
     def __init__(self, run: Run, iteration: int, step: int, steps: int):
         self.run, self.steps = run, steps
-        self.every = max(steps // STEP_LINES, 1)
         run.keep_metrics(iteration, step)
         folder = run.root / "tensorboard"
         folder.mkdir(exist_ok=True)
@@ -34,10 +38,6 @@ class MetricsLog:
     def __exit__(self, *error: object) -> None:
         self.board.close()
         os.close(self.folder)
-
-    def due(self, step: int) -> bool:
-        """Whether a step of an iteration is one of those that are logged."""
-        return step % self.every == 0 or step == self.steps
 
     def step(self, iteration: int, step: int, metrics: dict[str, float]) -> None:
         """Logs a step's metrics, finite numbers by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from xdc_fast.clusters.kmeans import Clustering, Points, cluster, concat_feature
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.features import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster, Recipe
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.parts import TRAIN, part_of
@@ -25,15 +27,16 @@ def make_clusters(
     seed: int,
     iteration: int,
     previous: Mapping[str, np.ndarray] | None = None,
-    classes: tuple[np.ndarray, np.ndarray] | None = None,
+    classes: np.ndarray | None = None,
     device: torch.device | str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> dict[str, Clustering]:
     """The clusterings that a method needs, by name, each into k clusters.
 
-    features: of every sample of the set. seed, iteration: every draw depends on both.
+    features: of N samples. seed, iteration: every draw depends on both.
     previous: {name: int32 (N,)}, the assignments of the iteration before; k-means starts from them
-    if settings.warm_start says so. classes: for method=supervised, what training_labels returns.
-    device: where k-means computes. Raises UserError as `cluster` does.
+    if settings.warm_start says so. classes: int32 (N,), for method=supervised, what draw_classes
+    returns. device, ranks: as of `cluster`, and the errors too.
     """
     before = previous if previous and settings.warm_start else {}
     clusterings = {}
@@ -41,8 +44,7 @@ def make_clusters(
         name = clustering_name(names)
         if names == LABEL:
             assert classes is not None, "method=supervised learns classes"
-            draw = np.random.default_rng((seed, iteration))
-            clusterings[name] = classes_as_clusters(*classes, features, k, settings, draw)
+            clusterings[name] = classes_as_clusters(classes, features, k, settings, ranks)
             continue
         clusterings[name] = cluster(
             [features.arrays[encoder] for encoder in names],
@@ -52,8 +54,27 @@ def make_clusters(
             (seed * 1000 + iteration) * len(MODALITIES) + number,
             device=device,
             previous=before.get(name),
+            ranks=ranks,
         )
     return clusterings
+
+
+def gather_clusters(
+    own: Mapping[str, Clustering], samples: np.ndarray, count: int, ranks: Ranks = ALONE
+) -> dict[str, Clustering]:
+    """Clusterings of a whole set, from those that each rank has of its part of `samples`.
+
+    samples: int64 (M,), those of all ranks, in rising order. count: samples of the set; those that
+    are not among them get no cluster.
+    """
+    whole = {}
+    for name, part in own.items():
+        assignment = np.full(count, -1, dtype=np.int32)
+        assignment[samples] = np.concatenate(ranks.gather(part.assignment))
+        distance = np.full(count, np.inf, dtype=np.float32)
+        distance[samples] = np.concatenate(ranks.gather(part.distance))
+        whole[name] = replace(part, assignment=assignment, distance=distance)
+    return whole
 
 
 def training_samples(shards: ShardSet, recipe: Recipe) -> np.ndarray:
@@ -70,40 +91,37 @@ def training_samples(shards: ShardSet, recipe: Recipe) -> np.ndarray:
     return np.flatnonzero(learns)
 
 
-def training_labels(
-    shards: ShardSet, label: str, samples: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that supervised pretraining learns: samples int64 (L,), rising, and codes (L,).
+def draw_classes(
+    shards: ShardSet, label: str, samples: np.ndarray, seed: int, iteration: int
+) -> np.ndarray:
+    """The class of each sample for an iteration of supervised pretraining, int32 (M,).
 
-    label: the column. samples: what training_samples returns. One with several labels comes often.
+    label: the column. samples: int64 (M,), what training_samples returns. A sample with several
+    labels gets one of them, drawn uniformly: over the iterations its target is uniform over its
+    labels, as in Mahajan et al. 2018 (arXiv 1805.00932).
     """
     labeled, codes, _ = shards.memberships(label)
+    chosen = np.full(len(shards), -1, dtype=np.int32)
     learns = np.isin(labeled, samples)
-    return labeled[learns], codes[learns]
+    labeled, codes = labeled[learns], codes[learns]
+    order = np.random.default_rng((seed, iteration)).permutation(len(labeled))
+    chosen[labeled[order]] = codes[order]  # the last one written stays
+    return chosen[samples]
 
 
 def classes_as_clusters(
-    samples: np.ndarray,
-    codes: np.ndarray,
-    features: Features,
-    k: int,
-    settings: Cluster,
-    draw: np.random.Generator,
+    classes: np.ndarray, features: Features, k: int, settings: Cluster, ranks: Ranks = ALONE
 ) -> Clustering:
-    """The classes of a label as k clusters around their mean features.
-
-    samples, codes: int (M,), as training_labels returns them. A sample with several labels gets
-    one of them, drawn uniformly: over the iterations its target is uniform over its labels, as in
-    Mahajan et al. 2018 (arXiv 1805.00932).
-    """
-    assignment = np.full(len(features.valid), -1, dtype=np.int32)
-    order = draw.permutation(len(samples))
-    assignment[samples[order]] = codes[order]  # the last one written stays
-    assignment[~features.valid] = -1
-    rows = np.flatnonzero(assignment >= 0)
-    points = concat_features([features.arrays[m][rows] for m in MODALITIES], settings)
-    means, _ = Points(points).means(torch.from_numpy(assignment[rows].astype(np.int64)), k)
-    centroids = means.numpy()
-    distance = np.full(len(assignment), np.inf, dtype=np.float32)
-    distance[rows] = np.square(points - centroids[assignment[rows]]).sum(axis=1)
-    return Clustering(assignment, centroids, distance, float(distance[rows].mean()), reassigned=0)
+    """Classes int32 (N,), 0 to k-1, as clusters around their mean features; arguments as of
+    make_clusters."""
+    valid = features.valid & (classes >= 0)
+    assignment = np.where(valid, classes, np.int32(-1))
+    parts = [features.arrays[m] for m in MODALITIES]
+    every = Points(concat_features(parts, settings, valid, ranks), "cpu", valid, ranks)
+    means, sizes = every.means(torch.from_numpy(assignment.astype(np.int64)), k)
+    centroids, points = means.numpy(), every.rows.numpy()
+    distance = np.square(points - centroids[assignment]).sum(axis=1)
+    distance[~valid] = 0
+    mean = every.sum(torch.from_numpy(distance)) / max(int(sizes.sum()), 1)
+    distance[~valid] = np.inf
+    return Clustering(assignment, centroids, distance, mean, reassigned=0)

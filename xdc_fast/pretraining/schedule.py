@@ -11,9 +11,10 @@ import numpy as np
 
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.loader import Loader
-from xdc_fast.clips.sampler import EpochSampler
+from xdc_fast.clips.sampler import EpochSampler, Groups
 from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import random_windows
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Train
 
 
@@ -39,8 +40,10 @@ def training_batches(
     flip: bool,
     iteration: int,
     step: int,
-) -> Iterator[tuple[int, Batch, float]]:
-    """(epoch, batch, seconds waited for it) of an iteration's steps from `step` on.
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[int, list[Batch], float]]:
+    """(epoch, this rank's groups of clips, seconds waited for them) of an iteration's steps from
+    `step` on.
 
     samples: int64 (M,), in rising order; an epoch passes over them.
     Epochs count through the whole run; the last one of an iteration may be cut short. The first
@@ -51,9 +54,11 @@ def training_batches(
 
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
         sampler = EpochSampler(sizes, settings.batch, seed=seed, epoch=epoch, samples=samples)
+        groups = Groups(sampler, settings.clips, ranks.rank, ranks.world)
         windows = partial(random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=flip)
-        return loader.batches(sampler, windows, start=start)
+        return loader.batches(groups, windows, start=start * groups.each)
 
+    each = settings.batch // settings.clips // ranks.world
     per_epoch = EpochSampler(sizes, settings.batch).steps
     steps = steps_per_iteration(settings, per_epoch)
     first = iteration * math.ceil(steps / per_epoch)
@@ -63,7 +68,7 @@ def training_batches(
         last = place == per_epoch - 1 and number + 1 < steps
         following = open_epoch(epoch + 1) if last else batches
         asked = time.perf_counter()
-        batch = next(batches)
+        groups = [next(batches) for _ in range(each)]
         waited = time.perf_counter() - asked
         batches = following
-        yield epoch, batch, waited
+        yield epoch, groups, waited
