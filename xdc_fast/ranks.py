@@ -99,20 +99,24 @@ def open_ranks() -> Iterator[Ranks]:
 
     Where errors end the block, the rank that had the first one tells it (see progress).
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if ranks.world == 1:
         yield ALONE
         return
-    store, rank, world = next(distributed.rendezvous("env://", timeout=PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(
-        backend, timeout=PATIENCE, store=store, rank=rank, world_size=world
-    )
-    try:
-        yield Ranks(rank, world)
-    except BaseException:
+    with told_if_lost(ranks):
+        store, *_ = next(distributed.rendezvous("env://", timeout=PATIENCE))
+        # the store outlives a try of torchrun's, with the addresses of the processes of that try
         try_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"try {try_number}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(
+            backend, timeout=PATIENCE, store=store, rank=ranks.rank, world_size=ranks.world
+        )
+    try:
+        yield ranks
+    except BaseException:
         with suppress(RuntimeError):  # the rank that holds the store has ended
-            progress.silence(store.add(f"errors of try {try_number}", 1) > 1)
+            progress.silence(store.add("errors", 1) > 1)
         raise
     finally:
         distributed.destroy_process_group()
@@ -130,7 +134,7 @@ def told_if_lost(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
             raise
         raise Lost(
             f"process {ranks.rank} of {ranks.world}: another process of the run has ended or does "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xdc_fast.clips.sampler import EpochSampler, uniform
+from xdc_fast.clips.sampler import EpochSampler, Groups, uniform
 from xdc_fast.errors import UserError
 
 SIZES = np.array([7, 30, 1, 22, 40])
@@ -46,13 +46,38 @@ def test_some_steps_are_a_sampler_too():
     )
 
 
-def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one():
-    alone = EpochSampler(SIZES, 12, seed=1, epoch=4)
-    ranks = [EpochSampler(SIZES, 4, seed=1, epoch=4, rank=r, world=3) for r in range(3)]
-    assert {sampler.steps for sampler in ranks} == {alone.steps}
+MANY = np.random.default_rng(0).integers(5, 40, 300)  # shards: 8 lanes
+
+
+@pytest.mark.parametrize("sizes, batch", [(SIZES, 24), (np.array([60]), 24), (MANY, 96)])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
+def test_ranks_are_disjoint_take_equal_steps_and_make_up_the_order_of_one(world, sizes, batch):
+    alone = EpochSampler(sizes, batch, seed=1, epoch=4)
+    ranks = [Groups(alone, batch // 24, rank, world) for rank in range(world)]
+    assert {sampler.steps for sampler in ranks} == {alone.steps * 24 // world}
+    seen = []
     for step in range(alone.steps):
-        together = np.concatenate([sampler.indices(step) for sampler in ranks])
-        assert np.array_equal(together, alone.indices(step))
+        parts = [r.indices(step * r.each + place) for r in ranks for place in range(r.each)]
+        assert np.array_equal(np.concatenate(parts), alone.indices(step))
+        seen.extend(parts)
+    seen = np.concatenate(seen)
+    assert len(np.unique(seen)) == len(seen) > sizes.sum() - batch - alone.lanes
+
+
+def test_each_node_reads_its_own_shards_and_a_batch_comes_from_many():
+    sizes = np.random.default_rng(1).integers(90, 111, 6500)
+    sampler, nodes = EpochSampler(sizes, 512, seed=2), 8
+    assert sampler.lanes == 64
+    ends = np.cumsum(sizes)
+    read = []
+    for node in range(nodes):
+        part = Groups(sampler, 64, node, nodes)
+        indices = np.concatenate([part.indices(step) for step in range(part.steps)])
+        read.append(np.unique(np.searchsorted(ends, indices, side="right")))
+    assert sum(map(len, read)) <= 1.01 * len(sizes)
+    counts = np.bincount(np.searchsorted(ends, sampler.indices(500), side="right"))
+    shares = counts / counts.sum()
+    assert 1 / np.square(shares).sum() > 300  # effective number of shards
 
 
 def test_reading_stays_within_a_window_of_shards():
@@ -84,8 +109,8 @@ def test_chosen_samples_come_once_an_epoch_and_no_others():
 
 
 def test_a_batch_larger_than_the_set_is_refused_when_training():
-    with pytest.raises(UserError, match=r"100 samples .* train.batch to 50 or less"):
-        EpochSampler(SIZES, 64, world=2)
+    with pytest.raises(UserError, match=r"100 samples .* train.batch to 100 or less"):
+        EpochSampler(SIZES, 128)
 
 
 def test_draws_are_uniform_and_depend_on_every_argument():
