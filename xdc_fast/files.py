@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +142,18 @@ def write(path: Path, content: bytes | memoryview | str) -> None:
     """The whole content of a file, by `replacing`; text is UTF-8, its line ends as they are."""
     with replacing(path, "wb") as file:
         file.write(content.encode(errors=FOR_EYES) if isinstance(content, str) else content)
+
+
+def link(path: Path, name: Path) -> None:
+    """Makes `name` another name of a file, in place of what had it; a copy where the file system
+    has no links."""
+    with naming(name):
+        temporary = name.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
 
 
 def write_json(path: Path, value: object, indent: int = 2) -> None:

@@ -100,7 +100,7 @@ def path_in_float64(ranks):
     return np.array(losses), state
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_twenty_steps_in_float64_end_where_one_process_ends(world):
     (losses, state), *_ = in_ranks(1, path_in_float64)
     assert losses[-1][0] < losses[0][0]
@@ -123,21 +123,19 @@ def test_groups_of_one_process_move_the_statistics_by_their_mean():
     torch.testing.assert_close(stem.running_mean, expected.detach())
 
 
-def command(world, *arguments, restarts=0):
-    """xdc as torchrun starts it, or alone."""
-    if world == 1:
-        return [BIN / "xdc", *arguments]
-    return [BIN / "torchrun", "--nproc-per-node", world, "--max-restarts", restarts,
-            "--no-python", BIN / "xdc", *arguments]  # fmt: skip
+def spawn(*line):
+    return subprocess.Popen(
+        [*map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
-def start(world, out, shards, *settings, restarts=0, **more):
+def start(world, out, shards, *settings):
     recipe = out.parent / "recipe.yaml"
     recipe.write_text("method: xdc\n")
     wanted = (*SETTINGS, "train.group=6", "threads=1", f"data={shards.root}", f"out={out}")
-    line = command(world, "pretrain", recipe, *wanted, *settings, restarts=restarts)
-    return subprocess.Popen([*map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **more)  # fmt: skip
+    torchrun = [BIN / "torchrun", "--nproc-per-node", world, "--no-python"] if world > 1 else []
+    return spawn(*torchrun, BIN / "xdc", "pretrain", recipe, *wanted, *settings)
 
 
 def finish(process, status=0):
@@ -227,10 +225,8 @@ def test_a_rank_is_killed_and_the_run_brings_itself_back(
     script.write_text(DYING)
     settings = (*SETTINGS, "train.group=6", "threads=1", "train.checkpoint_steps=3",
                 f"data={toy_shards.root}", f"out={tmp_path / 'run'}")  # fmt: skip
-    line = [BIN / "torchrun", "--nproc-per-node", 2, "--max-restarts", 1, script, place, rank, at,
-            tmp_path / "mark", *settings]  # fmt: skip
-    finish(subprocess.Popen([*map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}))  # fmt: skip
+    torchrun = (BIN / "torchrun", "--nproc-per-node", 2, "--max-restarts", 1)
+    finish(spawn(*torchrun, script, place, rank, at, tmp_path / "mark", *settings))
     assert (tmp_path / "mark").exists()
     assert_same_run(tmp_path / "run", alone)
 

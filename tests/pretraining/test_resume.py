@@ -107,6 +107,26 @@ def test_an_interrupted_feature_pass_reads_no_shard_twice(
     assert not (root / "features").exists()
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
+    finished, toy_shards, tmp_path, monkeypatch, caplog
+):
+    chosen, root = (
+        recipe(toy_shards, tmp_path / "run", "train.checkpoint_steps=3"),
+        tmp_path / "run",
+    )
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        dies_at_step(patch, 13)
+        pretrain(chosen)
+    newest = root / "checkpoint.pt"
+    assert newest.read_bytes() != (root / "checkpoint.before.pt").read_bytes()
+    newest.write_bytes(newest.read_bytes()[:1000])
+    pretrain(chosen)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith(f"{newest}: ") and line.endswith(f"from {root / 'checkpoint.before.pt'}")
+    assert same(weights(Run.open(root)), weights(finished[0]))
+    assert not (root / "checkpoint.before.pt").exists()
+
+
 @pytest.mark.parametrize("where", ["save_clusters", "save_summary", "save_encoders"])
 def test_killed_while_writing_and_resumed_the_run_is_whole(
     where, finished, toy_shards, tmp_path, monkeypatch

@@ -3,6 +3,7 @@
 RUN/recipe.yaml               the recipe as resolved
 RUN/shards.json               the fingerprint of the shards that it is trained on
 RUN/checkpoint.pt             where it stands, see checkpoint.py
+RUN/checkpoint.before.pt      the one before it, until the run ends
 RUN/encoders.pt               the trained encoders, written at the end: {modality: state dict}
 RUN/heads.pt                  the heads of the last finished iteration: {head: state dict}
 RUN/features/000/             finished shards of the pass before a clustering, while it goes on
@@ -16,6 +17,7 @@ RUN/tensorboard/              the same numbers for TensorBoard
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from xdc_fast.encoders.weights import read_checkpoint
 from xdc_fast.errors import UserError
 from xdc_fast.files import (
     damaged,
+    link,
     locked,
     naming,
     read_arrays,
@@ -50,6 +53,8 @@ from xdc_fast.pretraining.checkpoint import (
 )
 from xdc_fast.pretraining.records import record_form, run_form, step_form
 from xdc_fast.recipe import END, Recipe, dump_recipe, flatten, is_whole, load_recipe
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 ANEW = "mend it, put back a copy of it, or begin a new run in another folder"
@@ -193,21 +198,39 @@ class Run:
         return arrays
 
     def write_state(self, state: State, encoders: Mapping[str, torch.nn.Module]) -> None:
-        """Writes the checkpoint."""
-        write_state(self.root / "checkpoint.pt", state, encoders)
+        """Writes the checkpoint; the one before it is kept too."""
+        newest, before = self._checkpoints
+        if newest.is_file():
+            link(newest, before)
+        write_state(newest, state, encoders)
 
     def read_state(self, encoders: Mapping[str, Encoder], samples: int, steps: int) -> State | None:
         """The state of the checkpoint, its weights loaded into the encoders; None without one.
 
-        samples: of the set. steps: of an iteration.
+        samples: of the set. steps: of an iteration. Of a damaged checkpoint and the one before it,
+        the latter is taken.
         """
-        file = self.root / "checkpoint.pt"
-        return read_state(file, encoders, self.recipe, samples, steps) if file.is_file() else None
+        newest, before = self._checkpoints
+        if not newest.is_file():
+            return None
+        try:
+            return read_state(newest, encoders, self.recipe, samples, steps)
+        except UserError as error:
+            if not before.is_file():
+                raise
+            state = read_state(before, encoders, self.recipe, samples, steps)
+            log.warning("%s; the run goes on from %s", str(error).rsplit(";", 1)[0], before)
+            return state
+
+    @property
+    def _checkpoints(self) -> tuple[Path, Path]:
+        return self.root / "checkpoint.pt", self.root / "checkpoint.before.pt"
 
     def save_encoders(self, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Keeps the trained encoders; the run has finished."""
         weights = {modality: encoders[modality].state_dict() for modality in MODALITIES}
         write_tensors(self.root / "encoders.pt", weights)
+        self._checkpoints[1].unlink(missing_ok=True)
 
     def weights_file(self) -> Path:
         """The file of the trained encoders; the checkpoint while the run goes on."""
