@@ -26,9 +26,12 @@ def find_videos(folder: Path, count: int) -> tuple[str, list[Path]]:
     return "toy world", sorted((folder / "toy").glob("*.mp4"))
 
 
-def pack_videos(videos: list[Path], out: Path, workers: int = 1, **settings: Any) -> ShardSet:
-    """The videos packed with these settings, in shards of 16 MB."""
-    pack(collect(videos, None, out), out, PackSettings(**settings), shard_mb=16, workers=workers)
+def pack_videos(
+    videos: list[Path], out: Path, workers: int = 1, shard_mb: int = 16, **settings: Any
+) -> ShardSet:
+    """The videos packed with these settings, in shards of that size."""
+    sources, chosen = collect(videos, None, out), PackSettings(**settings)
+    pack(sources, out, chosen, shard_mb=shard_mb, workers=workers)
     return ShardSet(out)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import click
+from torch.distributed.run import get_args_parser
 
 import benchmarks.__main__ as benchmarks
 from tests.docs.pages import ROOT
@@ -23,6 +24,12 @@ RECORDED = ("xdc", "xdc-shard", "python", "pytest", "make", "torchrun", "tensorb
 RECORD = """#!/bin/sh
 { printf '%s\\0' "${0##*/}" "$@"; printf '\\036\\0'; } >> "$CALLS"
 """
+# of Slurm: what follows the options of srun is run
+LAUNCHERS = {
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "scontrol": "echo node0",
+}
+CLUSTER = {"NODE": "0", "SLURM_NNODES": "4", "SLURM_NODEID": "0", "SLURM_NODELIST": "node[0-3]"}
 END = "\x1e"
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]*")  # RECIPE, SHARDS: what the reader puts in
 MAKE = {m[1] for m in re.finditer(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)}
@@ -43,12 +50,16 @@ def calls(script: str, folder: Path) -> list[list[str]]:
     for name in RECORDED:
         (stubs / name).write_text(RECORD)
         (stubs / name).chmod(0o755)
+    for name, body in LAUNCHERS.items():
+        (stubs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (stubs / name).chmod(0o755)
     for link in ("recipes", "tests", "benchmarks"):
         (work / link).symlink_to(ROOT / link)
     for file in ("toy", "demo", ".venv/bin"):
         (work / file).mkdir(parents=True, exist_ok=True)
     (work / ".venv/bin/activate").touch()
-    environment = {"PATH": f"{stubs}:/usr/bin:/bin", "CALLS": str(record), "HOME": str(folder)}
+    environment = {"PATH": f"{stubs}:/usr/bin:/bin", "CALLS": str(record), "HOME": str(folder),
+                   **CLUSTER}  # fmt: skip
     run = partial(subprocess.run, capture_output=True, text=True, check=False)
     done = run(["bash"], input=script, cwd=work, env=environment)
     faults = [line for line in done.stderr.splitlines() if re.search(r"not found|syntax", line)]
@@ -64,6 +75,14 @@ def calls(script: str, folder: Path) -> list[list[str]]:
     return found[:-1]
 
 
+def parse_torchrun(arguments: list[str]) -> argparse.Namespace:
+    """The options of torchrun; WrongCommand for one that it does not know."""
+    try:
+        return get_args_parser().parse_args(arguments)
+    except SystemExit:
+        raise WrongCommand(f"torchrun {shlex.join(arguments)}") from None
+
+
 def check(command: list[str], whole: bool = True) -> None:
     """Raises WrongCommand unless the command exists and takes these options and settings.
 
@@ -71,8 +90,9 @@ def check(command: list[str], whole: bool = True) -> None:
     """
     name, *arguments = command
     if name == "torchrun":
-        arguments = arguments[arguments.index("-m") :]
-        name = "python"
+        own = parse_torchrun(arguments)
+        assert own.no_python
+        name, arguments = own.training_script, own.training_script_args
     if name == "python" and arguments[:1] == ["-m"]:
         name, arguments = arguments[1], arguments[2:]
     try:
@@ -91,8 +111,9 @@ def check(command: list[str], whole: bool = True) -> None:
 
 
 def options() -> set[str]:
-    """Every option of every command."""
+    """Every option of every command, and of torchrun."""
     found = {"--quick", "--json", "--help"}
+    found.update(o for action in get_args_parser()._actions for o in action.option_strings)
     for group in GROUPS.values():
         context = click.Context(group)
         for command in (group, *(group.get_command(context, name) for name in group.commands)):
