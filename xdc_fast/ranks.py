@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from xdc_fast.errors import UserError
 
 # How long a rank waits for the others: one of them may be drawing the start of k-means, or writing.
 PATIENCE = timedelta(minutes=10)
+ANSWER = 5  # seconds in which the store, which only remembers, answers
 
 T = TypeVar("T")
 
@@ -115,11 +117,24 @@ def open_ranks() -> Iterator[Ranks]:
     try:
         yield ranks
     except BaseException:
-        with suppress(RuntimeError):  # the rank that holds the store has ended
-            progress.silence(store.add("errors", 1) > 1)
+        progress.silence(not is_first_error(store))
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def is_first_error(store: distributed.Store) -> bool:
+    """Whether no other rank has had an error; also where nobody answers the question."""
+    counts: list[int] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            counts.append(store.add("errors", 1))
+
+    asking = Thread(target=ask, daemon=True)  # over a cut cable, it would wait for very long
+    asking.start()
+    asking.join(ANSWER)
+    return counts in ([], [1])
 
 
 def local_rank() -> int | None:

@@ -6,6 +6,7 @@ import shlex
 
 import click
 import pytest
+import yaml
 
 from tests.docs.commands import GROUPS, WrongCommand, calls, check, check_settings, options
 from tests.docs.pages import PAGES, ROOT, blocks, prose, spans
@@ -71,6 +72,19 @@ def test_blocks_are_fenced_and_python_compiles(page):
     assert {block.language for block in blocks(page)} <= KNOWN_LANGUAGES
     for block in blocks(page, "python"):
         compile(block.text, block.name, "exec")
+
+
+def test_the_kubernetes_job_holds_a_command(tmp_path):
+    (block,) = [b for page in PAGES for b in blocks(page, "yaml") if "kind: Job" in b.text]
+    service, job = yaml.safe_load_all(block.text)
+    pod = job["spec"]["template"]["spec"]
+    assert service["metadata"]["name"] == pod["subdomain"] == job["metadata"]["name"]
+    (container,) = pod["containers"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    (line,) = container["args"]
+    assert refusals(calls(line.replace("$JOB_COMPLETION_INDEX", "0"), tmp_path)) == []
+    assert f"--nnodes {job['spec']['completions']} " in line
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
