@@ -62,7 +62,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load,
+        decoder_load=recipe.decoder_load, spec=inputs.spec,
     )  # fmt: skip
     size, seed = recipe.train.batch, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)

@@ -45,7 +45,7 @@ def pretrain(recipe: Recipe) -> dict:
     encoders = build_encoders(recipe, device, encoders_of(method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load,
+        decoder_load=recipe.decoder_load, spec=inputs.spec,
     )  # fmt: skip
     samples = training_samples(shards, recipe)
     sizes = count_by_shard(shards, samples)
