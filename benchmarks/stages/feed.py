@@ -220,15 +220,15 @@ def decoding_alone(
     shards: ShardSet, sampler: Passes, pool: ThreadPoolExecutor
 ) -> tuple[str, Callable[[], list]]:
     """The limit: all packets of a sampler decoded on the pool's threads."""
-    places = [[shards.row(int(i)) for i in sampler.indices(step)] for step in range(sampler.steps)]
-    packets = []
-    for batch in places:
-        rows = np.array([row for _, row in batch])
-        frames = WINDOWS(rows["index"], rows).frames
+    packets, rows = [], []
+    for step in range(sampler.steps):
+        places = [shards.row(int(i)) for i in sampler.indices(step)]
+        rows.append(np.array([row for _, row in places]))
+        frames = WINDOWS(rows[-1]["index"], rows[-1]).frames
         packets.append(
-            [shards.packets(*place, numbers) for place, numbers in zip(batch, frames, strict=True)]
+            [shards.packets(*place, numbers) for place, numbers in zip(places, frames, strict=True)]
         )
-    return "simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets))
+    return "simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets, rows))
 
 
 def assert_same(ours: list[Parts], other: list[Parts], pictures: float, sound: float) -> None:

@@ -85,10 +85,10 @@ class SampleReader:
         try:
             if row["packet"] >= 0:
                 packets = self.shards.packets(name, row, numbers)
-                shape = (len(packets), int(row["height"]), int(row["width"]), 3)
-                pictures = buffer[: prod(shape)].reshape(shape)
+                shape = int(row["height"]), int(row["width"]), 3
+                pictures = buffer[: len(packets) * prod(shape)].reshape(-1, *shape)
                 for packet, picture in zip(packets, pictures, strict=True):
-                    if simplejpeg.decode_jpeg(packet, buffer=picture).shape != picture.shape:
+                    if simplejpeg.decode_jpeg(packet, buffer=picture).shape != shape:
                         raise ValueError("a packet of another size")
             else:
                 pictures = self.shards.pictures(name, row, numbers)
