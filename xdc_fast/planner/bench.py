@@ -32,8 +32,8 @@ from xdc_fast.recipe import Recipe
 
 PARTS = {
     "reading": "bytes of random windows, undecoded (once read, files stay in memory)",
-    "clips": "the loader alone: read, decoded, cropped, on the device",
-    "inputs": "spectrograms and normalised pictures alone",
+    "clips": "the loader alone: read, decoded, cropped, on the device; on a CPU with spectrograms",
+    "inputs": "what encoders read of a batch: normalised, on a GPU with spectrograms",
     "step": "a training step alone, on one batch again and again",
     "training": "both together, as in a run",
     "features": "the loader and the encoders in the pass before clustering",
