@@ -114,18 +114,11 @@ def uniform(seed: int, epoch: int, index: np.ndarray, stream: int) -> np.ndarray
     OOPSLA 2014).
     """
     with np.errstate(over="ignore"):
-        bits = _mix(_stream_state(seed, epoch, stream) + np.asarray(index, dtype=np.uint64))
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-@lru_cache
-def _stream_state(seed: int, epoch: int, stream: int) -> np.uint64:
-    """The mixed arguments: the same for all batches of an epoch."""
-    state = np.uint64(0)
-    with np.errstate(over="ignore"):
+        state: np.ndarray | np.uint64 = np.uint64(0)
         for word in (seed, epoch, stream):
             state = _mix(state + np.uint64(word & 0xFFFFFFFFFFFFFFFF))
-    return state
+        bits = _mix(state + np.asarray(index, dtype=np.uint64))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
