@@ -1,4 +1,4 @@
-"""Numba kernels for the CPU and CUDA: log-mel spectrograms and pseudo-labels.
+"""Numba kernels for the CPU and CUDA: log-mel spectrograms, pictures and pseudo-labels.
 
 Arrays in, arrays out. The CUDA versions live in `logmel_cuda` and `labels_cuda` and take any
 array with __cuda_array_interface__; importing this package does not touch a device.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -20,10 +22,13 @@ import simplejpeg
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Figure
 from benchmarks.media import describe_shards, find_videos, pack_videos
+from xdc_fast.clips.buffers import picture_buffer
 from xdc_fast.clips.host import HostLoader
-from xdc_fast.clips.windows import ClipShape, Windows, random_windows
+from xdc_fast.clips.windows import ClipShape, WindowFunction, Windows, random_windows
+from xdc_fast.kernels import MelSpec, logmel
+from xdc_fast.kernels import pictures as kernel
 from xdc_fast.shards.dataset import ShardSet
 
 if TYPE_CHECKING:
@@ -32,22 +37,21 @@ if TYPE_CHECKING:
 
 THREADS = (1, 2)
 BATCH = 16
+RUNS = 20
 SHAPE = ClipShape(frames=8, fps=7.5, crop=112, samples=16096, sample_rate=16000)
 
 Clips = list[tuple[np.ndarray, np.ndarray]]  # frames (T, H, W, 3) and waveform (S,) of each
 
 
-def cases(quick: bool, threads: int) -> Iterator[Case]:
+def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         what, videos = find_videos(Path(folder), 8 if quick else 100)
         shards = pack_videos(videos, Path(folder) / "set")
         batches = draw_batches(shards, 2 if quick else 8)
         lay_windows = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=False)
         located = [[shards.row(int(i)) for i in indices] for indices in batches]
-        windows = [
-            lay_windows(indices, np.array([row for _, row in batch]))
-            for indices, batch in zip(batches, located, strict=True)
-        ]
+        rows = [np.array([row for _, row in batch]) for batch in located]
+        windows = [lay_windows(*batch) for batch in zip(batches, rows, strict=True)]
         work = list(zip(batches, windows, strict=True))
 
         def spread(read: Callable[[ShardSet, np.ndarray, Windows], Clips]) -> Callable[[], Clips]:
@@ -78,8 +82,14 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
                 "DALI CPU, packets": partial(make_dali_packets, shards, work, threads),
             },
             assert_same,
-            ("simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets))),
+            ("simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets, rows))),
         )
+        if threads == 1:
+            hearing = HostLoader(shards, SHAPE, spec=MelSpec())
+            shares = [locked_share(hearing, batches, lay_windows) for _ in range(RUNS)]
+            yield Figure(
+                "under the interpreter's lock, with spectrograms", "% of a clip's time", shares
+            )
 
 
 def draw_batches(shards: ShardSet, count: int) -> list[np.ndarray]:
@@ -89,10 +99,40 @@ def draw_batches(shards: ShardSet, count: int) -> list[np.ndarray]:
     return [rng.choice(len(shards), BATCH, replace=few) for _ in range(count)]
 
 
-def decode_packets(clips: list[list[np.ndarray]]) -> None:
+def decode_packets(clips: list[list[np.ndarray]], rows: np.ndarray) -> None:
+    """The limit: the packets of clips, whose SAMPLE rows these are, into the same memory again."""
+    buffer = picture_buffer(rows, 1)
     for packets in clips:
         for packet in packets:
-            simplejpeg.decode_jpeg(packet, "RGB")
+            simplejpeg.decode_jpeg(packet, buffer=buffer)
+
+
+def locked_share(loader: HostLoader, batches: list[np.ndarray], windows: WindowFunction) -> float:
+    """The part of a batch's time, in %, in which a thread holds the interpreter's lock.
+
+    It is what remains when the compiled work, done without the lock, is left out: the kernels
+    return at once, and the decoder reads the header of a tiny picture.
+    """
+    tiny = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+
+    def look(_: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+        simplejpeg.decode_jpeg_header(tiny)
+        return buffer
+
+    def seconds() -> float:
+        begun = time.perf_counter()
+        for indices in batches:
+            loader.read(indices, windows)
+        return time.perf_counter() - begun
+
+    seconds()
+    whole = seconds()
+    with (
+        patch.object(simplejpeg, "decode_jpeg", look),
+        patch.object(kernel, "_crop", lambda *_: None),
+        patch.object(logmel, "_blocks", lambda *_: None),
+    ):
+        return 100 * seconds() / whole
 
 
 def crop(frames: np.ndarray, windows: Windows, slot: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from benchmarks.media import describe_shards, find_videos, pack_videos
 from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.decode import SHAPE, decode_packets
 from xdc_fast.clips.batch import Batch
+from xdc_fast.clips.buffers import Buffers
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.loader import Loader
 from xdc_fast.clips.sampler import EpochSampler, Sampler
@@ -35,6 +36,7 @@ BATCH = 16
 ENDLESS = 10**9  # passes
 PIPELINES = (2, 4, 7)  # side by side on one GPU; an H100 has seven video decoders
 INPUTS = ClipTransform(Recipe())
+KEPT = Buffers()
 WINDOWS = partial(random_windows, shape=SHAPE, seed=0, epoch=0, flip=True)
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # index, frames, log-mel of a batch
@@ -72,7 +74,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case]:
         batch = 4 if quick else BATCH
         what, videos = find_videos(Path(folder), batch if quick else 4 * batch)
         shards = pack_videos(videos, Path(folder) / "set")
-        loader = HostLoader(shards, SHAPE, threads=threads)
+        loader = HostLoader(shards, SHAPE, threads=threads, spec=INPUTS.spec)
         for files, passes, tolerance in (
             (original_files(shards, videos), 1, {"pictures": 8, "sound": 0.2}),
             (packed_files(shards), 1 if quick else 3, {"pictures": 4, "sound": 1e-3}),
@@ -195,7 +197,11 @@ def make_plain(
 
     def run() -> list[Parts]:
         return [
-            (index, _few(frames.to(device, non_blocking=True)), mel.to(device, non_blocking=True))
+            (
+                index,
+                keep_few(frames.to(device, non_blocking=True)),
+                keep(mel.to(device, non_blocking=True)),
+            )
             for index, frames, mel in loader
         ]
 
@@ -205,30 +211,39 @@ def make_plain(
 def thin(batches: Iterable[Batch]) -> list[Parts]:
     """Batches with the log-mel of training."""
     return [
-        (batch.index, _few(batch.frames), INPUTS.of("audio", batch, epoch=0)) for batch in batches
+        (batch.index, keep_few(batch.frames), keep(INPUTS.of("audio", batch, epoch=0)))
+        for batch in batches
     ]
 
 
-def _few(frames: torch.Tensor) -> torch.Tensor:
-    """A copy of some rows, to compare; training does not keep its batches either."""
-    rows = frames[:, :, ::8]
-    # NumPy has one thread; those of torch would go on spinning where the next batch is decoded
-    return rows.clone() if rows.is_cuda else torch.from_numpy(rows.numpy().copy())
+def keep_few(frames: torch.Tensor) -> torch.Tensor:
+    """A copy of some rows, to compare."""
+    return keep(frames[:, :, ::8])
+
+
+def keep(part: torch.Tensor) -> torch.Tensor:
+    """A copy. Training keeps no batches, so it must cost little: no memory that is new to the
+    process, and one thread, as idle ones of torch would spin where the next batch is decoded."""
+    if part.is_cuda:
+        return part.clone()
+    copy = KEPT.empty(part.dtype, *part.shape)
+    np.copyto(copy.numpy(), part.numpy())
+    return copy
 
 
 def decoding_alone(
     shards: ShardSet, sampler: Passes, pool: ThreadPoolExecutor
 ) -> tuple[str, Callable[[], list]]:
     """The limit: all packets of a sampler decoded on the pool's threads."""
-    places = [[shards.row(int(i)) for i in sampler.indices(step)] for step in range(sampler.steps)]
-    packets = []
-    for batch in places:
-        rows = np.array([row for _, row in batch])
-        frames = WINDOWS(rows["index"], rows).frames
+    packets, rows = [], []
+    for step in range(sampler.steps):
+        places = [shards.row(int(i)) for i in sampler.indices(step)]
+        rows.append(np.array([row for _, row in places]))
+        frames = WINDOWS(rows[-1]["index"], rows[-1]).frames
         packets.append(
-            [shards.packets(*place, numbers) for place, numbers in zip(batch, frames, strict=True)]
+            [shards.packets(*place, numbers) for place, numbers in zip(places, frames, strict=True)]
         )
-    return "simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets))
+    return "simplejpeg on the packets", lambda: list(pool.map(decode_packets, packets, rows))
 
 
 def assert_same(ours: list[Parts], other: list[Parts], pictures: float, sound: float) -> None:

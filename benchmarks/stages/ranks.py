@@ -98,7 +98,7 @@ def measure(ranks: Ranks, shards: ShardSet, folder: Path, quick: bool) -> Iterat
          f"train.batch={batch}", f"train.group={GROUP}"),
     )  # fmt: skip
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe)
-    loader = HostLoader(shards, inputs.shape, threads=1)
+    loader = HostLoader(shards, inputs.shape, threads=1, spec=inputs.spec)
     samples = np.arange(len(shards))
     steps = 2 if quick else 6 * (EpochSampler(shards.shard_sizes, GROUP).steps // ranks.world)
 

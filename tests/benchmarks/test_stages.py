@@ -67,7 +67,8 @@ def test_stage(stage):
         assert "failed" not in item, item
         check_item(item)
         assert item["case"] and item["unit"]
-        assert item["peers"] or stage == "sass"  # machine code has none
+        # machine code and Python's lock have none
+        assert item["peers"] or stage == "sass" or "lock" in item["case"]
     assert len({item["case"] for item in items}) == len(items)
 
 

@@ -19,6 +19,7 @@ from xdc_fast.clips.loader import open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.errors import UserError
+from xdc_fast.kernels import MelSpec, log_mel
 from xdc_fast.shards.dataset import ShardSet
 
 SHAPE = ClipShape(frames=8, fps=7.5, crop=32, samples=16096, sample_rate=16000)
@@ -96,12 +97,13 @@ def test_memory_is_used_again_but_never_while_somebody_looks(toy_shards):
         assert np.array_equal(part, copy)
 
 
-def test_a_picture_larger_than_its_row_says_is_refused(toy_shards, tmp_path):
+@pytest.mark.parametrize("width", [36, 44])
+def test_a_picture_of_another_size_than_its_row_says_is_refused(toy_shards, tmp_path, width):
     """Whatever the others of its batch measure."""
     shutil.copytree(toy_shards.root, tmp_path / "set")
     path = tmp_path / "set" / toy_shards.shards[0].replace(".tar", ".samples.npy")
     rows = np.load(path)
-    rows["width"][1] = 36
+    rows["width"][1] = width
     np.save(path, rows)
     reseal(tmp_path / "set")
     shards = ShardSet(tmp_path / "set")
@@ -120,6 +122,21 @@ def test_waveform_beyond_the_track_is_silence(toy_shards):
     got = batch.waveform[0].numpy()
     assert not got[: begin - 1].any() and not got[begin + len(wav) + 1 :].any()
     assert np.abs(got).max() == np.abs(wav).max()
+
+
+@pytest.mark.parametrize("kind", [HostLoader, DaliLoader])
+def test_a_loader_computes_spectrograms_where_it_is_asked_to(damaged, kind):
+    """Those of the clips that stand in for unreadable ones, too."""
+    sampler, spec = EpochSampler(damaged.shard_sizes, 12, seed=1, epoch=2), MelSpec()
+    for batch in collect(kind(damaged, SHAPE, device="cpu", spec=spec), sampler):
+        assert np.array_equal(batch.spectrogram.numpy(), log_mel(batch.waveform.numpy(), spec))
+    silent = SHAPE.only("video")
+    plain, quiet = (
+        kind(damaged, SHAPE, device="cpu"),
+        kind(damaged, silent, device="cpu", spec=spec),
+    )
+    assert next(plain.batches(sampler, random)).spectrogram is None
+    assert next(quiet.batches(sampler, random)).spectrogram is None
 
 
 @pytest.fixture

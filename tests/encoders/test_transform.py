@@ -47,6 +47,16 @@ def test_sound_is_the_normalised_log_mel(batch):
     np.testing.assert_allclose(x[:, 0].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("epoch", [None, 2])
+def test_a_spectrogram_that_is_there_is_taken_and_left_as_it_is(batch, epoch):
+    transform = ClipTransform(JITTERED)
+    mel = torch.from_numpy(log_mel(batch.waveform.numpy(), transform.spec))
+    ready = replace(batch, waveform=None, spectrogram=mel.clone())
+    x = transform.of("audio", batch, epoch)
+    assert torch.equal(transform.of("audio", ready, epoch), x)
+    assert torch.equal(ready.spectrogram, mel)
+
+
 def test_jitter_of_pictures_is_one_contrast_and_one_brightness_for_each_clip(batch):
     transform, jitter, video = ClipTransform(JITTERED), JITTERED.video.jitter, JITTERED.video
     x = transform.of("video", batch, epoch=2).numpy().astype(np.float64).transpose(0, 2, 3, 4, 1)

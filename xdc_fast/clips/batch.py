@@ -19,6 +19,8 @@ class Batch:
         index: int64 (B,), the sample of each clip, on the host. A sample that could not be read is
             replaced by another of its batch, and its place here names that other one. A loader
             that was given `samples` counts those.
+        spectrogram: float32 (B, mels, frames), the log-mel of the waveform, where the loader was
+            asked for it and computes it on the CPU; else None.
 
     >>> clip = xdc_fast.ClipShape(frames=8, fps=7.5, crop=32, samples=16000, sample_rate=16000)
     >>> batch = next(xdc_fast.ClipLoader("shards", clip, batch_size=4, device="cpu").epoch(0))
@@ -29,6 +31,7 @@ class Batch:
     frames: torch.Tensor | None
     waveform: torch.Tensor | None
     index: torch.Tensor
+    spectrogram: torch.Tensor | None = None
 
     @property
     def device(self) -> torch.device:

@@ -33,13 +33,13 @@ class Buffers:
         return torch.from_numpy(owner).view(dtype).view(shape)
 
 
-def picture_buffer(rows: np.ndarray) -> np.ndarray:
-    """Bytes for the largest picture of SAMPLE rows (B,), at an odd address: uint8 (bytes,).
+def picture_buffer(rows: np.ndarray, count: int) -> np.ndarray:
+    """Bytes for `count` of the largest pictures of SAMPLE rows (B,), at an odd address: uint8.
 
     Rows that begin at multiples of 32 libjpeg-turbo writes past the cache; decoding and cropping
     then take a quarter longer.
     """
-    size = int((3 * rows["height"].astype(np.int64) * rows["width"]).max())
+    size = count * int((3 * rows["height"].astype(np.int64) * rows["width"]).max())
     buffer = np.empty(size + 32, np.uint8)
     start = -buffer.ctypes.data % 32 + 1
     return buffer[start : start + size]

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -25,6 +25,7 @@ from xdc_fast.clips.host import HostBatch, HostLoader
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
+from xdc_fast.kernels.mel import MelSpec
 from xdc_fast.kernels.packets import copy_packets
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import sample_key
@@ -54,8 +55,9 @@ class DaliLoader:
         device: torch.device | str = "cuda",
         threads: int = 2,
         decoder_load: float = 0.65,
+        spec: MelSpec | None = None,
     ):
-        self._host = HostLoader(shards, shape, device=device, threads=threads)
+        self._host = HostLoader(shards, shape, device=device, threads=threads, spec=spec)
         self._reader = self._host.reader
         self.shards, self.shape, self.modalities = shards, shape, self._host.modalities
         self.device, self.threads = self._host.device, threads
@@ -146,7 +148,7 @@ class DaliLoader:
             return self._read_on_host(encoded.indices, windows, samples, error)
         shape, batch = self.shape, self._host.deliver(encoded.rest)
         frames = frames.view(-1, shape.frames, shape.crop, shape.crop, 3)
-        return Batch(frames, batch.waveform, batch.index)
+        return replace(batch, frames=frames)
 
     def _read_on_host(
         self,
@@ -237,8 +239,7 @@ class DaliLoader:
             }
         else:
             inputs = {"data": data, "corner": corner, "flip": flip, "frames": frames}
-        rest = HostBatch(None, waveform, index, list(errors.values()))
-        return EncodedBatch(indices, inputs, rest)
+        return EncodedBatch(indices, inputs, self._host.finish(None, waveform, index, errors))
 
     def _read_packets(
         self, names: list[str], rows: np.ndarray, frames: np.ndarray

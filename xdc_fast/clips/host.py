@@ -17,6 +17,8 @@ from xdc_fast.clips.failures import Failures, NothingRead, replace_unreadable
 from xdc_fast.clips.reader import SampleReader
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
+from xdc_fast.kernels.logmel import log_mel
+from xdc_fast.kernels.mel import MelSpec
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.sample import SampleError
 
@@ -28,6 +30,7 @@ class HostBatch:
     frames: torch.Tensor | None
     waveform: torch.Tensor | None
     index: torch.Tensor
+    spectrogram: torch.Tensor | None
     errors: list[SampleError]
 
     def to(self, device: torch.device) -> Batch:
@@ -36,13 +39,15 @@ class HostBatch:
             None if track is None else track.to(device, non_blocking=True)
             for track in (self.frames, self.waveform)
         )
-        return Batch(frames, waveform, self.index)
+        return Batch(frames, waveform, self.index, self.spectrogram)
 
 
 class HostLoader:
     """A Loader that decodes on the CPU, by SampleReader.
 
-    threads: batches decoded at a time. Raises UserError as SampleReader does.
+    threads: batches decoded at a time. spec: of the spectrogram that a batch on the CPU carries; on
+    another device it is computed there, from the waveform.
+    Raises UserError as SampleReader does.
     """
 
     def __init__(
@@ -52,10 +57,12 @@ class HostLoader:
         *,
         device: torch.device | str = "cpu",
         threads: int = 2,
+        spec: MelSpec | None = None,
     ):
         self.reader = SampleReader(shards, shape)
         self.shards, self.shape, self.modalities = shards, shape, self.reader.modalities
         self.device, self.threads = torch.device(device), threads
+        self.spec = spec if self.device.type == "cpu" else None
         self.log = Failures()
         self._buffers = Buffers()
 
@@ -110,7 +117,7 @@ class HostLoader:
         frames = waveform = None
         if "video" in self.modalities:
             frames = self._empty(torch.uint8, size, shape.frames, shape.crop, shape.crop, 3)
-            pictures, buffer = frames.numpy(), picture_buffer(rows)
+            pictures, buffer = frames.numpy(), picture_buffer(rows, shape.frames)
         if "audio" in self.modalities:
             waveform = self._empty(torch.int16, size, shape.samples)
             sound = waveform.numpy()
@@ -126,7 +133,22 @@ class HostLoader:
                 errors[slot] = error
         index = torch.from_numpy(indices.copy())
         replace_unreadable(errors, self.shards.root, frames, waveform, index)
-        return HostBatch(frames, waveform, index, list(errors.values()))
+        return self.finish(frames, waveform, index, errors)
+
+    def finish(
+        self,
+        frames: torch.Tensor | None,
+        waveform: torch.Tensor | None,
+        index: torch.Tensor,
+        errors: dict[int, SampleError],
+    ) -> HostBatch:
+        """A batch of what was read, with its spectrogram where one is asked for."""
+        mel = None
+        if self.spec is not None and waveform is not None:
+            shape = len(waveform), self.spec.n_mels, self.spec.frames(waveform.shape[1])
+            mel = self._empty(torch.float32, *shape)
+            log_mel(waveform.numpy(), self.spec, mel.numpy())
+        return HostBatch(frames, waveform, index, mel, list(errors.values()))
 
     def deliver(self, batch: HostBatch) -> Batch:
         """A batch that was read, its errors counted, on the device."""

@@ -14,6 +14,7 @@ from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import ClipShape, WindowFunction
 from xdc_fast.errors import UserError
+from xdc_fast.kernels.mel import MelSpec
 from xdc_fast.ranks import local_rank
 from xdc_fast.shards.dataset import ShardSet
 
@@ -88,12 +89,13 @@ def open_loader(
     loader: str = "auto",
     threads: int = 2,
     decoder_load: float = 0.65,
+    spec: MelSpec | None = None,
 ) -> Loader:
     """The loader of that name: host, dali or auto, which is DALI for JPEG packets on a GPU.
 
     H.264 goes to host threads: on an H200 they gave 700 clips of 8 x 40 x 40 a second, DALI 12.
 
-    threads: that decode. decoder_load: see DaliLoader.
+    threads: that decode. decoder_load: see DaliLoader. spec: see HostLoader.
     Raises UserError where the shards do not fit the shape, or DALI cannot decode them on this
     device.
     """
@@ -102,5 +104,7 @@ def open_loader(
     if loader == "dali" or (loader == "auto" and device.type == "cuda" and packets):
         from xdc_fast.clips.dali import DaliLoader  # seconds to import, and not needed on a CPU
 
-        return DaliLoader(shards, shape, device=device, threads=threads, decoder_load=decoder_load)
-    return HostLoader(shards, shape, device=device, threads=threads)
+        return DaliLoader(
+            shards, shape, device=device, threads=threads, decoder_load=decoder_load, spec=spec
+        )
+    return HostLoader(shards, shape, device=device, threads=threads, spec=spec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -80,13 +82,22 @@ class ClipTransform:
         return torch.addcmul(offset[full], x, scale[full])
 
     def _sound(self, batch: Batch, epoch: int | None) -> torch.Tensor:
-        assert batch.waveform is not None, "a batch without sound"
-        x = spectrogram(batch.waveform, self.spec)
-        x.sub_(self.audio.mean)
+        mel = batch.spectrogram
+        if mel is None:
+            assert batch.waveform is not None, "a batch without sound"
+            mel = spectrogram(batch.waveform, self.spec)
+        x = plain(mel) - self.audio.mean
         if epoch is not None and self.audio.jitter:
             normal = 3**0.5 * self._draw(batch, epoch, LEVEL)  # uniform of unit variance
-            x.add_(self.audio.jitter * normal[:, None, None])
-        return x.div_(self.audio.std).unsqueeze(1)
+            x += plain(self.audio.jitter * normal[:, None, None])
+        x /= self.audio.std
+        return torch.as_tensor(x).unsqueeze(1)
+
+
+def plain(tensor: torch.Tensor) -> Any:
+    """A tensor on the host as an array: NumPy has one thread, those of PyTorch would go on
+    spinning where the loader decodes."""
+    return tensor if tensor.is_cuda else tensor.numpy()
 
 
 def send(array: np.ndarray, device: torch.device) -> torch.Tensor:

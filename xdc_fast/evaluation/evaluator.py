@@ -73,6 +73,7 @@ class Evaluator:
             loader=self.recipe.loader,
             threads=self.recipe.threads,
             decoder_load=self.recipe.decoder_load,
+            spec=self.inputs.spec,
         )
 
     def encoders(self, *modalities: str) -> dict[str, Encoder]:

@@ -32,8 +32,8 @@ from xdc_fast.recipe import Recipe
 
 PARTS = {
     "reading": "bytes of random windows, undecoded (once read, files stay in memory)",
-    "clips": "the loader alone: read, decoded, cropped, on the device",
-    "inputs": "spectrograms and normalised pictures alone",
+    "clips": "the loader alone: read, decoded, cropped, on the device; on a CPU with spectrograms",
+    "inputs": "what encoders read of a batch: normalised, on a GPU with spectrograms",
     "step": "a training step alone, on one batch again and again",
     "training": "both together, as in a run",
     "features": "the loader and the encoders in the pass before clustering",
@@ -62,7 +62,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load,
+        decoder_load=recipe.decoder_load, spec=inputs.spec,
     )  # fmt: skip
     size, seed = recipe.train.clips, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)

@@ -179,17 +179,15 @@ class ShardSet:
         first, last = max(start, 0), min(start + count, length)
         if out is None:
             out = np.empty(count, dtype=np.int16)
-        if last <= first:
+        if last - first < count:
             out[:] = 0
-            return out
-        if decoded is None:
-            data = self.read(name, row["pcm"] + 2 * first, 2 * (last - first))
-            decoded = np.frombuffer(data, dtype="<i2")
-        else:
-            decoded = decoded[first:last]
-        out[: first - start] = 0
-        out[first - start : last - start] = decoded
-        out[last - start :] = 0
+        if first < last:
+            if decoded is None:
+                data = self.read(name, row["pcm"] + 2 * first, 2 * (last - first))
+                part = np.frombuffer(data, dtype="<i2")
+            else:
+                part = decoded[first:last]
+            out[first - start : last - start] = part
         return out
 
     def table(self) -> list[dict[str, str]]:
