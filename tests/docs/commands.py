@@ -89,7 +89,7 @@ def check(command: list[str], whole: bool = True) -> None:
     whole: it has all its arguments, too.
     """
     name, *arguments = command
-    if name == "torchrun":
+    if name == "torchrun" and arguments:
         own = parse_torchrun(arguments)
         assert own.no_python
         name, arguments = own.training_script, own.training_script_args
