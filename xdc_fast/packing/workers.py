@@ -142,7 +142,8 @@ class Worker:
     """One process and the file it is busy with."""
 
     def __init__(self, settings: PackSettings, scratch: Path, task: Convert):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # one process imports for all
         self.pipe, child = context.Pipe()
         self.process = context.Process(
             target=work, args=(child, settings, scratch, task), daemon=True
