@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import multiprocessing
 import os
@@ -105,6 +106,7 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
     for, (reason, detail), or the message of a fatal error.
     """
     end_with_parent()
+    gc.freeze()  # what has been imported stays
     pipe.send(None)
     while True:
         job, attempt, path, spans = pipe.recv()

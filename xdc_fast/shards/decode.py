@@ -44,7 +44,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         angle = np.deg2rad(frame.rotation)
         (a, b), (c, d) = np.round([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     else:
-        if SideData.DISPLAYMATRIX not in side_data:
+        if not side_data or SideData.DISPLAYMATRIX not in side_data:
             return False, False, False
         matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
         (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
