@@ -141,10 +141,8 @@ def open_tracks(path: Path, stack: ExitStack) -> Tracks:
             container = stack.enter_context(open_media(path))
             video, audio = choose_streams(container)
         else:
-            of = {video.index: [], audio.index: []}
-            for packet in packets:
-                of[packet.stream_index].append(packet)
-            return Tracks(video, of[video.index], audio, of[audio.index])
+            of_video, of_audio = ([p for p in packets if p.stream is s] for s in (video, audio))
+            return Tracks(video, of_video, audio, of_audio)
     audio = choose_audio(stack.enter_context(open_media(path)))
     return Tracks(video, demux(video), audio, demux(audio))
 

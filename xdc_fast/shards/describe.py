@@ -186,7 +186,9 @@ def describe_video(file: bytes) -> Video:
     )
 
 
-def _first_picture(frames: Iterator[tuple[int, av.VideoFrame]]) -> tuple[int, tuple[int, int], bool]:
+def _first_picture(
+    frames: Iterator[tuple[int, av.VideoFrame]],
+) -> tuple[int, tuple[int, int], bool]:
     """When the first frame is shown, in ticks, its width and height when upright, and whether it is
     stored so."""
     time, frame = next(frames, (0, None))
