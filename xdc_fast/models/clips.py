@@ -152,7 +152,7 @@ class ClipSink:
     def finish_wav(self, stored: int, samples: int, rate: int) -> None:
         self._samples = samples
         self._sound = self._sound[:samples]
-        check_audible(self._sound)
+        check_audible([self._sound])
 
     def write_video(
         self,

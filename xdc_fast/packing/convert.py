@@ -233,7 +233,7 @@ class BothTracks(Conversion):
             frames = decoded(tracks.video, tracks.video_packets)
             blocks = decoded(tracks.audio, tracks.audio_packets)
             first, begin = next(frames), next(blocks)
-            self.start(tracks.video.container, first[0], begin[0])
+            self.start(tracks.container, first[0], begin[0])
             self.take_sound(chain([begin], blocks), self.read_sound)
             left = [part for part in self.parts if part.answer is None]
             read = partial(self.read_pictures, tracks.video)

@@ -41,6 +41,7 @@ HELD = 16_000_000  # bytes; the packets of a smaller file may wait in memory
 
 
 Track = TypeVar("Track", av.VideoStream, av.AudioStream)
+Packets = Iterable[av.Packet]
 
 
 class Refusal(Exception):
@@ -118,12 +119,13 @@ def _decodable(stream: Track) -> Track:
 
 
 class Tracks(NamedTuple):
-    """Both tracks of an open file: their streams, and the packets of each."""
+    """Both tracks of a file: the container of the video, the streams, and the packets of each."""
 
+    container: InputContainer
     video: av.VideoStream
-    video_packets: Iterable[av.Packet]
+    video_packets: Packets
     audio: av.AudioStream
-    audio_packets: Iterable[av.Packet]
+    audio_packets: Packets
 
 
 def open_tracks(path: Path, stack: ExitStack) -> Tracks:
@@ -142,9 +144,9 @@ def open_tracks(path: Path, stack: ExitStack) -> Tracks:
             video, audio = choose_streams(container)
         else:
             of_video, of_audio = ([p for p in packets if p.stream is s] for s in (video, audio))
-            return Tracks(video, of_video, audio, of_audio)
+            return Tracks(container, video, of_video, audio, of_audio)
     audio = choose_audio(stack.enter_context(open_media(path)))
-    return Tracks(video, demux(video), audio, demux(audio))
+    return Tracks(container, video, demux(video), audio, demux(audio))
 
 
 def demux(*streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
@@ -154,9 +156,6 @@ def demux(*streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
         if other not in streams:
             other.discard = Discard.all
     return container.demux(*streams)
-
-
-Packets = Iterable[av.Packet]
 
 
 @overload

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import av
 import numpy as np
@@ -95,14 +96,12 @@ class Files:
             if samples != stored:
                 file.truncate(WAV_HEADER + 2 * samples)
             file.write(wav_header(samples, rate))
-            check_audible(file)
+            pieces = iter(partial(file.read, PIECE), b"")
+            check_audible(np.frombuffer(piece, "<i2") for piece in pieces)
 
 
-def check_audible(pcm: BinaryIO) -> None:
+def check_audible(blocks: Iterable[np.ndarray]) -> None:
     """Raises Refusal (silent) for int16 sound that stays below SILENCE."""
-    loudest = 0
-    while piece := pcm.read(PIECE):
-        block = np.frombuffer(piece, "<i2")
-        loudest = max(loudest, int(block.max()), -int(block.min()))
+    loudest = max(max(int(block.max()), -int(block.min())) for block in blocks)
     if loudest < SILENCE * 32768:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")

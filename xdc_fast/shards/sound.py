@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import cast
 
 import av
 import numpy as np
@@ -69,7 +70,7 @@ def _channels(frames: list[av.AudioFrame]) -> np.ndarray:
     for frame in frames:
         frame.pts = None  # their times have been read; here they need not follow each other
         whole.write(frame)
-    data = whole.read().to_ndarray()
+    data = cast(av.AudioFrame, whole.read()).to_ndarray()
     if not frames[0].format.is_planar:
         data = data.reshape(-1, channels).T
     if data.dtype.kind == "f":
