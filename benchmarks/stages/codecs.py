@@ -119,7 +119,7 @@ def luma_errors(shards: ShardSet, place: Path, index: int) -> list[float]:
     with open_media(place / meta["source"]) as source, packed:
         stream, _ = choose_streams(source)
         rate, tick = nearest_rate(float(row["fps"])), float(stream.time_base)
-        wanted = resample_frames(decoded(source, stream), meta["start"], rate, count, tick)
+        wanted = resample_frames(decoded(stream), meta["start"], rate, count, tick)
         return [
             float(np.square(luma(scale(frame)) - luma(found)).mean())
             for frame, found in zip(wanted, packed.decode(video=0), strict=True)

@@ -89,7 +89,8 @@ def workers(world: World, draw: np.random.Generator, count: int) -> Iterator[Tri
         process = start(*_jobs(world, out)["pack"])
         killed = None
         while killed is None and process.poll() is None:
-            at_work = [pid for pid in _children(process.pid) if _decodes(pid)]
+            # a child forks the workers
+            at_work = [pid for child in _children(process.pid) for pid in _children(child)]
             if at_work and list((out / "set").glob(".packing/scratch/*")):
                 killed = int(draw.choice(at_work))
                 time.sleep(float(draw.uniform(0, 0.3)))
@@ -110,14 +111,6 @@ def _children(pid: int) -> list[int]:
     except OSError:
         return []
     return [int(child) for child in text.split()]
-
-
-def _decodes(pid: int) -> bool:
-    """Whether a child is a worker, and not the one that tracks resources."""
-    try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def signals(world: World, draw: np.random.Generator, count: int) -> Iterator[Trial]:

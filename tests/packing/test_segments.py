@@ -269,7 +269,7 @@ def test_one_pass_as_far_as_it_is_needed(video, tmp_path, monkeypatch, tracks):
     ends = Counter()
 
     def counted(container, stream):
-        for item in decoded(container, stream):
+        for item in decoded(stream):
             ends[stream.type, item[1]] += 1
             yield item
 

@@ -152,7 +152,7 @@ class ClipSink:
     def finish_wav(self, stored: int, samples: int, rate: int) -> None:
         self._samples = samples
         self._sound = self._sound[:samples]
-        check_audible(self._sound)
+        check_audible([self._sound])
 
     def write_video(
         self,
@@ -192,7 +192,7 @@ class ClipSink:
             stream = choose_video(container)
             reformatter = VideoReformatter()
             width, height = stream.codec_context.width, stream.codec_context.height
-            pictures = (frame for _, _, frame in decoded(container, stream))
+            pictures = (frame for _, _, frame in decoded(stream))
             self._keep(pictures, frames, fps, width, height, lambda f: upright(f, reformatter))
         return width, height
 

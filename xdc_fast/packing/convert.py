@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -20,10 +21,10 @@ from xdc_fast.packing.media import (
     EmptyError,
     Refusal,
     choose_audio,
-    choose_streams,
     choose_video,
     decoded,
     open_media,
+    open_tracks,
     stream_facts,
 )
 from xdc_fast.packing.segments import BrokenError, Clock, Item, Segment, Span, plan, share
@@ -176,7 +177,7 @@ class Conversion(ABC):
             for part in again:
                 part.mono = Mono(part.mono.loudest)
             with open_media(self.path) as container:
-                blocks = decoded(container, choose_audio(container))
+                blocks = decoded(choose_audio(container))
                 for _ in share(blocks, again, read, self.clock, PRIMING):
                     pass
         self.sound_end, self.clock.end = self.clock.end, math.inf
@@ -226,16 +227,16 @@ class BothTracks(Conversion):
     """Both tracks, from where the later one begins to where the first one ends."""
 
     def run(self) -> Iterator[Outcome | None]:
-        with open_media(self.path) as pictures, open_media(self.path) as sound:
-            stream, _ = choose_streams(pictures)
-            sound_stream = choose_audio(sound)
-            self.original = _original(stream, sound_stream)
-            frames, blocks = decoded(pictures, stream), decoded(sound, sound_stream)
+        with ExitStack() as stack:
+            tracks = open_tracks(self.path, stack)
+            self.original = _original(tracks.video, tracks.audio)
+            frames = decoded(tracks.video, tracks.video_packets)
+            blocks = decoded(tracks.audio, tracks.audio_packets)
             first, begin = next(frames), next(blocks)
-            self.start(pictures, first[0], begin[0])
+            self.start(tracks.container, first[0], begin[0])
             self.take_sound(chain([begin], blocks), self.read_sound)
             left = [part for part in self.parts if part.answer is None]
-            read = partial(self.read_pictures, stream)
+            read = partial(self.read_pictures, tracks.video)
             yield from self.tell(share(chain([first], frames), left, read, self.clock))
 
     def read_sound(self, part: Part, blocks: Iterator[Item]) -> None:
@@ -323,7 +324,7 @@ class VideoTrack(Conversion):
         with open_media(self.path) as container:
             stream = choose_video(container)
             self.original = _original(stream)
-            frames = decoded(container, stream)
+            frames = decoded(stream)
             first = next(frames)
             self.start(container, first[0])
             read = partial(self.read_pictures, stream)
@@ -357,7 +358,7 @@ class AudioTrack(Conversion):
         with open_media(self.path) as container:
             stream = choose_audio(container)
             self.original = _original(stream)
-            blocks = decoded(container, stream)
+            blocks = decoded(stream)
             begin = next(blocks)
             self.start(container, begin[0])
             self.take_sound(chain([begin], blocks), self.read_sound)
@@ -434,7 +435,7 @@ def _sound_beside(sink: Sink, path: Path, start: float, end: float, rate: int) -
     mono = Mono()
     while True:
         with open_media(path) as container:
-            blocks = decoded(container, choose_audio(container))
+            blocks = decoded(choose_audio(container))
             begin = next(blocks)
             if begin[0] >= end:
                 raise Refusal("no overlap", f"audio starts at {begin[0]:.2f} s, video ends before")

@@ -32,7 +32,7 @@ def check_copyable(path: Path, with_sound: bool) -> tuple[float, Fraction, int]:
         stream = choose_streams(container)[0] if with_sound else choose_video(container)
         rates = {stream.average_rate, stream.guessed_rate}
         times, shapes = [], set()
-        for time, _, frame in decoded(container, stream):
+        for time, _, frame in decoded(stream):
             if any(orientation(frame)):
                 raise Refusal("cannot be copied", "the picture is rotated")
             if is_hdr(frame):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -28,16 +28,28 @@ BT601 = 5
 MATRICES = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # the colour matrices that swscale knows besides
 
 
-def shape(frame: av.VideoFrame) -> tuple[Fraction, Fraction]:
-    """Width and height as a player shows a `decoded` frame: upright, with square pixels."""
-    aspect = cast("Fraction | None", frame.opaque) or 1
-    width, height = Fraction(frame.width) * aspect, Fraction(frame.height)
-    return (height, width) if orientation(frame)[0] else (width, height)
+class Shape(NamedTuple):
+    """Of a `decoded` frame: its stored size, the aspect of its pixels, and its `orientation`."""
+
+    width: int
+    height: int
+    aspect: Fraction | None
+    way: tuple[bool, bool, bool]
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Shape:
+        aspect = cast("Fraction | None", frame.opaque)
+        return cls(frame.width, frame.height, aspect, orientation(frame))
+
+    def shown(self) -> tuple[Fraction, Fraction]:
+        """Width and height as a player shows it: upright, with square pixels."""
+        width, height = Fraction(self.width) * (self.aspect or 1), Fraction(self.height)
+        return (height, width) if self.way[0] else (width, height)
 
 
 def packed_size(frame: av.VideoFrame, short_side: int) -> tuple[int, int]:
     """Width and height of the packed picture: upright, square pixels, even; raises Refusal."""
-    width, height = shape(frame)
+    width, height = Shape.of(frame).shown()
     scale = short_side / min(width, height)
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Refusal("odd shape", f"{frame.width} x {frame.height}")
@@ -56,10 +68,10 @@ class Scaler:
         self._format = "yuvj420p" if full_range else "yuv420p"
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
         self._to_rgb = VideoReformatter()
+        self._fitted: tuple[Shape, tuple[int, int]] | None = None  # the last one
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        way = orientation(frame)
-        size = self._fit(frame)
+        way, size = self._fit(frame)
         width, height = size[::-1] if way[0] else size
         full = frame.color_range == JPEG or frame.format.name.startswith("yuvj")
         if is_hdr(frame):
@@ -98,9 +110,15 @@ class Scaler:
         rgb = to_sdr(signal.to_ndarray(), frame.color_trc, frame.color_primaries)
         return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
-    def _fit(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """The largest even size of a frame's shape; without borders narrower than a pixel."""
-        width, height = shape(frame)
+    def _fit(self, frame: av.VideoFrame) -> tuple[tuple[bool, bool, bool], tuple[int, int]]:
+        """A frame's `orientation`, and the largest even size of its shape; without borders narrower
+        than a pixel."""
+        shape = Shape.of(frame)
+        if self._fitted is None or self._fitted[0] != shape:
+            self._fitted = shape, self._size_of(*shape.shown())
+        return shape.way, self._fitted[1]
+
+    def _size_of(self, width: Fraction, height: Fraction) -> tuple[int, int]:
         scale = min(self._size[0] / width, self._size[1] / height)
         size = 2 * round(width * scale / 2), 2 * round(height * scale / 2)
         if all(whole - side <= 2 for whole, side in zip(self._size, size, strict=True)):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import av
 import numpy as np
@@ -36,9 +37,11 @@ PLAYLISTS = {"hls", "concat", "dash", "imf"}
 UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are not told
 OF_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the file
 MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
+HELD = 16_000_000  # bytes; the packets of a smaller file may wait in memory
 
 
 Track = TypeVar("Track", av.VideoStream, av.AudioStream)
+Packets = Iterable[av.Packet]
 
 
 class Refusal(Exception):
@@ -115,28 +118,66 @@ def _decodable(stream: Track) -> Track:
     return stream
 
 
+class Tracks(NamedTuple):
+    """Both tracks of a file: the container of the video, the streams, and the packets of each."""
+
+    container: InputContainer
+    video: av.VideoStream
+    video_packets: Packets
+    audio: av.AudioStream
+    audio_packets: Packets
+
+
+def open_tracks(path: Path, stack: ExitStack) -> Tracks:
+    """Open a file until `stack` ends; raises Refusal.
+
+    A small file is read once, a large one once for each track. So is one with errors, as those of a
+    track are none of the other.
+    """
+    container = stack.enter_context(open_media(path))
+    video, audio = choose_streams(container)
+    if path.stat().st_size <= HELD:
+        try:
+            packets = list(demux(video, audio))
+        except av.FFmpegError:
+            container = stack.enter_context(open_media(path))
+            video, audio = choose_streams(container)
+        else:
+            of_video, of_audio = ([p for p in packets if p.stream is s] for s in (video, audio))
+            return Tracks(container, video, of_video, audio, of_audio)
+    audio = choose_audio(stack.enter_context(open_media(path)))
+    return Tracks(container, video, demux(video), audio, demux(audio))
+
+
+def demux(*streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
+    """The packets of some streams of a file, each at the end with one that flushes its decoder."""
+    container = cast(InputContainer, streams[0].container)
+    for other in container.streams:
+        if other not in streams:
+            other.discard = Discard.all
+    return container.demux(*streams)
+
+
 @overload
 def decoded(
-    container: InputContainer, stream: av.VideoStream
+    stream: av.VideoStream, packets: Packets | None = None
 ) -> Iterator[tuple[float, float, av.VideoFrame]]: ...
 @overload
 def decoded(
-    container: InputContainer, stream: av.AudioStream
+    stream: av.AudioStream, packets: Packets | None = None
 ) -> Iterator[tuple[float, float, av.AudioFrame]]: ...
 def decoded(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream
+    stream: av.VideoStream | av.AudioStream, packets: Packets | None = None
 ) -> Iterator[tuple[float, float, Any]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
-    A picture's `opaque` is the aspect of its pixels, where the file gives one, and its transfer
-    function is the container's, where the coded video gives none.
+    packets: of the stream; None: they are read now. A picture's `opaque` is the aspect of its
+    pixels, where the file gives one and it is not 1, and its transfer function is the container's,
+    where the coded video gives none.
     FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
     recorded broadcast begins in its middle. Any later one raises Refusal, but for errors of the
     machine, which stay FFmpeg's.
     """
-    for other in container.streams:
-        if other is not stream:
-            other.discard = Discard.all
     context = stream.codec_context
     context.thread_count = 1
     context.options = {"err_detect": "explode"}  # an error instead of concealed damage
@@ -146,7 +187,7 @@ def decoded(
     count = 0
     error: av.FFmpegError | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in demux(stream) if packets is None else packets:
             try:
                 frames: list[Any] = packet.decode()
             except av.FFmpegError as failure:
@@ -171,7 +212,7 @@ def decoded(
     if end is None:
         detail = error.strerror if error else "the stream is empty"
         raise Refusal("undecodable", f"{stream.type}: {detail}")
-    _check_complete(container, stream, end)
+    _check_complete(stream, end)
     if stream.type == "video" and count == 1:
         raise Refusal("cover art", "a single still")
 
@@ -189,14 +230,14 @@ class Tags:
 
     def put_on(self, frame: av.VideoFrame) -> None:
         """To be called for each frame; the decoder may know the aspect of frames to come."""
-        coded = (self._context.sample_aspect_ratio,)
-        if self._coded is None:
+        if self._coded is None or frame.key_frame:
+            coded = (self._context.sample_aspect_ratio,)
+            if self._coded is not None and coded != self._coded:
+                (self._aspect,) = coded
             self._coded = coded
-        elif coded != self._coded and frame.key_frame:
-            self._coded, (self._aspect,) = coded, coded
-        if self._aspect:
+        if self._aspect and self._aspect != 1:
             frame.opaque = Fraction(self._aspect)  # a new one: PyAV goes by the object's address
-        if frame.color_trc == UNSPECIFIED:
+        if self._transfer != UNSPECIFIED and frame.color_trc == UNSPECIFIED:
             frame.color_trc, frame.color_primaries = self._transfer, self._primaries
 
 
@@ -281,11 +322,9 @@ def _other_tracks(
     return np.sort(times), end
 
 
-def _check_complete(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream, end: float
-) -> None:
+def _check_complete(stream: av.VideoStream | av.AudioStream, end: float) -> None:
     """Raises Refusal for an mp4 that ends before the duration in its header."""
-    if "mp4" in container.format.name and stream.duration:
+    if "mp4" in stream.container.format.name and stream.duration:
         declared = float(((stream.start_time or 0) + stream.duration) * time_base(stream))
         if end < declared - 0.5:
             raise Refusal("damaged", f"{stream.type} ends at {end:.2f} of {declared:.2f} s")

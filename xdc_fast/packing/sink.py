@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings
 
 SILENCE = 0.001  # of full scale
+PIECE = 1 << 20  # bytes
 
 
 class Sink(Protocol):
@@ -90,16 +92,16 @@ class Files:
 
     def finish_wav(self, stored: int, samples: int, rate: int) -> None:
         """Cuts the PCM or fills it up with silence, and writes the header."""
-        with self.audio.open("r+b") as file:
-            file.truncate(WAV_HEADER + 2 * samples)
+        with self.audio.open("r+b", buffering=0) as file:
+            if samples != stored:
+                file.truncate(WAV_HEADER + 2 * samples)
             file.write(wav_header(samples, rate))
-        count = min(samples, stored)
-        pcm = np.memmap(self.audio, dtype="<i2", mode="r", offset=WAV_HEADER, shape=(count,))
-        check_audible(pcm)
+            pieces = iter(partial(file.read, PIECE), b"")
+            check_audible(np.frombuffer(piece, "<i2") for piece in pieces)
 
 
-def check_audible(pcm: np.ndarray) -> None:
+def check_audible(blocks: Iterable[np.ndarray]) -> None:
     """Raises Refusal (silent) for int16 sound that stays below SILENCE."""
-    loudest = max(int(pcm.max()), -int(pcm.min()))
+    loudest = max(max(int(block.max()), -int(block.min())) for block in blocks)
     if loudest < SILENCE * 32768:
         raise Refusal("silent", f"peak {loudest / 32768:.5f} of full scale")

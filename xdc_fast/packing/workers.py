@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import multiprocessing
 import os
@@ -105,6 +106,7 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
     for, (reason, detail), or the message of a fatal error.
     """
     end_with_parent()
+    gc.freeze()  # what has been imported stays
     pipe.send(None)
     while True:
         job, attempt, path, spans = pipe.recv()
@@ -142,7 +144,8 @@ class Worker:
     """One process and the file it is busy with."""
 
     def __init__(self, settings: PackSettings, scratch: Path, task: Convert):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # one process imports for all
         self.pipe, child = context.Pipe()
         self.process = context.Process(
             target=work, args=(child, settings, scratch, task), daemon=True
@@ -201,7 +204,8 @@ def run_jobs(
             crew.append(Worker(*arguments))
         while answered < len(jobs):
             for i, worker in enumerate(crew):
-                if (job := worker.job) is not None and _listen(worker, time_limit):
+                job = worker.job
+                while worker.job is not None and _listen(worker, time_limit):
                     idle_deaths = 0
                 if job is not None and worker.job is None and not job.finished:
                     again.append(job)

@@ -44,7 +44,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         angle = np.deg2rad(frame.rotation)
         (a, b), (c, d) = np.round([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     else:
-        if SideData.DISPLAYMATRIX not in side_data:
+        if not side_data or SideData.DISPLAYMATRIX not in side_data:
             return False, False, False
         matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), "=i4").reshape(3, 3)
         (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
@@ -127,19 +127,29 @@ def frames_from(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(time, frame), in ticks, from the key frame before `start` on; for None, from the beginning.
 
-    back: from so many key frames before that one. Frames that a seek brings, but that are shown
-    before its key frame, are left out: those of an open GOP refer to the one before. From the
-    beginning, errors before the first frame are normal: a recorded broadcast begins in its middle.
-    Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
+    back: from so many key frames before that one. Raises as `frames_of`.
     """
     if container.format.name == GUESSED:
         start = None  # after a seek, the times are other ones
     if start is not None:
         seek_key(container, stream, start, back)
-    ranked, due = _in_coded_order(container, stream), list[int]()
+    return frames_of(container.demux(stream), stream, start)
+
+
+def frames_of(
+    packets: Iterator[av.Packet], stream: av.VideoStream, start: int | None = None
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(time, frame), in ticks, of the packets of a stream.
+
+    start: what a seek was for; None at the beginning. Frames that a seek brings, but that are shown
+    before its key frame, are left out: those of an open GOP refer to the one before. From the
+    beginning, errors before the first frame are normal: a recorded broadcast begins in its middle.
+    Raises ValueError (av.InvalidDataError is one) or another av.FFmpegError for damaged bytes.
+    """
+    ranked, due = _in_coded_order(stream), list[int]()
     first: int | None = None  # the time of the key frame
     begun = False
-    for packet in container.demux(stream):
+    for packet in packets:
         time = ticks_of(packet)
         if start is not None and first is None:
             first = time
@@ -164,13 +174,13 @@ def frames_from(
                 yield shown, frame
 
 
-def _in_coded_order(container: InputContainer, stream: av.VideoStream) -> bool:
+def _in_coded_order(stream: av.VideoStream) -> bool:
     """Whether packets have the times of all pictures, but not each its own.
 
     AVI has no timestamps: FFmpeg counts packets, and reorders them for MPEG-4 alone. MPEG program
     streams have some, and FFmpeg guesses the others.
     """
-    name, codec = container.format.name, stream.codec_context.name
+    name, codec = stream.container.format.name, stream.codec_context.name
     return name == GUESSED or (name == "avi" and codec in ("h264", "hevc"))
 
 
@@ -223,7 +233,7 @@ def _decode_sound(file: bytes, rate: int, origin: float | None, mono: Mono) -> n
 def sound_of(container: InputContainer) -> Iterator[tuple[float, float, av.AudioFrame]]:
     """The sound of a file as (start, end, frame), seconds; at least one frame.
 
-    Errors before the first frame are normal, as of `frames_from`. Raises ValueError or another
+    Errors before the first frame are normal, as of `frames_of`. Raises ValueError or another
     av.FFmpegError.
     """
     stream = audio_of(container)

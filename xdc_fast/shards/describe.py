@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, tee
+from math import floor
 
 import av
 import numpy as np
 import simplejpeg
 
-from xdc_fast.shards.decode import decode_frames, frames_from, orientation, sound_of
+from xdc_fast.shards.decode import decode_frames, frames_of, orientation, sound_of
 from xdc_fast.shards.sound import ENDLESS, Mono, resample_audio
 from xdc_fast.shards.streams import (
     Clock,
@@ -142,19 +143,22 @@ class Video:
 
 def describe_video(file: bytes) -> Video:
     """The video track of a file; raises Unusable."""
-    first, size, plain = _first_picture(file)
     with _opened(file) as container, _faults("video"):
+        _check_stream(best_video(container), "video")
         stream = video_of(container)
+        ahead, demuxed = tee(container.demux(stream))
+        first, size, plain = _first_picture(frames_of(ahead, stream))
+        del ahead  # what is read from now on is not kept for it
         base, jpeg = time_base(stream), plain and stream.codec_context.name == "mjpeg"
         declared = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
         packets: list[tuple[int, int, int, int]] = []  # time, duration, place, size
-        decoding: int | None = None
-        for packet in container.demux(stream):
+        decoding, most = None, floor(MAX_BACKWARDS / base)
+        for packet in demuxed:
             time = ticks_of(packet)
             if not packet.size or packet.is_discard or time is None or time < first:
                 continue
             if packet.dts is not None:
-                if decoding is not None and (decoding - packet.dts) * base > MAX_BACKWARDS:
+                if decoding is not None and decoding - packet.dts > most:
                     raise ValueError(f"timestamps jump back at {float(decoding * base):.2f} s")
                 decoding = packet.dts
             place = -1 if packet.pos is None else packet.pos
@@ -182,17 +186,17 @@ def describe_video(file: bytes) -> Video:
     )
 
 
-def _first_picture(file: bytes) -> tuple[int, tuple[int, int], bool]:
+def _first_picture(
+    frames: Iterator[tuple[int, av.VideoFrame]],
+) -> tuple[int, tuple[int, int], bool]:
     """When the first frame is shown, in ticks, its width and height when upright, and whether it is
     stored so."""
-    with _opened(file) as container, _faults("video"):
-        _check_stream(best_video(container), "video")
-        time, frame = next(frames_from(container, video_of(container), None), (0, None))
-        if frame is None:
-            raise Unusable("undecodable", "video: the stream is empty")
-        way = orientation(frame)
-        size = (frame.height, frame.width) if way[0] else (frame.width, frame.height)
-        return time, size, not any(way)
+    time, frame = next(frames, (0, None))
+    if frame is None:
+        raise Unusable("undecodable", "video: the stream is empty")
+    way = orientation(frame)
+    size = (frame.height, frame.width) if way[0] else (frame.width, frame.height)
+    return time, size, not any(way)
 
 
 def _check_stream(stream: av.VideoStream | av.AudioStream | None, kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import cast
 
 import av
 import numpy as np
@@ -30,7 +31,7 @@ class Mono:
 
     def __call__(self, frames: list[av.AudioFrame]) -> np.ndarray:
         """Consecutive frames as float32 (samples,), full scale = 1."""
-        alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.nb_channels))
+        alike = groupby(frames, lambda frame: (frame.format.name, frame.layout.name))
         return np.concatenate([self._mix(_channels(list(group))) for _, group in alike])
 
     @property
@@ -47,7 +48,8 @@ class Mono:
         mean = data.mean(axis=0, dtype=data.dtype)
         if count > 1:
             power = np.einsum("cs,cs->c", data, data).astype(np.float64)
-            self._power = np.pad(self._power, (0, max(0, count - len(self._power))))
+            if count > len(self._power):
+                self._power = np.pad(self._power, (0, count - len(self._power)))
             self._power[:count] += power
             unrelated = power.sum() / count**2  # the power of the mean of channels that are so
             if float(mean @ mean) < CANCELLED * unrelated:
@@ -56,7 +58,7 @@ class Mono:
 
 
 def _channels(frames: list[av.AudioFrame]) -> np.ndarray:
-    """Frames of one sample format and number of channels, (channels, samples), full scale = 1.
+    """Frames of one sample format and layout, (channels, samples), full scale = 1.
 
     float64 for integers, else float32.
     """
@@ -64,7 +66,11 @@ def _channels(frames: list[av.AudioFrame]) -> np.ndarray:
     if frames[0].format.is_planar and channels >= 8:  # PyAV 18 reads a plane too many and crashes
         pack = av.AudioResampler(frames[0].format.packed, frames[0].layout)
         frames = [packed for frame in frames for packed in pack.resample(frame)]
-    data = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    whole = av.AudioFifo()
+    for frame in frames:
+        frame.pts = None  # their times have been read; here they need not follow each other
+        whole.write(frame)
+    data = cast(av.AudioFrame, whole.read()).to_ndarray()
     if not frames[0].format.is_planar:
         data = data.reshape(-1, channels).T
     if data.dtype.kind == "f":
