@@ -204,8 +204,7 @@ def run_jobs(
             crew.append(Worker(*arguments))
         while answered < len(jobs):
             for i, worker in enumerate(crew):
-                job = worker.job
-                while worker.job is not None and _listen(worker, time_limit):
+                if (job := worker.job) is not None and _listen(worker, time_limit):
                     idle_deaths = 0
                 if job is not None and worker.job is None and not job.finished:
                     again.append(job)
