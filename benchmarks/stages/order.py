@@ -21,7 +21,7 @@ RANK = 3  # any
 
 def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
     draw = np.random.default_rng(0)
-    shards = SHARDS // 100 if quick else SHARDS
+    shards = SHARDS // 50 if quick else SHARDS
     sizes = draw.integers(SAMPLES * 9 // 10, SAMPLES * 11 // 10, shards)
     what = f"{shards:,} shards, batches of {BATCH:,}, {RANKS} ranks"
     sampler = EpochSampler(sizes, BATCH)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.reader import SampleReader
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation import extract as dense
@@ -73,7 +74,7 @@ def test_features_are_those_of_the_pictures_and_sound_at_that_time(done, model, 
     shape = model.inputs.shape
     first = round((1 + 4 / 7.5) * 16000 - shape.samples / 2)
     wave = toy_shards.waveform(name, row, first, shape.samples)
-    batch = type("Sound", (), {"waveform": torch.from_numpy(wave)[None]})
+    batch = Batch(None, torch.from_numpy(wave)[None], torch.zeros(1, dtype=torch.int64))
     with torch.no_grad():
         expected = model.encoders["audio"](model.inputs.of("audio", batch))[0].numpy()
     np.testing.assert_allclose(part["audio"][place], expected, rtol=1e-3, atol=1e-4)
