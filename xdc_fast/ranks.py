@@ -6,6 +6,7 @@ Whatever starts them likewise will do. One process alone is a rank too, the only
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,6 +121,8 @@ def open_ranks() -> Iterator[Ranks]:
         progress.silence(not is_first_error(store))
         raise
     finally:
+        # what still holds the group keeps its threads, which break the end of the process
+        gc.collect()
         distributed.destroy_process_group()
 
 
