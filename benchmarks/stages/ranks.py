@@ -32,6 +32,7 @@ from xdc_fast.recipe import Cluster, load_recipe
 from xdc_fast.shards.dataset import ShardSet
 
 THREADS = (2,)  # of all processes together
+POOLS = ("OMP", "MKL", "OPENBLAS")
 GROUP, ROWS, WIDTH, K = 16, 20_480, 512, 256
 RUNS = 3
 UNITS = {
@@ -72,8 +73,8 @@ def run(
         port = free.getsockname()[1]
     running = []
     for number in range(processes):
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+        environment = os.environ | {f"{pool}_NUM_THREADS": "1" for pool in POOLS} | {
+            "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port), "RANK": str(number if world > 1 else 0),
         }  # fmt: skip
         line = [sys.executable, "-m", "benchmarks.stages.ranks", shards.root, folder, str(number),
