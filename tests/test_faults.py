@@ -24,7 +24,7 @@ def world(tmp_path_factory):
 )
 def test_a_kind_of_fault_holds(name, world):
     trials = attempt(name, world, seed=1, count=1)
-    assert len(trials) > 1
+    assert trials
     assert not [trial for trial in trials if trial.reason]
 
 
