@@ -134,7 +134,11 @@ def start(world, out, shards, *settings):
     recipe = out.parent / "recipe.yaml"
     recipe.write_text("method: xdc\n")
     wanted = (*SETTINGS, "train.group=6", "threads=1", f"data={shards.root}", f"out={out}")
-    torchrun = [BIN / "torchrun", "--nproc-per-node", world, "--no-python"] if world > 1 else []
+    torchrun = (
+        [BIN / "torchrun", "--standalone", "--nproc-per-node", world, "--no-python"]
+        if world > 1
+        else []
+    )
     return spawn(*torchrun, BIN / "xdc", "pretrain", recipe, *wanted, *settings)
 
 
@@ -225,7 +229,7 @@ def test_a_rank_is_killed_and_the_run_brings_itself_back(
     script.write_text(DYING)
     settings = (*SETTINGS, "train.group=6", "threads=1", "train.checkpoint_steps=3",
                 f"data={toy_shards.root}", f"out={tmp_path / 'run'}")  # fmt: skip
-    torchrun = (BIN / "torchrun", "--nproc-per-node", 2, "--max-restarts", 1)
+    torchrun = (BIN / "torchrun", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     finish(spawn(*torchrun, script, place, rank, at, tmp_path / "mark", *settings))
     assert (tmp_path / "mark").exists()
     assert_same_run(tmp_path / "run", alone)
