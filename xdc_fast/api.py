@@ -47,7 +47,7 @@ def pack(
         labels: a CSV file with a file column; its other columns become labels.
         dataset: the name of a data set, such as "ucf101", whose official lists lie in the source;
             they bring labels and splits.
-        workers: processes; by default as many as cores. They are new ones, so a script calls this
+        workers: processes; by default as many as cores. They import the script, so it calls this
             below `if __name__ == "__main__":`.
         shard_mb: megabytes of a shard.
         time_limit: seconds that a file, or a segment of one, may take.

@@ -82,14 +82,26 @@ class Ranks:
         """Whether the flag is set on any rank."""
         return bool(self.most(torch.tensor(flag, dtype=torch.uint8)))
 
+    def collect(self, value: T) -> list[T]:
+        """The values of all ranks, in their order, on the first one; nothing on the others."""
+        if self.world == 1:
+            return [value]
+        found: list | None = [None] * self.world if self.first else None
+        with told_if_lost(self):
+            distributed.gather_object(value, found)
+        return found or []
+
     def wait(self) -> None:
         """Returns when all ranks have called it."""
         self.gather(None)
 
     def share(self, count: int, unit: int = 1) -> slice:
-        """This rank's part of `count` things in a row, whose parts begin at multiples of `unit`."""
+        """This rank's part of `count` things in a row, whose parts begin at multiples of `unit`.
+
+        The first rank's part is the largest.
+        """
         units = -(-count // unit)
-        begin, end = (units * rank // self.world * unit for rank in (self.rank, self.rank + 1))
+        begin, end = (-(-units * rank // self.world) * unit for rank in (self.rank, self.rank + 1))
         return slice(min(begin, count), min(end, count))
 
 
@@ -131,7 +143,7 @@ def is_first_error(store: distributed.Store) -> bool:
     counts: list[int] = []
 
     def ask() -> None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # the rank that holds the store has ended: no answer
             counts.append(store.add("errors", 1))
 
     asking = Thread(target=ask, daemon=True)  # over a cut cable, it would wait for very long

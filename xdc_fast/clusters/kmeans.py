@@ -69,8 +69,8 @@ def cluster(
     ranks: N are the samples of this rank, which follow on those of the rank before. Each holds
     its own alone.
     On a CPU the result depends only on the arguments (and, in the last digits, on the number of
-    threads). It is the same for any number of ranks, without cluster.pca bit for bit, where their
-    samples begin at multiples of ROWS.
+    threads). It is the same for any number of ranks, bit for bit, where their samples begin at
+    multiples of ROWS.
     Raises UserError for k above the number of samples, features that are not finite, and
     fewer distinct feature vectors than clusters.
     """
@@ -80,8 +80,7 @@ def cluster(
     if k > total:
         raise UserError(f"k={k} clusters of {total} samples; set k to {total} or less")
     check_finite(features, valid, ranks)
-    points = concat_features(features, settings, valid, ranks)
-    every = Points(points, device, valid, ranks)
+    every = Points(concat_features(features, settings, valid, ranks), device, valid, ranks)
     if k > (distinct := every.distinct(k)):
         raise UserError(
             f"k={k} clusters, but only {distinct} distinct feature vectors among {total} "
@@ -104,7 +103,7 @@ def cluster(
         start = torch.zeros(k, draw.rows.shape[1], device=draw.device)
         if ranks.first:
             start = init_centroids(draw, k, settings, seed)
-        ranks.sum(start)
+        ranks.sum(start)  # zeros on the other ranks
     found = lloyd(train, start, settings.max_iter)
     nearest, distance = found.nearest, found.distance
     if train is not every:

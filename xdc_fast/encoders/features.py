@@ -126,6 +126,8 @@ def compute_features(
                    inputs.audio, half, batch, chosen, clips, average)  # fmt: skip
         kept = FeatureFolder(folder, repr(made_by))
         for number, name in enumerate(shards.shards):
+            if number in done:
+                continue
             part = kept.load(name, int(sizes[number]), widths_of(encoders))
             if part is not None:
                 done.add(number)

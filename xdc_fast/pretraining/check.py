@@ -72,8 +72,8 @@ def _check_groups(recipe: Recipe, world: int) -> None:
         elif not group:
             way = f"set train.group, and train.batch to a multiple of it x {world}"
         raise UserError(
-            f"train.batch={batch}, train.group={group}: a step is no whole groups for {processes}; "
-            f"{way}"
+            f"train.batch={batch}, train.group={group}: a batch cannot be shared out in whole "
+            f"groups to {processes}; {way}"
         )
     if world > 1 and recipe.cluster.features == "training":
         raise UserError(

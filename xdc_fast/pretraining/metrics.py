@@ -12,7 +12,7 @@ STEP_LINES = 50  # logged per iteration
 
 
 def is_logged(step: int, steps: int) -> bool:
-    """Whether a step of an iteration's, counted from 1, is one of those that are logged."""
+    """Whether a step of an iteration, counted from 1, is logged."""
     return step % max(steps // STEP_LINES, 1) == 0 or step == steps
 
 

@@ -62,17 +62,21 @@ def make_clusters(
 def gather_clusters(
     own: Mapping[str, Clustering], samples: np.ndarray, count: int, ranks: Ranks = ALONE
 ) -> dict[str, Clustering]:
-    """Clusterings of a whole set, from those that each rank has of its part of `samples`.
+    """Clusterings of a whole set, from those that each rank has of its part of `samples`; on the
+    first rank, nothing on the others.
 
     samples: int64 (M,), those of all ranks, in rising order. count: samples of the set; those that
     are not among them get no cluster.
     """
     whole = {}
     for name, part in own.items():
+        parts = ranks.collect((part.assignment, part.distance))
+        if not parts:
+            continue
         assignment = np.full(count, -1, dtype=np.int32)
-        assignment[samples] = np.concatenate(ranks.gather(part.assignment))
+        assignment[samples] = np.concatenate([each for each, _ in parts])
         distance = np.full(count, np.inf, dtype=np.float32)
-        distance[samples] = np.concatenate(ranks.gather(part.distance))
+        distance[samples] = np.concatenate([each for _, each in parts])
         whole[name] = replace(part, assignment=assignment, distance=distance)
     return whole
 
