@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 _shown = False
-_silent = os.environ.get("RANK", "0") != "0"
+_silent = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 class Handler(logging.Handler):

@@ -51,14 +51,14 @@ class Ranks:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up a tensor over the ranks, in place; returns it."""
         if self.world > 1:
-            with told_if_lost(self):
+            with naming_loss(self):
                 distributed.all_reduce(tensor)
         return tensor
 
-    def most(self, tensor: torch.Tensor) -> torch.Tensor:
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
         """The largest of each number over the ranks, in place; returns it."""
         if self.world > 1:
-            with told_if_lost(self):
+            with naming_loss(self):
                 distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return tensor
 
@@ -66,7 +66,7 @@ class Ranks:
         """The values of all ranks, in their order."""
         found: list = [value] * self.world
         if self.world > 1:
-            with told_if_lost(self):
+            with naming_loss(self):
                 distributed.all_gather_object(found, value)
         return found
 
@@ -74,24 +74,24 @@ class Ranks:
         """The value of the first rank."""
         found = [value]
         if self.world > 1:
-            with told_if_lost(self):
+            with naming_loss(self):
                 distributed.broadcast_object_list(found)
         return found[0]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return bool(self.most(torch.tensor(flag, dtype=torch.uint8)))
+        return bool(self.max(torch.tensor(flag, dtype=torch.uint8)))
 
     def collect(self, value: T) -> list[T]:
         """The values of all ranks, in their order, on the first one; nothing on the others."""
         if self.world == 1:
             return [value]
         found: list | None = [None] * self.world if self.first else None
-        with told_if_lost(self):
+        with naming_loss(self):
             distributed.gather_object(value, found)
         return found or []
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Returns when all ranks have called it."""
         self.gather(None)
 
@@ -114,11 +114,16 @@ def open_ranks() -> Iterator[Ranks]:
 
     Where errors end the block, the rank that had the first one tells it (see progress).
     """
-    ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    place = [os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")]
+    if not all(map(str.isdecimal, place)):
+        raise UserError(
+            f"RANK={place[0]} WORLD_SIZE={place[1]}: no numbers; unset both, or use torchrun"
+        )
+    ranks = Ranks(*map(int, place))
     if ranks.world == 1:
         yield ALONE
         return
-    with told_if_lost(ranks):
+    with naming_loss(ranks):
         store, *_ = next(distributed.rendezvous("env://", timeout=PATIENCE))
         # the store outlives a try of torchrun's, with the addresses of the processes of that try
         try_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -159,7 +164,7 @@ def local_rank() -> int | None:
 
 
 @contextmanager
-def told_if_lost(ranks: Ranks) -> Iterator[None]:
+def naming_loss(ranks: Ranks) -> Iterator[None]:
     """Raises Lost where the block fails since another rank does not answer."""
     try:
         yield

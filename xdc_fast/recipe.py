@@ -173,7 +173,7 @@ class Train:
     )
 
     @property
-    def clips(self) -> int:
+    def group_size(self) -> int:
         """Clips of a group."""
         return self.group or self.batch
 

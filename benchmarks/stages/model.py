@@ -86,7 +86,7 @@ def encoders_alone(model: Model, videos: list[Path]) -> Callable[[], None]:
     batches = []
     for modality, encoder in model.encoders.items():
         chosen = [(clips, int(same[0])) for clips in files for same in clips.groups(modality)]
-        size = model.recipe.train.clips
+        size = model.recipe.train.group_size
         for first in range(0, len(chosen), size):
             part = chosen[first : first + size]
             batch = make_batch(modality, part, shape, torch.device("cpu"))

@@ -147,10 +147,10 @@ def measure(ranks: Ranks, shards: ShardSet, folder: Path, quick: bool) -> Iterat
 def rate(work: Callable[[], int], ranks: Ranks) -> float:
     """How much a call does in a second, the first one aside."""
     work()
-    ranks.wait()
+    ranks.barrier()
     begun = time.perf_counter()
     done = work()
-    ranks.wait()
+    ranks.barrier()
     return done / (time.perf_counter() - begun)
 
 

@@ -97,7 +97,7 @@ def contest(recipe: Recipe, device: torch.device) -> Case:
 
 
 def draw_batch(recipe: Recipe, inputs: ClipTransform, device: torch.device) -> Batch:
-    size, shape = recipe.train.clips, inputs.shape
+    size, shape = recipe.train.group_size, inputs.shape
     form = (size, shape.frames, shape.crop, shape.crop, 3)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(256, form, dtype=torch.uint8, generator=generator)

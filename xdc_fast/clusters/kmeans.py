@@ -170,7 +170,7 @@ class Points:
             torch.sum(block.square(), dim=1, out=self.squares[place])
         longest = self.squares.max() if len(points) else torch.zeros((), device=self.device)
         # of no distance between points and means; a split cluster may start a little outside
-        self.reach = power_of_two(8 * float(ranks.most(longest)))
+        self.reach = power_of_two(8 * float(ranks.max(longest)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -461,7 +461,7 @@ def on_grid(points: np.ndarray, ranks: Ranks) -> torch.Tensor:
     # torch warns of arrays that it may not write
     rows = torch.from_numpy(np.require(points, requirements=["C", "W"]))
     largest = torch.stack([rows.max(), -rows.min()]).max() if len(rows) else torch.zeros(())
-    unit = power_of_two(float(ranks.most(largest))) * 2.0**-DIGITS
+    unit = power_of_two(float(ranks.max(largest))) * 2.0**-DIGITS
     return (rows / unit).round_().mul_(unit)
 
 

@@ -143,7 +143,7 @@ def compute_features(
             kept.save(shards.shards[number], part)
     if ranks.world > 1:
         assert kept is not None, "ranks meet in a folder"
-        ranks.wait()
+        ranks.barrier()
         found = kept.rows(ranks.share(len(samples) * each, unit), shards.shards, sizes,
                           widths_of(encoders))  # fmt: skip
     if not any(ranks.gather(bool(found.valid.any()))):

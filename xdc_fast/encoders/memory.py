@@ -30,7 +30,7 @@ def check_memory(
 
     names: the encoders that read it. batch: clips, otherwise those of the recipe.
     """
-    batch = batch or recipe.train.clips
+    batch = batch or recipe.train.group_size
     needed, there = batch_bytes(recipe, names, batch, training), memory_of(device)
     if needed > there:
         raise UserError(

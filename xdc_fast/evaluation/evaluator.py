@@ -60,7 +60,7 @@ class Evaluator:
         if model.name == "random":
             encoders = self.encoders(*self.modalities)
             loader = self.loader(*self.modalities)
-            calibrate(encoders, loader, self.inputs, self.recipe.train.clips)
+            calibrate(encoders, loader, self.inputs, self.recipe.train.group_size)
             for encoder in encoders.values():
                 encoder.eval()
 
@@ -93,7 +93,7 @@ class Evaluator:
             self.encoders(*modalities),
             self.loader(*modalities),
             self.inputs,
-            self.recipe.train.clips,
+            self.recipe.train.group_size,
             samples=samples,
             clips=clips,
             average=average,

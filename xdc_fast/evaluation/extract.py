@@ -73,7 +73,7 @@ def extract_features(
             evaluator.encoders(*evaluator.modalities),
             evaluator.loader(*evaluator.modalities),
             evaluator.inputs,
-            model.recipe.train.clips,
+            model.recipe.train.group_size,
             clips,
             done=missing,
         ):

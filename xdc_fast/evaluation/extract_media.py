@@ -99,7 +99,7 @@ def extract_media(
             packing,
             [inputs.sources[index].path for index in missing],
             lambda row: place(row).positions,
-            batch=model.recipe.train.clips,
+            batch=model.recipe.train.group_size,
             device=device,
             threads=model.recipe.threads,
         )

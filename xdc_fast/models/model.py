@@ -85,7 +85,7 @@ class Model:
             self.packing,
             paths,
             lambda row: positions,
-            batch=max(clips, self.recipe.train.clips),
+            batch=max(clips, self.recipe.train.group_size),
             device=choose_device(self.recipe.device),
             threads=self.recipe.threads,
         )

@@ -64,7 +64,7 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
         decoder_load=recipe.decoder_load, spec=inputs.spec,
     )  # fmt: skip
-    size, seed = recipe.train.clips, recipe.seed
+    size, seed = recipe.train.group_size, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)
     draw = np.random.default_rng(seed).integers(recipe.k, size=len(shards)).astype(np.int32)
     labels = {clustering_name(names): draw for names in clusterings_of(recipe.method)}

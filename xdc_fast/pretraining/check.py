@@ -63,7 +63,7 @@ def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> 
 def _check_groups(recipe: Recipe, world: int) -> None:
     """UserError where a batch does not fall into as many whole groups for each process."""
     batch, group = recipe.train.batch, recipe.train.group
-    if batch % (recipe.train.clips * world):
+    if batch % (recipe.train.group_size * world):
         processes = f"{world} processes" if world > 1 else "one process"
         several = f"{group} x {world}" if world > 1 else str(group)
         way = f"set train.batch to a multiple of {several}"

@@ -19,7 +19,7 @@ from xdc_fast.encoders.transform import ClipTransform, send
 from xdc_fast.kernels.labels import cluster_sizes, gather_labels
 from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import Head, clustering_name, heads_of
-from xdc_fast.ranks import ALONE, Ranks, told_if_lost
+from xdc_fast.ranks import ALONE, Ranks, naming_loss
 from xdc_fast.recipe import Train
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -79,7 +79,7 @@ class Learner:
         self.predict = Predictor(self.models, call, self.heads, self.table, inputs)
         self.shared: DistributedDataParallel | None = None
         if ranks.world > 1:
-            with told_if_lost(ranks):  # the weights of the first rank go to the others
+            with naming_loss(ranks):  # the weights of the first rank go to the others
                 self.shared = DistributedDataParallel(self.predict, broadcast_buffers=False)
         self.norms = [m for m in self.models.modules() if isinstance(m, NORMS)]
 
@@ -121,7 +121,7 @@ class Learner:
                     right = (said.detach().argmax(1) == wanted).sum()
                     found += [losses[-1].detach(), right / labeled[clustering]]
                 metrics += torch.stack(found)
-                with told_if_lost(self.ranks):  # which takes the mean of the ranks' gradients
+                with naming_loss(self.ranks):  # which takes the mean of the ranks' gradients
                     (sum(losses[1:], losses[0]) * self.ranks.world).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -75,7 +75,7 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
             held.enter_context(run.hold())
         interrupt = held.enter_context(Interrupt())
         restored = run.read_state(encoders, len(shards), steps)
-        ranks.wait()  # until all have read it
+        ranks.barrier()  # until all have read it
         state = restored or State()
         began = time.perf_counter() - state.seconds
         metrics_log = None
@@ -92,7 +92,7 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
                 run.write_state(state, encoders)
 
         if restored is None:
-            calibrate(encoders, loader, inputs, settings.clips, interrupt.check, samples)
+            calibrate(encoders, loader, inputs, settings.group_size, interrupt.check, samples)
             save()
         if ranks.world > 1:
             log.info(share_of(ranks, rows, widths_of(encoders)))
@@ -105,7 +105,7 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
                     features = memory_bank.features().take(samples)
                 else:
                     features = compute_features(
-                        encoders, loader, inputs, settings.clips, samples=samples,
+                        encoders, loader, inputs, settings.group_size, samples=samples,
                         folder=run.features(state.iteration), stop=interrupt.check,
                         title=f"{title} features", ranks=ranks, unit=ROWS,
                     )  # fmt: skip
@@ -209,7 +209,7 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
             save()
         if ranks.first:
             run.save_encoders(encoders)
-        ranks.wait()
+        ranks.barrier()
         return run.summary()
 
 

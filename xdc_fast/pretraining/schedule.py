@@ -54,11 +54,11 @@ def training_batches(
 
     def open_epoch(epoch: int, start: int = 0) -> Iterator[Batch]:
         sampler = EpochSampler(sizes, settings.batch, seed=seed, epoch=epoch, samples=samples)
-        groups = Groups(sampler, settings.clips, ranks.rank, ranks.world)
+        groups = Groups(sampler, settings.group_size, ranks.rank, ranks.world)
         windows = partial(random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=flip)
         return loader.batches(groups, windows, start=start * groups.each)
 
-    each = settings.batch // settings.clips // ranks.world
+    each = settings.batch // settings.group_size // ranks.world
     per_epoch = EpochSampler(sizes, settings.batch).steps
     steps = steps_per_iteration(settings, per_epoch)
     first = iteration * math.ceil(steps / per_epoch)
