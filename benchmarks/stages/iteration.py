@@ -26,7 +26,7 @@ from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.feed import original_files, packed_files
 from benchmarks.stages.step import draw_batch
 from xdc_fast.clips.windows import fixed_windows, random_windows
-from xdc_fast.clusters.kmeans import prepare
+from xdc_fast.clusters.prepare import prepare
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner

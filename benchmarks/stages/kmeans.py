@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Case, Figure
-from xdc_fast.clusters.kmeans import Clustering, Points, cluster
+from xdc_fast.clusters.kmeans import Clustering, cluster
+from xdc_fast.clusters.points import Points
 from xdc_fast.clusters.quality import agreement
 from xdc_fast.recipe import Cluster
 

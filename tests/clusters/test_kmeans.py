@@ -11,8 +11,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.preprocessing import normalize
 
-from xdc_fast.clusters import kmeans
-from xdc_fast.clusters.kmeans import Points, cluster, kmeans_plusplus, prepare, unit_length
+from xdc_fast.clusters import points as module
+from xdc_fast.clusters.kmeans import cluster, kmeans_plusplus
+from xdc_fast.clusters.points import Points
+from xdc_fast.clusters.prepare import prepare, unit_length
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 
@@ -239,7 +241,7 @@ def test_plusplus_is_as_good_a_start_as_scikit_learns():
 
 @pytest.mark.parametrize("rows", [1, 30, 4096])
 def test_blocks_of_any_size_give_nearest_and_means_of_float64(rows, monkeypatch):
-    monkeypatch.setattr(kmeans, "ROWS", rows)
+    monkeypatch.setattr(module, "ROWS", rows)
     points = rng.standard_normal((777, 24)).astype(np.float32)
     centroids = points[:30] + 0.1
     squared = ((points[:, None].astype(np.float64) - centroids) ** 2).sum(2)
@@ -270,7 +272,7 @@ def test_arrays_that_may_not_be_written_are_read():
 @pytest.mark.gpu
 @pytest.mark.parametrize("room", [2, 10**12], ids=["on the device", "on the host"])
 def test_a_gpu_gives_the_clusters_of_the_cpu(room, monkeypatch):
-    monkeypatch.setattr(kmeans, "SPARE", room)
+    monkeypatch.setattr(module, "SPARE", room)
     points, moved = overlapping()
     last = cluster([points], valid(points), 20, Cluster(), seed=0)
     fresh = cluster([points], valid(points), 20, Cluster(), seed=0, device="cuda")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.common.ranks import in_ranks
-from xdc_fast.clusters.kmeans import ROWS, cluster
+from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clusters.points import ROWS
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Cluster
 

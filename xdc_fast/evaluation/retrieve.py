@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xdc_fast.clusters.kmeans import prepare, unit_length
+from xdc_fast.clusters.prepare import prepare, unit_length
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator

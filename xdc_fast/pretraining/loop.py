@@ -14,7 +14,7 @@ from xdc_fast import progress
 from xdc_fast.clips.loader import choose_device, open_loader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.subset import count_by_shard
-from xdc_fast.clusters.kmeans import ROWS
+from xdc_fast.clusters.points import ROWS
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.calibrate import calibrate
 from xdc_fast.encoders.features import compute_features, widths_of

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from xdc_fast.clusters.kmeans import Clustering, Points, cluster, concat_features
+from xdc_fast.clusters.kmeans import Clustering, cluster
+from xdc_fast.clusters.points import Points
+from xdc_fast.clusters.prepare import concat_features
 from xdc_fast.encoders.build import MODALITIES
 from xdc_fast.encoders.features import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
