@@ -30,6 +30,7 @@ class Place(click.Path):
 
 PATH = Place(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
+SHARED = ("pretrain",)
 WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, then run the same again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change who may use it, or give another"),
@@ -66,7 +67,15 @@ def print_result(result: object, lines: Iterable[str], as_json: bool) -> None:
 
 class Group(click.Group):
     """A command whose errors, the user's and the system's, are one line `NAME: message` on stderr
-    and exit status 2. SIGINT and SIGTERM end it with 128 and the signal's number."""
+    and exit status 2. SIGINT and SIGTERM end it with 128 and the signal's number.
+
+    SHARED commands alone run in several processes, as torchrun starts them."""
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        found = super().resolve_command(context, args)
+        if found[0] not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(f"{found[0]} runs in one process; start it without torchrun")
+        return found
 
     def invoke(self, context: click.Context) -> object:
         progress.show()

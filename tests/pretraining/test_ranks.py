@@ -185,6 +185,14 @@ def test_a_mistake_is_told_once(toy_shards, tmp_path):
     assert "xdc_fast" not in err and not (tmp_path / "run").exists()
 
 
+def test_other_commands_run_in_one_process():
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
+    done = subprocess.run([BIN / "xdc", "probe", "run"], env=environment, text=True,
+                          capture_output=True)  # fmt: skip
+    line = "xdc: probe runs in one process; start it without torchrun\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
 DYING = """
 import os, signal, sys
 from pathlib import Path
