@@ -13,6 +13,7 @@ from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import PATH, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
+from xdc_fast.tools.plan import plan
 from xdc_fast.tools.sweep import sweep
 
 
@@ -140,5 +141,5 @@ def doctor(check: bool, as_json: bool) -> None:
     sys.exit(0 if all(result.holds for result in checks) else 1)
 
 
-for command in (probe, finetune, svm, retrieve, extract, export, sweep):
+for command in (plan, probe, finetune, svm, retrieve, extract, export, sweep):
     main.add_command(command)

@@ -17,7 +17,7 @@ from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.files import check_writable
 from xdc_fast.planner.advice import advise
-from xdc_fast.planner.rates import (
+from xdc_fast.planner.measure import (
     calls_per_second,
     clustering_seconds,
     endless_batches,
@@ -43,7 +43,7 @@ PARTS = {
 def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = None) -> dict:
     """Runs each part of a recipe for `seconds` on its shards; nothing is written but `trace`.
 
-    trace: a file for PyTorch's profile of rates.TRACED training steps (gzipped with the suffix
+    trace: a file for PyTorch's profile of measure.TRACED training steps (gzipped with the suffix
     .gz), to be opened in Perfetto or chrome://tracing.
     Returns device, rates (clips per second of each of PARTS), wait (share of training in which the
     loop waits for data; on a GPU, in which the GPU is idle), iteration (seconds that an iteration

@@ -54,6 +54,7 @@ def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> 
             "set train.precision=float32"
         )
     _check_groups(recipe, ranks.world)
+    check_memory_bank(recipe, ranks.world)
     check_memory(recipe, encoders_of(recipe.method), device, training=True)
     if recipe.out:
         check_writable(Path(recipe.out))
@@ -75,6 +76,10 @@ def _check_groups(recipe: Recipe, world: int) -> None:
             f"train.batch={batch}, train.group={group}: a batch cannot be shared out in whole "
             f"groups to {processes}; {way}"
         )
+
+
+def check_memory_bank(recipe: Recipe, world: int) -> None:
+    """UserError where several processes would need the features that others have computed."""
     if world > 1 and recipe.cluster.features == "training":
         raise UserError(
             "cluster.features=training: one process has to see all samples, and there are "

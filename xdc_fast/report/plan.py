@@ -1,0 +1,1 @@
+def write_plan(*a): raise NotImplementedError
