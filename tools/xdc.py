@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.tools import PATH, Group, Number, after_a_signal, json_option, print_result
@@ -80,18 +81,44 @@ def report(run: Path, data: Path | None, as_json: bool) -> None:
 @click.option(
     "--trace", type=PATH, metavar="OUT", help="Write PyTorch's profile of some steps to this file."
 )
+@click.option(
+    "--save",
+    type=PATH,
+    metavar="FILE",
+    help="Write the rates to this JSON file, for `xdc plan --rates FILE`.",
+)
+@click.option(
+    "--sources",
+    type=PATH,
+    metavar="FOLDER",
+    help="Videos, to measure how fast a core packs them, with each codec.",
+)
 @json_option
 def bench(
-    recipe: Path, settings: tuple[str, ...], seconds: float, trace: Path | None, as_json: bool
+    recipe: Path,
+    settings: tuple[str, ...],
+    seconds: float,
+    trace: Path | None,
+    save: Path | None,
+    sources: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure how fast RECIPE runs on its shards.
 
     It measures each part alone, names the bottleneck, and says what to change. KEY=VALUE changes a
-    setting of the file, as in `xdc pretrain`. Nothing is written but the trace.
+    setting of the file, as in `xdc pretrain`. Nothing is written but the files that are asked for.
+
+    Under torchrun, all processes of the machine work side by side, and the rates are those of one
+    of them.
     """
     from xdc_fast.planner.bench import measure_speed
+    from xdc_fast.planner.rates import check_saving, save_rates
 
-    result = measure_speed(load_recipe(recipe, settings), seconds, trace)
+    if save is not None:
+        check_saving(save)
+    result = measure_speed(load_recipe(recipe, settings), seconds, trace, sources)
+    if save is not None and not progress.is_silent():
+        save_rates(save, result["about"], result["planning"])
     print_result(result, describe_speed(result), as_json)
 
 
@@ -99,6 +126,7 @@ def describe_speed(result: dict) -> Iterator[str]:
     """What measure_speed found, in lines."""
     from xdc_fast.planner.bench import PARTS
 
+    yield f"{result['about']}"
     yield f"on {result['device']}, clips per second"
     for part, meaning in PARTS.items():
         yield f"  {part:10}{result['rates'][part]:12,.0f}   {meaning}"

@@ -91,6 +91,11 @@ def kmeans_seconds(
     return start / speed + fit / ranks / speed + rounds * ring_bytes(sums, ranks) / network
 
 
+def sums_bytes(k: int, width: int) -> float:
+    """Of the sums of k clusters, in float64, which ranks add up in each round of k-means."""
+    return 8 * k * width
+
+
 def checkpoint_bytes(weights: int, bank: float) -> float:
     """Of a checkpoint: weights and their momentum, and the memory bank where there is one."""
     return 2 * FLOAT * weights + bank

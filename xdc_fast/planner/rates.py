@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xdc_fast.errors import UserError
-from xdc_fast.files import read_json, write_json
+from xdc_fast.files import check_writable, read_json, write_json
 from xdc_fast.planner.numbers import check_names, read_numbers
 from xdc_fast.recipe import Train, read_yaml
 
@@ -33,14 +34,11 @@ class Rate:
     source: str
     kind: str = ASSUMED
 
-    def as_dict(self) -> dict:
-        return vars(self)
-
 
 def assumed_rates(train: Train) -> dict[str, Rate]:
     """What is taken where no file says better, by name: GPUs like an H200, easy pictures."""
     precision = train.precision
-    found = {
+    return {
         "jpeg_bytes": Rate(0.1673, "bytes per packed pixel", GRID.format("codecs")),
         "h264_bytes": Rate(0.03625, "bytes per packed pixel", GRID.format("codecs")),
         "copy_bytes": Rate(125e3, "bytes per second of video", "streams of 1 Mbit/s"),
@@ -69,7 +67,6 @@ def assumed_rates(train: Train) -> dict[str, Rate]:
         "host_memory": Rate(1e12, "bytes per node", "a node for eight GPUs"),
         "disk": Rate(10e12, "bytes for `out`", "a shared file system"),
     }
-    return found
 
 
 def read_rates(paths: tuple[Path, ...], train: Train) -> dict[str, Rate]:
@@ -93,8 +90,16 @@ def read_rates(paths: tuple[Path, ...], train: Train) -> dict[str, Rate]:
     return rates
 
 
-def save_rates(path: Path, about: str, rates: dict[str, float]) -> None:
-    """Writes rates that were measured, for read_rates."""
+def check_saving(path: Path) -> None:
+    """UserError where rates cannot be written."""
     if path.suffix != ".json":
         raise UserError(f"{path}: what is measured is kept as JSON; give a name that ends in .json")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give the path of a file")
+    check_writable(path.parent)
+
+
+def save_rates(path: Path, about: str, rates: Mapping[str, float]) -> None:
+    """Writes rates that were measured, for read_rates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"about": about, "rates": rates})
