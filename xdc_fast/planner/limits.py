@@ -58,7 +58,7 @@ def find_limits(sheet: Sheet) -> tuple[Limit, ...]:
               else "more cores and threads for each GPU", ("feed",)),
         Limit("storage", sheet["feed bytes, all GPUs"] / job.nodes, rate["storage"],
               "bytes per second", "a node", "shards on local disks, or the GPUs in more nodes",
-              ("storage",), "gpus"),
+              ("storage",)),
         Limit("requests", asked, rate["requests"] * prefixes, "GET per second",
               f"{prefixes:g} prefix{'es' * (prefixes > 1)}",
               f"spread the shards over {sheet['feed prefixes']:.0f} prefixes",

@@ -31,7 +31,8 @@ class Plan:
 
     def used_rates(self) -> dict[str, Rate]:
         """The rates that figures and limits rest on."""
-        used = {name for each in (*self.figures, *self.limits) for name in each.rates}
+        used = {name for figure in self.figures for name in figure.rates}
+        used |= {name for limit in self.limits for name in limit.rates}
         return {name: rate for name, rate in self.rates.items() if name in used}
 
     def as_dict(self) -> dict:

@@ -64,5 +64,6 @@ def amount(value: float, unit: str) -> str:
         return f"{value:,.0f}{'/s' if per else ''}"
     scales = SCALES.get(kind, ((1.0, ""),))
     scale, name = next((pair for pair in scales if value >= pair[0]), scales[-1])
-    digits = max(0, 2 - len(str(int(value / scale))) + 1) if value < 100 * scale else 0
-    return f"{value / scale:,.{digits}f} {name}{'/s' if per else ''}".strip().replace(" /s", "/s")
+    shown = value / scale
+    digits = 2 if shown < 9.995 else 1 if shown < 99.95 else 0
+    return f"{shown:,.{digits}f}{f' {name}' * bool(name)}{'/s' if per else ''}"

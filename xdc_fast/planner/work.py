@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from xdc_fast.encoders.build import known_encoder, modality_of
 from xdc_fast.encoders.memory import batch_bytes
 from xdc_fast.pretraining.methods import LABEL, clusterings_of, encoders_of, heads_of
-from xdc_fast.recipe import Recipe
+from xdc_fast.recipe import Recipe, Train
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Work:
 
 def work_of(recipe: Recipe) -> Work:
     """Counts a recipe's work; nothing is allocated. UserError for unknown encoders and methods."""
-    work = _encoders(replace(recipe, k=1))
+    train = Train(batch=recipe.train.group_size, precision=recipe.train.precision)
+    # what does not matter is the same for all, so that they share a count
+    work = _encoders(replace(Recipe(), method=recipe.method, video=recipe.video,
+                             audio=recipe.audio, train=train))  # fmt: skip
     widths = [work.widths[head.encoder] for head in heads_of(recipe.method)]
     return replace(
         work,
