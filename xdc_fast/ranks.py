@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from threading import Thread
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ PATIENCE = timedelta(minutes=10)
 ANSWER = 5  # seconds in which the store, which only remembers, answers
 
 T = TypeVar("T")
+_numbers = count()
 
 
 class Lost(UserError):
@@ -125,9 +127,10 @@ def open_ranks() -> Iterator[Ranks]:
         return
     with naming_loss(ranks):
         store, *_ = next(distributed.rendezvous("env://", timeout=PATIENCE))
-        # the store outlives a try of torchrun's, with the addresses of the processes of that try
+        # torchrun's store outlives a try and a group, with the addresses of their processes
         try_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = distributed.PrefixStore(f"try {try_number}", store)
+        name = f"try {try_number}, group {next(_numbers)}"
+        store = distributed.PrefixStore(name, store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
             backend, timeout=PATIENCE, store=store, rank=ranks.rank, world_size=ranks.world

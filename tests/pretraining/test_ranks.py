@@ -21,6 +21,7 @@ from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
+from xdc_fast.tools.xdc import main as xdc_group
 
 SAMPLES, GROUPS = 48, 4
 BIN = Path(sys.executable).parent
@@ -185,23 +186,26 @@ def test_a_mistake_is_told_once(toy_shards, tmp_path):
     assert "xdc_fast" not in err and not (tmp_path / "run").exists()
 
 
-def test_other_commands_run_in_one_process():
-    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
-    done = subprocess.run([BIN / "xdc", "probe", "run"], env=environment, text=True,
-                          capture_output=True)  # fmt: skip
-    line = "xdc: probe runs in one process; start it without torchrun\n"
-    assert (done.returncode, done.stderr) == (2, line)
+@pytest.mark.parametrize("command", ["bench", "export", "report", "sweep"])
+def test_other_commands_run_in_one_process(command, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["xdc", command, "run"])
+    with pytest.raises(SystemExit, match="2"):
+        xdc_group.main(prog_name="xdc")
+    line = f"xdc: {command} runs in one process; start it without torchrun\n"
+    assert capsys.readouterr().err == line
 
 
 DYING = """
 import os, signal, sys
 from pathlib import Path
 from xdc_fast.clusters import kmeans
-from xdc_fast.encoders.features import FeatureFolder
+from xdc_fast.encoders.feature_rows import FeatureFolder
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
+from xdc_fast.tools.xdc import main as xdc_group
 
 place, rank, at, mark, *settings = sys.argv[1:]
 owner, name = {"features": (FeatureFolder, "save"), "k-means": (kmeans, "lloyd"),

@@ -106,8 +106,8 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
                 else:
                     features = compute_features(
                         encoders, loader, inputs, settings.group_size, samples=samples,
-                        folder=run.features(state.iteration), stop=interrupt.check,
-                        title=f"{title} features", ranks=ranks, unit=ROWS,
+                        folder=run.features(state.iteration), precision=recipe.cluster.precision,
+                        stop=interrupt.check, title=f"{title} features", ranks=ranks, unit=ROWS,
                     )  # fmt: skip
                 extracted = time.perf_counter()
                 before = (

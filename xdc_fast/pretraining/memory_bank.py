@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from xdc_fast.encoders.features import Features
+from xdc_fast.encoders.feature_rows import Features
 
 PENDING = 32  # steps whose features wait on the device: fetching each one would stall it
 
