@@ -50,6 +50,11 @@ class Ranks:
         """Whether this is the rank that writes the run's files and shows its progress."""
         return self.rank == 0
 
+    @property
+    def on_machine(self) -> int:
+        """How many of them are on this machine, as torchrun tells."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.world > 1 else 1
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up a tensor over the ranks, in place; returns it."""
         if self.world > 1:

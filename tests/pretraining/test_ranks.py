@@ -196,6 +196,24 @@ def test_other_commands_run_in_one_process(command, monkeypatch, capsys):
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.slow
+def test_a_memory_bank_on_two_ranks_goes_on_with_one(toy_shards, tmp_path):
+    banked = ("cluster.features=training", "train.checkpoint_steps=3")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    finish(start(1, whole, toy_shards, *banked))
+    process = start(2, out, toy_shards, *banked)
+    metrics = out / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert not (out / "encoders.pt").exists()
+    finish(start(1, out, toy_shards, *banked))
+    assert_same_run(out, Run.open(whole))
+    assert not (out / "bank").exists()
+
+
 DYING = """
 import os, signal, sys
 from pathlib import Path
