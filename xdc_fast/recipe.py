@@ -114,6 +114,11 @@ class Cluster:
         "memory bank)",
         choices=("pass", "training"),
     )
+    precision: str = setting(
+        "float32",
+        "float32 or float16: how features are kept in memory and on disk",
+        choices=("float32", "float16"),
+    )
     max_samples: int = setting(
         0,
         "samples that k-means is fitted on, drawn at random; 0: all of them",
