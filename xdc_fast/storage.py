@@ -13,13 +13,13 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from xdc_fast import files
@@ -85,7 +85,7 @@ class URL:
 
     @property
     def name(self) -> str:
-        return self.key.rpartition("/")[2]
+        return str(self).rpartition("/")[2]
 
     @property
     def parent(self) -> URL:
@@ -191,10 +191,35 @@ def read_ranges(
                     store, place.key, starts=starts, lengths=counts, coalesce=coalesce
                 )
         found = [memoryview(part) for part in parts]
-    for part, (start, count) in zip(found, ranges, strict=True):
+    return _checked(place, ranges, found)
+
+
+async def fetch_ranges(place: URL, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """As `read_ranges`, of an object, in an event loop: a request for each, all at a time."""
+    import obstore
+
+    starts, counts = zip(*ranges, strict=True)
+    with _faults(place):
+        store = _open(place.store)
+        if len(ranges) == 1:
+            part = await obstore.get_range_async(
+                store, place.key, start=starts[0], length=counts[0]
+            )
+            parts = [part]
+        else:
+            parts = await obstore.get_ranges_async(
+                store, place.key, starts=starts, lengths=counts, coalesce=0
+            )
+    return _checked(place, ranges, [memoryview(part) for part in parts])
+
+
+def _checked(
+    place: Place, ranges: Sequence[tuple[int, int]], parts: list[memoryview]
+) -> list[memoryview]:
+    for part, (start, count) in zip(parts, ranges, strict=True):
         if len(part) < count:
             raise StorageError(f"{place}: ends before byte {start + count}; it has been cut")
-    return found
+    return parts
 
 
 def files_below(folder: Place) -> Iterator[tuple[str, int]]:
@@ -267,10 +292,15 @@ def download(place: Place, path: Path, sha256: str | None = None) -> None:
 
     sha256: of its content, in hex. Raises OSError, also where the content has another checksum.
     """
-    whole, total = size(place), hashlib.sha256()
+    with files.replacing(path, "wb") as file:
+        copy_into(file, place, size(place), sha256)
+
+
+def copy_into(file: IO[bytes], place: Place, whole: int, sha256: str | None = None) -> None:
+    """Writes a file of `whole` bytes into an open one; errors as of `download`."""
+    total, ahead = hashlib.sha256(), deque[Future[memoryview]]()
     spans = [(at, min(PIECE, whole - at)) for at in range(0, whole, PIECE)]
-    with files.replacing(path, "wb") as file, ThreadPoolExecutor(AT_ONCE) as pool:
-        ahead: deque = deque()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         for number in range(len(spans) + AT_ONCE):
             if number >= AT_ONCE and ahead:
                 piece = ahead.popleft().result()
@@ -278,8 +308,8 @@ def download(place: Place, path: Path, sha256: str | None = None) -> None:
                 total.update(piece)
             if number < len(spans):
                 ahead.append(pool.submit(read_range, place, *spans[number]))
-        if sha256 is not None and total.hexdigest() != sha256:
-            raise StorageError(f"{place}: its checksum is not the manifest's; upload it again")
+    if sha256 is not None and total.hexdigest() != sha256:
+        raise StorageError(f"{place}: its checksum is not that of the set; put back a copy of it")
 
 
 def delete(place: Place) -> None:
