@@ -114,6 +114,11 @@ class Cluster:
         "memory bank)",
         choices=("pass", "training"),
     )
+    precision: str = setting(
+        "float32",
+        "float32 or float16: how features are kept in memory and on disk",
+        choices=("float32", "float16"),
+    )
     max_samples: int = setting(
         0,
         "samples that k-means is fitted on, drawn at random; 0: all of them",
@@ -182,7 +187,11 @@ class Train:
 class Recipe:
     """One run."""
 
-    data: str = setting("", "folder of a shard set, as `xdc-shard pack` makes it")
+    data: str = setting(
+        "",
+        "a shard set, as `xdc-shard pack` makes it: its folder, or where it is on storage, at "
+        "s3://, gs://, az:// or http(s)://",
+    )
     out: str = setting("", "folder of the run; an existing run there is resumed")
     method: str = setting(
         "xdc",
@@ -213,6 +222,24 @@ class Recipe:
         most=1,
     )
     threads: int = setting(2, "loader threads", least=1, most=1024)
+    read: str = setting(
+        "auto",
+        "of a set on storage: ranges (what a clip needs), shards (whole, into the cache), auto: "
+        "shards if a clip needs more than a quarter of its sample and the cache has room for them",
+        choices=("auto", "ranges", "shards"),
+    )
+    cache: str = setting(
+        "",
+        "folder of this machine for what is kept of a set on storage; empty: ~/.cache/xdc_fast",
+    )
+    cache_gb: float = setting(50.0, "what the cache may hold, in GB", least=0.001, most=1e6)
+    max_unreadable: float = setting(
+        0.1,
+        "share of the clips of a pass that may be unreadable, as where a shard is missing or "
+        "storage does not answer; with more the run stops",
+        least=0,
+        most=1,
+    )
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)
     cluster: Cluster = field(default_factory=Cluster)

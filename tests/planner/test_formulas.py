@@ -56,7 +56,8 @@ def test_seconds_of_kmeans():
 def test_memory_and_checkpoints():
     assert formulas.training_memory(1000, 5e6, 1) == 12_000 + 5e6
     assert formulas.training_memory(1000, 5e6, 2) == 16_000 + 5e6
-    assert formulas.points_memory(100, 512) == 2 * 100 * 512 * 4
+    assert formulas.points_memory(100, 512, 4, prepared=False) == 100 * (512 * 4 + 24)
+    assert formulas.points_memory(100, 512, 2, prepared=True) == 100 * (2 * 512 * 2 + 24)
+    assert formulas.labels_memory(1000, 2) == 2 * 1000 * 2 * 4
     assert formulas.sums_bytes(1024, 512) == 1024 * 512 * 8
-    assert formulas.checkpoint_bytes(1000, 0) == 8000
-    assert formulas.checkpoint_bytes(1000, 500) == 8500
+    assert formulas.checkpoint_bytes(1000) == 8000

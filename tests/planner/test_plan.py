@@ -14,6 +14,7 @@ from xdc_fast.planner.plan import make_plan, vary
 from xdc_fast.planner.rates import assumed_rates
 from xdc_fast.planner.text import amount
 from xdc_fast.planner.work import work_of
+from xdc_fast.pretraining.check import clustering_bytes
 from xdc_fast.recipe import load_recipe
 
 SCALE = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -42,9 +43,9 @@ def test_figures_are_those_of_the_page():
     figures = {
         "features of a pass, float32, 2 x 512": "memory host, features",
         "features on disk while a pass goes on": "disk features of a pass",
-        "k-means: the points, twice while they are made": "memory host, points",
+        "k-means: the points": "memory host, points",
         "k-means, a round": "network k-means, a round",
-        "assignments, two clusterings": "memory host, assignments",
+        "assignments, two clusterings, and those before them": "memory host, assignments",
         "gradients, a step": "network gradients, a step",
         "checkpoint": "disk checkpoints",
     }
@@ -120,9 +121,7 @@ def test_limits_grow_as_they_say():
         ratios = {limit.name: limit.ratio for limit in other.limits}
         for limit in made.limits:
             if limit.grows == axis:
-                assert ratios[limit.name] == pytest.approx(
-                    2 * limit.ratio, rel=1e-2
-                ), limit.name
+                assert ratios[limit.name] == pytest.approx(2 * limit.ratio, rel=1e-2), limit.name
 
 
 def test_gpus_beyond_the_groups_of_a_batch_are_named_and_save_no_time():
@@ -153,9 +152,18 @@ def test_every_method_and_the_memory_bank_have_a_plan():
     bank = ("cluster.features=training", "train.iterations=4")
     made, passes = (plan(*TINY, *more, recipe=None, gpus=1) for more in (bank, bank[1:]))
     assert made["time run"] < passes["time run"]
-    assert made["disk checkpoints"] > passes["disk checkpoints"] + made["disk features of a pass"]
-    with pytest.raises(UserError, match="cluster.features=training"):
-        plan(*TINY, *bank, recipe=None, gpus=2)
+    assert made["disk at the most"] > passes["disk at the most"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("cluster.normalize=centered-l2",), ("cluster.precision=float16", "method=cdc")],
+)
+def test_memory_of_a_process_is_what_a_run_asks_for(settings):
+    recipe = load_recipe(None, (*TINY, *settings))
+    made = plan(*TINY, *settings, recipe=None, videos=64_000, gpus=4)
+    asked = clustering_bytes(recipe, 16_000, 64_000)
+    assert made["memory host, a process"] == pytest.approx(asked)
 
 
 def test_every_figure_rests_on_rates_that_the_plan_lists_and_is_json():

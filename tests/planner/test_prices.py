@@ -38,5 +38,5 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="none.yaml: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
         read_prices(tmp_path / "none.yaml")

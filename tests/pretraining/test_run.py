@@ -77,7 +77,7 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
     run = Run.open(tmp_path / "run")
     for name, read in (
         ("encoders.pt", run.encoder_weights),
-        ("checkpoint.pt", lambda: run.read_state({}, 48, 8)),
+        ("checkpoint.pt", lambda: run.read_state({}, 8)),
         ("iterations/001/video.npz", lambda: run.clusters(1, 48)),
         ("summary.json", run.summary),
     ):

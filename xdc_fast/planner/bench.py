@@ -86,7 +86,8 @@ def _measure(
     encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load, spec=inputs.spec,
+        decoder_load=recipe.decoder_load, spec=inputs.spec, read=recipe.read,
+        max_unreadable=recipe.max_unreadable,
     )  # fmt: skip
     size, batch, seed = recipe.train.group_size, recipe.train.batch, recipe.seed
     epoch = EpochSampler(shards.shard_sizes, batch, seed=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from xdc_fast.clusters.kmeans import DRAW
+from xdc_fast.pretraining.check import OF_A_LABEL, OF_A_POINT
 from xdc_fast.shards.format import PACKET, SAMPLE
 
 TAR_FILE = 512 + 256  # of a file in a tar: its header, and what fills its last block on average
@@ -96,9 +97,9 @@ def sums_bytes(k: int, width: int) -> float:
     return 8 * k * width
 
 
-def checkpoint_bytes(weights: int, bank: float) -> float:
-    """Of a checkpoint: weights and their momentum, and the memory bank where there is one."""
-    return 2 * FLOAT * weights + bank
+def checkpoint_bytes(weights: int) -> float:
+    """Of a checkpoint: weights and their momentum."""
+    return 2 * FLOAT * weights
 
 
 def training_memory(weights: int, activations: float, ranks: int) -> float:
@@ -107,6 +108,14 @@ def training_memory(weights: int, activations: float, ranks: int) -> float:
     return FLOAT * weights * (4 if ranks > 1 else 3) + activations
 
 
-def points_memory(rows: float, width: int) -> float:
-    """Of the points of a k-means on a rank, twice while they are made."""
-    return 2 * FLOAT * rows * width
+def points_memory(rows: float, width: int, size: int, prepared: bool) -> float:
+    """Of the points of a k-means on a rank, and their squares, clusters and distances.
+
+    size: bytes of a number. prepared: normalised by the mean or by PCA, which takes another copy.
+    """
+    return rows * (size * width * (2 if prepared else 1) + OF_A_POINT)
+
+
+def labels_memory(samples: float, clusterings: int) -> float:
+    """Of the assignments of all samples, of this iteration and of the one before."""
+    return 2 * OF_A_LABEL * clusterings * samples

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, fields
 
 from xdc_fast.errors import UserError
-from xdc_fast.pretraining.check import check_memory_bank
 from xdc_fast.recipe import Recipe
 
 VIDEOS, SECONDS = 65e6, 15.0  # as of IG-Kinetics; the seconds are ours
@@ -55,7 +54,6 @@ def choose_job(recipe: Recipe, **sizes: float | None) -> Job:
     )
     if nodes > gpus:
         raise UserError(f"--nodes {nodes}: more than --gpus {gpus}; a node has one at the least")
-    check_memory_bank(recipe, gpus)
     if job.videos < max(recipe.k, recipe.train.batch):
         raise UserError(
             f"--videos {job.videos:,.0f}: fewer than k={recipe.k} or train.batch="

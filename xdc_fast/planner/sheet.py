@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.planner import formulas
 from xdc_fast.planner.job import Job
@@ -206,7 +208,9 @@ class Sheet:
     def memory(self) -> None:
         """Of a GPU, and of the host for its process; programs themselves are not counted."""
         self._part, job, weights = "memory", self.job, self.work.weights
-        rows = job.videos / job.gpus
+        rows, clusterings = job.videos / job.gpus, len(clusterings_of(self.recipe.method))
+        cluster = self.recipe.cluster
+        prepared = bool(cluster.pca) or cluster.normalize == "centered-l2"
         self._add(
             "GPU, at the least",
             formulas.training_memory(weights, self.work.training, job.gpus), "bytes",
@@ -214,13 +218,15 @@ class Sheet:
             f"for {self.group} clips",
         )  # fmt: skip
         held = [
-            self._add("host, features", self._features / (1 if self._bank else job.gpus), "bytes",
-                      "4 x D of all encoders x videos / gpus"),
-            self._add("host, points", formulas.points_memory(rows, self._width), "bytes",
-                      "2 x 4 x D x videos / gpus"),
-            self._add("host, assignments",
-                      4 * len(clusterings_of(self.recipe.method)) * job.videos, "bytes",
-                      "4 x clusterings x videos"),
+            self._add("host, features", self._features / job.gpus, "bytes",
+                      f"{self._size} x D of all encoders x videos / gpus"),
+            self._add(
+                "host, points",
+                formulas.points_memory(rows, self._width, self._size, prepared), "bytes",
+                f"({self._size} x D{' x 2' * prepared} + {formulas.OF_A_POINT}) x videos / gpus",
+            ),
+            self._add("host, assignments", formulas.labels_memory(job.videos, clusterings), "bytes",
+                      f"2 x {formulas.OF_A_LABEL} x clusterings x videos"),
         ]  # fmt: skip
         each = self._add("host, a process", sum(held), "bytes", "the three above")
         processes = math.ceil(job.gpus / job.nodes)
@@ -230,16 +236,17 @@ class Sheet:
     def disk(self) -> None:
         """Of the run folder."""
         self._part, work, iterations = "disk", self.work, self.recipe.train.iterations
-        size = formulas.checkpoint_bytes(work.weights, self._features * self._bank)
         held = [
-            self._add("checkpoints", 2 * size, "bytes",
-                      f"2 x (8 x weights{' + features' * self._bank})"),
+            self._add("checkpoints", 2 * formulas.checkpoint_bytes(work.weights), "bytes",
+                      "2 x 8 x weights"),
             self._add("features of a pass", self._features, "bytes",
-                      "4 x D of all encoders x videos"),
+                      f"{self._size} x D of all encoders x videos"),
             self._add("clusterings", 8 * len(work.clusterings) * self.job.videos * iterations,
                       "bytes", "8 x videos x clusterings x train.iterations"),
         ]  # fmt: skip
-        self._add("at the most", sum(held), "bytes", "the three above")
+        if self.recipe.cluster.features == "training":
+            held.append(self._add("memory bank", self._features, "bytes", "as of a pass"))
+        self._add("at the most", sum(held), "bytes", "those above")
 
     def requests(self) -> None:
         """What a run asks of the storage."""
@@ -280,11 +287,11 @@ class Sheet:
         return max(self.work.clusterings, default=0)
 
     @property
-    def _bank(self) -> bool:
-        """Whether the features of all samples are kept from training."""
-        return self.recipe.cluster.features == "training"
+    def _size(self) -> int:
+        """Bytes of a number of a feature."""
+        return np.dtype(self.recipe.cluster.precision).itemsize
 
     @property
     def _features(self) -> float:
         """Bytes of the features of all samples."""
-        return formulas.FLOAT * sum(self.work.widths.values()) * self.job.videos
+        return self._size * sum(self.work.widths.values()) * self.job.videos

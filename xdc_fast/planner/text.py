@@ -48,13 +48,11 @@ def describe_limit(limit: Limit, plan: Plan) -> str:
     """What is needed of what there is, and the way out where it is not enough."""
     need, there = (amount(value, limit.unit) for value in (limit.need, limit.capacity))
     text = f"{need} of {there}, {limit.of}"
-    if limit.ratio > 1:
-        return f"{text}; change: {limit.change}"
     if limit.grows == "videos":
-        return f"{text}; full at {plan.job.videos / limit.ratio / 1e6:,.0f} million videos"
+        text += f"; full at {plan.job.videos / limit.ratio / 1e6:,.4g} million videos"
     if limit.grows == "gpus":
-        return f"{text}; full at {plan.job.gpus / limit.ratio:,.0f} GPUs"
-    return text
+        text += f"; full at {plan.job.gpus / limit.ratio:,.0f} GPUs"
+    return f"{text}; change: {limit.change}" if limit.ratio > 1 else text
 
 
 def amount(value: float, unit: str) -> str:

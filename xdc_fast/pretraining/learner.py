@@ -104,14 +104,14 @@ class Learner:
         labeled = dict(zip(self.labels, counts, strict=True))
         self.optimizer.zero_grad(set_to_none=True)
         metrics = torch.zeros(2 * len(self.table), device=device)
+        computed = []
         for number, (batch, target) in enumerate(zip(groups, targets, strict=True)):
             later = count - 1 - number
             for norm in self.norms:  # so that all groups of the step weigh alike in the end
                 norm.momentum = MOMENTUM / (count - later * MOMENTUM)
             with self.shared.no_sync() if self.shared and later else nullcontext():
                 features, logits = (self.shared or self.predict)(batch, epoch)
-                if self.memory_bank is not None:
-                    self.memory_bank.add(batch.index, features)
+                computed.append((batch.index, {n: x.detach() for n, x in features.items()}))
                 losses, found = [], []
                 for head in self.table:
                     clustering, said = clustering_name(head.clustering), logits[head.name]
@@ -126,6 +126,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.memory_bank is not None:
+            self.memory_bank.add(computed)
         names = [f"{head.name}_{metric}" for head in self.table for metric in ("loss", "accuracy")]
         return dict(zip(names, self.ranks.sum(metrics), strict=True))
 

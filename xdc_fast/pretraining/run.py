@@ -7,6 +7,7 @@ RUN/checkpoint.before.pt      the one before it, until the run ends
 RUN/encoders.pt               the trained encoders, written at the end: {modality: state dict}
 RUN/heads.pt                  the heads of the last finished iteration: {head: state dict}
 RUN/features/000/             finished shards of the pass before a clustering, while it goes on
+RUN/bank/                     the memory bank, while a run with cluster.features=training goes on
 RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering; a resumed run
                               needs those of its iteration and of the one before
 RUN/probes/*.json             what `xdc probe` found; other evaluations have folders likewise
@@ -58,7 +59,10 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 ANEW = "mend it, put back a copy of it, or begin a new run in another folder"
-MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads", "decoder_load")
+MAY_CHANGE_ON_RESUME = (
+    *("out", "data", "device", "loader", "threads", "decoder_load"),
+    *("read", "cache", "cache_gb", "max_unreadable"),
+)
 
 
 class Run:
@@ -150,6 +154,11 @@ class Run:
         """Removes what `features` holds, of every iteration."""
         shutil.rmtree(self.root / "features", ignore_errors=True)
 
+    @property
+    def bank(self) -> Path:
+        """Where the memory bank lies."""
+        return self.root / "bank"
+
     def iteration(self, number: int) -> Path:
         """Where the clusterings of an iteration lie."""
         return self.root / "iterations" / f"{number:03d}"
@@ -204,21 +213,21 @@ class Run:
             link(newest, before)
         write_state(newest, state, encoders)
 
-    def read_state(self, encoders: Mapping[str, Encoder], samples: int, steps: int) -> State | None:
+    def read_state(self, encoders: Mapping[str, Encoder], steps: int) -> State | None:
         """The state of the checkpoint, its weights loaded into the encoders; None without one.
 
-        samples: of the set. steps: of an iteration. Of a damaged checkpoint and the one before it,
+        steps: of an iteration. Of a damaged checkpoint and the one before it,
         the latter is taken.
         """
         newest, before = self._checkpoints
         if not newest.is_file():
             return None
         try:
-            return read_state(newest, encoders, self.recipe, samples, steps)
+            return read_state(newest, encoders, self.recipe, steps)
         except UserError as error:
             if not before.is_file():
                 raise
-            state = read_state(before, encoders, self.recipe, samples, steps)
+            state = read_state(before, encoders, self.recipe, steps)
             log.warning("%s; the run goes on from %s", str(error).rsplit(";", 1)[0], before)
             return state
 
@@ -230,6 +239,7 @@ class Run:
         """Keeps the trained encoders; the run has finished."""
         weights = {modality: encoders[modality].state_dict() for modality in MODALITIES}
         write_tensors(self.root / "encoders.pt", weights)
+        shutil.rmtree(self.bank, ignore_errors=True)
         self._checkpoints[1].unlink(missing_ok=True)
 
     def weights_file(self) -> Path:
