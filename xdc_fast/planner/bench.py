@@ -157,7 +157,7 @@ def _measure(
     if summing:
         planning["network"] = ring_bytes(FLOAT * work.weights, ranks.world) / summing
     if sources is not None and ranks.first:
-        planning |= pack_rates(sources, shards.settings, seconds)
+        planning = pack_rates(sources, shards.settings, seconds) | planning
     video = recipe.video
     about = (
         f"xdc bench on {machine_name(device)}, processes {ranks.world}, threads {recipe.threads}; "

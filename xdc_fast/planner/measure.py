@@ -187,6 +187,7 @@ def set_sizes(shards: ShardSet) -> tuple[dict[str, float], float]:
 def pack_rates(sources: Path, settings: Mapping, seconds: float) -> dict[str, float]:
     """How fast a core packs a folder's videos with each codec, and their size, by name of a rate.
 
+    It counts the seconds in which a core works, so that others on the machine do not disturb it.
     settings: those of a set, of which fps, short_side and audio_rate are taken. seconds: for each
     codec, after one video for warm-up. Videos that are refused do not count.
     """
@@ -201,11 +202,11 @@ def pack_rates(sources: Path, settings: Mapping, seconds: float) -> dict[str, fl
             )  # fmt: skip
             spent = size = lasted = pixels = 0.0
             for number, path in enumerate(itertools.cycle(paths)):
-                began = time.perf_counter()
+                began = time.process_time()
                 with suppress(Refusal):
                     facts = convert(path, chosen, video, sound)
                     if number:
-                        spent += time.perf_counter() - began
+                        spent += time.process_time() - began
                         size += video.stat().st_size
                         lasted += facts["seconds"]
                         pixels += facts["frames"] * facts["width"] * facts["height"]
