@@ -17,18 +17,18 @@ COUNT = click.IntRange(1, 1_000_000)
 @click.command()
 @click.argument("recipe", type=PATH)
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--videos", type=LARGE, help="How many there are.  [default: 65 million]")
-@click.option("--seconds", type=LARGE, help="How long each is.  [default: 15]")
+@click.option("--videos", type=LARGE, help="How many there are; by default 65 million.")
+@click.option("--seconds", type=LARGE, help="How long each is; by default 15.")
 @click.option(
     "--gpus",
     type=COUNT,
-    help="GPUs of all nodes, a process each.  [default: one for each group of a batch, at most 64]",
+    help="GPUs of all nodes, a process each; by default one for each group of a batch, at most 64.",
 )
-@click.option("--nodes", type=COUNT, help="Nodes that hold the GPUs.  [default: one for 8 GPUs]")
-@click.option("--cores", type=LARGE, help="Cores that pack.  [default: 64 for each node]")
-@click.option("--fps", type=LARGE, help="Of the packed videos.  [default: video.fps]")
+@click.option("--nodes", type=COUNT, help="Nodes that hold the GPUs; by default one for 8.")
+@click.option("--cores", type=LARGE, help="Cores that pack; by default 64 for each node.")
+@click.option("--fps", type=LARGE, help="Of the packed videos; by default video.fps.")
 @click.option(
-    "--short-side", type=COUNT, help="Of the packed pictures.  [default: 8/7 of video.crop]"
+    "--short-side", type=COUNT, help="Of the packed pictures; by default 8/7 of video.crop."
 )
 @click.option(
     "--rates",
