@@ -213,6 +213,32 @@ def write_arrays(path: Path, **arrays: np.ndarray | np.generic) -> None:
     write(path, content.getbuffer())
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """An npy file of an array, by `replacing`."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write(path, content.getbuffer())
+
+
+def read_array(path: Path, kind: type, shape: tuple[int, ...], hint: str) -> np.ndarray:
+    """The array of an npy file, which processes of a machine share in memory.
+
+    Raises UserError, which ends with `hint`, when it is of another type or shape.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="c")
+    except Exception as error:  # np.load raises many kinds
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); {hint}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != shape:
+        raise damaged(path, f"not {kind.__name__} {shape}", hint)
+    return np.asarray(array)
+
+
 def damaged(path: Path, fault: str, hint: str) -> UserError:
     """The error of a file that is not as it was written; hint: the way out."""
     return UserError(f"{path}: damaged: {fault}; {hint}")

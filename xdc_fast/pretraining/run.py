@@ -8,8 +8,9 @@ RUN/encoders.pt               the trained encoders, written at the end: {modalit
 RUN/heads.pt                  the heads of the last finished iteration: {head: state dict}
 RUN/features/000/             finished shards of the pass before a clustering, while it goes on
 RUN/bank/                     the memory bank, while a run with cluster.features=training goes on
-RUN/iterations/000/video.npz  assignment, centroids, distance of one clustering; a resumed run
-                              needs those of its iteration and of the one before
+RUN/iterations/000/video.npy  the assignment of one clustering; a resumed run needs those of its
+                              iteration and of the one before
+RUN/iterations/000/video.npz  its centroids and distances; of older runs, the assignment too
 RUN/probes/*.json             what `xdc probe` found; other evaluations have folders likewise
 RUN/metrics.jsonl             a line per logged step and per iteration
 RUN/summary.json              what the run came to; rewritten after each iteration
@@ -37,11 +38,13 @@ from xdc_fast.files import (
     link,
     locked,
     naming,
+    read_array,
     read_arrays,
     read_json,
     read_lines,
     to_json,
     write,
+    write_array,
     write_arrays,
     write_json,
 )
@@ -168,12 +171,8 @@ class Run:
         folder = self.iteration(number)
         folder.mkdir(parents=True, exist_ok=True)
         for name, c in clusterings.items():
-            write_arrays(
-                folder / f"{name}.npz",
-                assignment=c.assignment,
-                centroids=c.centroids,
-                distance=c.distance,
-            )
+            write_array(folder / f"{name}.npy", c.assignment)
+            write_arrays(folder / f"{name}.npz", centroids=c.centroids, distance=c.distance)
 
     def clusters(self, number: int, samples: int) -> dict[str, dict[str, np.ndarray]]:
         """{clustering: {assignment, centroids, distance}} of an iteration.
@@ -188,23 +187,30 @@ class Run:
     def assignments(self, number: int, names: Iterable[str], samples: int) -> dict[str, np.ndarray]:
         """{clustering: int32 (N,)}, the assignments of an iteration; UserError where one lacks."""
         folder = self.iteration(number)
-        return {
-            name: self._clustering(folder / f"{name}.npz", samples)["assignment"] for name in names
-        }
+        return {name: self._assignment(folder / name, samples) for name in names}
 
     def _clustering(self, path: Path, samples: int) -> dict[str, np.ndarray]:
-        k = self.recipe.k
         form = {
-            "assignment": (np.int32, (samples,)),
-            "centroids": (np.float32, (k, None)),
+            "centroids": (np.float32, (self.recipe.k, None)),
             "distance": (np.float32, (samples,)),
         }
         arrays = read_arrays(path, form, ANEW)
-        if not ((arrays["assignment"] >= -1) & (arrays["assignment"] < k)).all():
-            raise damaged(path, f"'assignment' has clusters outside -1 to {k - 1}", ANEW)
         if not np.isfinite(arrays["centroids"]).all() or np.isnan(arrays["distance"]).any():
             raise damaged(path, "numbers that are not finite", ANEW)
-        return arrays
+        return {"assignment": self._assignment(path.with_suffix(""), samples), **arrays}
+
+    def _assignment(self, path: Path, samples: int) -> np.ndarray:
+        """path: of a clustering, without its suffix."""
+        k, older = self.recipe.k, path.with_suffix(".npz")
+        path = path.with_suffix(".npy")
+        if not path.exists() and older.exists():
+            path, form = older, {"assignment": (np.int32, (samples,))}
+            assignment = read_arrays(older, form, ANEW)["assignment"]
+        else:
+            assignment = read_array(path, np.int32, (samples,), ANEW)
+        if len(assignment) and not (assignment.min() >= -1 and assignment.max() < k):
+            raise damaged(path, f"clusters outside -1 to {k - 1}", ANEW)
+        return assignment
 
     def write_state(self, state: State, encoders: Mapping[str, torch.nn.Module]) -> None:
         """Writes the checkpoint; the one before it is kept too."""
