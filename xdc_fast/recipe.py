@@ -197,7 +197,7 @@ class Recipe:
         "a shard set, as `xdc-shard pack` makes it: its folder, or where it is on storage, at "
         "s3://, gs://, az:// or http(s)://",
     )
-    out: str = setting("", "folder of the run; an existing run there is resumed")
+    out: str = setting("", "folder of the run, or its URL; an existing run there is resumed")
     method: str = setting(
         "xdc",
         "which clusterings label which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "
