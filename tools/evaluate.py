@@ -13,11 +13,13 @@ import click
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.tools import PATH, SEED, Number, json_option, print_result
+from xdc_fast.tools import PATH, SEED, SHARDS, Number, json_option, print_result
 
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
     from xdc_fast.ranks import Ranks
+    from xdc_fast.shards.dataset import ShardSet
+    from xdc_fast.storage import Place
 
 CLIPS = click.IntRange(1, 10_000)
 Function = Callable[..., Any]
@@ -79,7 +81,7 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
             click.option(
                 "--data",
                 required=data_required,
-                type=PATH,
+                type=SHARDS,
                 metavar="SHARDS",
                 help="Evaluate on this set.",
             ),
@@ -135,6 +137,13 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None) -> Mo
     return model
 
 
+def open_set(data: Place, model: Model) -> ShardSet:
+    """The set to evaluate on; one on storage is kept where the model's recipe says."""
+    from xdc_fast.shards.dataset import ShardSet
+
+    return ShardSet(data, model.recipe.cache, model.recipe.cache_gb)
+
+
 def source(result: dict) -> str:
     """Where the encoders of a result come from."""
     return result["where"] if result["finished"] else f"{result['where']} (unfinished)"
@@ -156,7 +165,7 @@ def source(result: dict) -> str:
 def probe(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -173,11 +182,12 @@ def probe(
     changes a setting of its recipe, such as device=cpu.
     """
     from xdc_fast.evaluation.probe import ProbeSettings, probe
-    from xdc_fast.shards.dataset import ShardSet
 
     how = ProbeSettings(split, test_share, clips, seed)
     with opened(where, settings, recipe) as (model, ranks):
-        result = probe(model, ShardSet(data), label, how, modality=modality, out=out, ranks=ranks)
+        result = probe(
+            model, open_set(data, model), label, how, modality=modality, out=out, ranks=ranks
+        )
     print_result(result, describe_probe(result), as_json)
 
 
@@ -217,7 +227,7 @@ def describe_probe(result: dict) -> Iterator[str]:
 def finetune(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -240,13 +250,12 @@ def finetune(
     is started again, it computes the splits that are missing.
     """
     from xdc_fast.evaluation.finetune import METRICS, PRESETS, FinetuneSettings, finetune
-    from xdc_fast.shards.dataset import ShardSet
 
     given = {name: value for name, value in own.items() if value is not None}
     how = replace(PRESETS[preset] if preset else FinetuneSettings(), **given)
     with opened(where, settings, recipe) as (model, ranks):
         results = finetune(
-            model, ShardSet(data), label, columns, modality=modality, only_head=only_head,
+            model, open_set(data, model), label, columns, modality=modality, only_head=only_head,
             settings=how, test_share=test_share, seed=seed, out=out, ranks=ranks,
         )  # fmt: skip
     tables = [
@@ -263,7 +272,7 @@ def finetune(
 def svm(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str,
     as_json: bool,
@@ -281,11 +290,10 @@ def svm(
     take 10 clips for ESC-50 and 60 for DCASE; this is not confirmed.
     """
     from xdc_fast.evaluation.svm import svm
-    from xdc_fast.shards.dataset import ShardSet
 
     with opened(where, settings, recipe) as (model, ranks):
         result = svm(
-            model, ShardSet(data), label, columns, modality=modality, clips=clips,
+            model, open_set(data, model), label, columns, modality=modality, clips=clips,
             test_share=test_share, seed=seed, out=out, ranks=ranks,
         )  # fmt: skip
     lines = describe_splits(f"{modality}, linear SVM", result, ("accuracy",))
@@ -325,7 +333,7 @@ def describe_splits(title: str, result: dict, metrics: tuple[str, ...]) -> Itera
 def retrieve(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -345,11 +353,10 @@ def retrieve(
     changes a setting of its recipe.
     """
     from xdc_fast.evaluation.retrieve import retrieve
-    from xdc_fast.shards.dataset import ShardSet
 
     with opened(where, settings, recipe) as (model, ranks):
         result = retrieve(
-            model, ShardSet(data), label, columns, modality=modality, clips=clips, out=out,
+            model, open_set(data, model), label, columns, modality=modality, clips=clips, out=out,
             ranks=ranks,
         )  # fmt: skip
     print_result(result, describe_retrieval(result), as_json)
@@ -394,7 +401,7 @@ def describe_retrieval(result: dict) -> Iterator[str]:
 def extract(
     where: str,
     settings: tuple[str, ...],
-    data: Path | None,
+    data: Place | None,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -413,14 +420,13 @@ def extract(
     """
     from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.evaluation.extract_media import extract_media
-    from xdc_fast.shards.dataset import ShardSet
 
     if (data is None) == (media is None):
         raise UserError("give either --data SHARDS or --media FOLDER")
     with opened(where, settings, recipe) as (model, ranks):
         if data is not None:
             result = extract_features(
-                model, ShardSet(data), out, stride, modality=modality, ranks=ranks
+                model, open_set(data, model), out, stride, modality=modality, ranks=ranks
             )
         elif media is not None:
             result = extract_media(model, media, out, stride, modality=modality, ranks=ranks)

@@ -3,6 +3,7 @@ read back: whatever a file holds instead of what was written, the answer is one 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -142,6 +143,32 @@ def write(path: Path, content: bytes | memoryview | str) -> None:
     """The whole content of a file, by `replacing`; text is UTF-8, its line ends as they are."""
     with replacing(path, "wb") as file:
         file.write(content.encode(errors=FOR_EYES) if isinstance(content, str) else content)
+
+
+def write_new(path: Path, content: bytes | memoryview) -> None:
+    """The whole content of a file that is not there yet; FileExistsError where it is."""
+    with naming(path):
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            write(part, content)
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no links
+            with locked(path.with_name(f".{path.name}.lock")):
+                if path.exists():
+                    raise FileExistsError(
+                        errno.EEXIST, os.strerror(errno.EEXIST), str(path)
+                    ) from None
+                os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def copy(path: Path, name: Path) -> None:
+    """A copy of a file under another name, by `replacing`."""
+    with path.open("rb") as source, replacing(name, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def link(path: Path, name: Path) -> None:

@@ -17,13 +17,18 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.files import damaged
+from xdc_fast.shards.cache import Cache, default_folder
 from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.sample import Sample
 from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.streams import Clock
 from xdc_fast.shards.tables import modalities_of, read_manifest
 from xdc_fast.shards.tar import checksum
+from xdc_fast.storage import URL, Place, place_of
+
+CACHE_GB = 50.0
 
 
 def _map(path: Path, size: int) -> np.ndarray:
@@ -48,9 +53,15 @@ class ShardSet:
     folder again), and torch.utils.data.DataLoader takes it as a map-style dataset.
 
     Args:
-        root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
+        root: the folder that `xdc-shard pack` or `xdc-shard index` wrote; a local path, s3://,
+            gs://, az:// or http(s)://. Credentials come from the environment.
+        cache: a folder of this machine for what is kept of a set on storage; by default
+            ~/.cache/xdc_fast.
+        cache_gb: what it may hold, in 10⁹ bytes.
 
     Attributes:
+        root: where the set is.
+        files: `shards.files / NAME` is the local path of a table; on storage, of a copy of it.
         modalities: the tracks that every sample has, ("video", "audio") or one of them.
         sample_rate: of the sound, in Hz.
         label_names: the label columns.
@@ -68,9 +79,18 @@ class ShardSet:
     ((45, 40, 40, 3), (48000,), '2')
     """
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
-        self.manifest = manifest = read_manifest(self.root)
+    def __init__(
+        self, root: str | Place, cache: str | Path | None = None, cache_gb: float = CACHE_GB
+    ):
+        self.root = place_of(root)
+        self.files: Path | RemoteFiles
+        self._cache = cache, cache_gb
+        if isinstance(self.root, URL):
+            kept = Cache(Path(cache or default_folder()), int(cache_gb * 1e9))
+            self.files = RemoteFiles(self.root, kept)
+        else:
+            self.files = self.root
+        self.manifest = manifest = read_manifest(self.files)
         self.settings: dict = manifest["settings"]
         self.modalities: tuple[str, ...] = modalities_of(manifest)
         self.sample_rate: int = manifest["settings"]["audio_rate"]
@@ -80,7 +100,7 @@ class ShardSet:
         self._first = [0, *accumulate(self.shard_sizes.tolist())]
         # by the tar's name; a map lives as long as an array refers to it, evicted or not
         keep = lru_cache(maxsize=512)
-        self._map = keep(lambda name: _map(self.root / name, self._records[name]["bytes"]))
+        self._map = keep(lambda name: _map(self.files / name, self.record(name)["bytes"]))
         self._records = {shard["name"]: shard for shard in manifest["shards"]}
         self._sidecars = keep(self._open_sidecars)
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
@@ -98,8 +118,8 @@ class ShardSet:
     def __iter__(self) -> Iterator[Sample]:
         return (Sample(self, index) for index in range(len(self)))
 
-    def __reduce__(self) -> tuple[type[ShardSet], tuple[Path]]:
-        return ShardSet, (self.root,)  # maps and caches stay in their process
+    def __reduce__(self) -> tuple[type[ShardSet], tuple]:
+        return ShardSet, (self.root, *self._cache)  # maps and caches stay in their process
 
     def row(self, index: int) -> tuple[str, np.void]:
         """The tar's file name and the SAMPLE row of one sample."""
@@ -113,11 +133,17 @@ class ShardSet:
         """All SAMPLE rows, shape (N,)."""
         return np.concatenate([self._sidecars(name)[0] for name in self.shards])
 
+    def record(self, name: str) -> dict:
+        """What the manifest says of a tar: name, samples, first, bytes, sha256, sidecars."""
+        return self._records[name]
+
     def _open_sidecars(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        return open_sidecars(self.root, self._records[name], self.modalities)
+        return open_sidecars(self.files, self.record(name), self.modalities)
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
         """`size` bytes of a tar from `offset`, a uint8 view; OSError past its end."""
+        if isinstance(self.files, RemoteFiles):
+            return self.files.read(name, int(offset), int(size))
         data = self._map(name)[offset : offset + size]
         if len(data) < size:
             raise OSError(f"the tar ends before byte {offset + size}")
@@ -145,7 +171,9 @@ class ShardSet:
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
         places = self.packet_places(name, row, frames).tolist()
-        return [self.read(name, offset, size) for offset, size in places]
+        first, last = min(places)[0], max(places)
+        data = self.read(name, first, last[0] + last[1] - first)  # of storage, one request
+        return [data[offset - first : offset - first + size] for offset, size in places]
 
     def packet_places(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
         """Where these packets lie in their tar, rows of PACKET (T,)."""
@@ -205,7 +233,7 @@ class ShardSet:
 
     def _rows(self) -> Iterator[list[str]]:
         """The rows of samples.csv, which is as the manifest says; raises UserError."""
-        path, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
+        path, hint = self.files / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
         try:
             if not self._table_is_whole:
                 raise damaged(path, "its checksum is not the manifest's", hint)
@@ -225,7 +253,7 @@ class ShardSet:
 
     @cached_property
     def _table_is_whole(self) -> bool:
-        return checksum(self.root / SAMPLES) == self.manifest["tables"][SAMPLES]
+        return checksum(self.files / SAMPLES) == self.manifest["tables"][SAMPLES]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from xdc_fast.shards.format import (
     SAMPLES,
     TRACKS,
 )
+from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.tar import checksum
 
 PAIRED = {"samples": 0, "seconds": 0.0}  # of a set in which no track goes on alone
@@ -147,7 +148,7 @@ def _sum_of(manifest: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_manifest(out: Path, to_upgrade: bool = False) -> dict:
+def read_manifest(out: Path | RemoteFiles, to_upgrade: bool = False) -> dict:
     """The manifest of a set; raises UserError where there is none or it is damaged.
 
     to_upgrade: also one of format 1.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.shards.cache import default_folder
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import MANIFEST, REFUSED, SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.proof import decoding_faults
@@ -16,19 +18,29 @@ from xdc_fast.shards.scan import ScanError, scan
 from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.tables import RELABELED, read_csv
 from xdc_fast.shards.tar import checksum
+from xdc_fast.storage import Place, files_below
 
 Damage = dict[str, str]  # shard (or the name of a file), sample (its key, or empty), what
 
 
-def verify(out: Path, decode: bool = False) -> dict:
+def verify(out: Place, decode: bool = False) -> dict:
     """Compare every file of a set with the manifest, and every tar with its tables.
 
+    out: its folder, or its URL: then what is there is fetched, one shard after the other.
     decode: also decode every frame and all sound, and windows at random.
     Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
     Raises UserError where there is no manifest, or it is damaged itself.
     """
-    shards = ShardSet(out)
-    damaged: list[Damage] = []
+    if isinstance(out, Path):
+        return _verify(ShardSet(out), decode)
+    folder = default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="verify-", dir=folder) as copies:
+        return _verify(ShardSet(out, copies), decode)
+
+
+def _verify(shards: ShardSet, decode: bool) -> dict:
+    out, damaged = shards.files, list[Damage]()
 
     def note(place: str, sample: str, what: str) -> None:
         damaged.append({"shard": place, "sample": sample, "what": what})
@@ -43,12 +55,20 @@ def verify(out: Path, decode: bool = False) -> dict:
     if all(whole.values()):
         for what in _check_counts(shards.manifest, rows, len(refused)):
             note(MANIFEST, "", what)
-    for path in sorted({path.name for path in out.glob("*.tar")} - {*shards.shards}):
+    for path in sorted(_tars(shards.root) - {*shards.shards}):
         note(path, "", "the manifest does not name it")
     for record in progress.bar(shards.manifest["shards"], unit="shard", desc="verifying"):
         for sample, what in _check_shard(shards, record, rows, {*refused}, decode):
             note(record["name"], sample, what)
     return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
+
+
+def _tars(root: Place) -> set[str]:
+    """The tars in the folder of a set; none over http, which has no listing."""
+    if isinstance(root, Path):
+        return {path.name for path in root.glob("*.tar")}
+    names = () if root.scheme.startswith("http") else files_below(root)
+    return {name for name, _ in names if name.endswith(".tar") and "/" not in name}
 
 
 def _is_whole(path: Path, total: str) -> bool:
@@ -83,11 +103,11 @@ def _check_shard(
 
     record: of the manifest. rows: of samples.csv, all or none. refused: sources of refused.csv.
     """
-    path, first = shards.root / record["name"], record["first"]
+    path, first = shards.files / record["name"], record["first"]
     beside = [
         f"{sidecar.name}: {_how(sidecar)}"
         for suffix, total in record["sidecars"].items()
-        if not _is_whole(sidecar := path.with_suffix(suffix), total)
+        if not _is_whole(sidecar := shards.files / f"{path.stem}{suffix}", total)
     ]
     yield from (("", what) for what in beside)
     if not path.is_file():
@@ -118,7 +138,7 @@ def _check_shard(
     if beside or size != record["bytes"]:
         return
     try:
-        tables = open_sidecars(shards.root, record, shards.modalities)
+        tables = open_sidecars(shards.files, record, shards.modalities)
     except UserError as error:
         yield "", str(error)
         return
