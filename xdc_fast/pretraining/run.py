@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -202,11 +202,12 @@ class Run:
     def _assignment(self, path: Path, samples: int) -> np.ndarray:
         """path: of a clustering, without its suffix."""
         k, older = self.recipe.k, path.with_suffix(".npz")
-        path = path.with_suffix(".npy")
-        if not path.exists() and older.exists():
-            path, form = older, {"assignment": (np.int32, (samples,))}
-            assignment = read_arrays(older, form, ANEW)["assignment"]
-        else:
+        path, assignment = path.with_suffix(".npy"), None
+        if not path.exists():
+            with suppress(UserError):  # where the file is gone, and the run is not an older one
+                form: dict = {"assignment": (np.int32, (samples,))}
+                path, assignment = older, read_arrays(older, form, ANEW)["assignment"]
+        if assignment is None:
             assignment = read_array(path, np.int32, (samples,), ANEW)
         if len(assignment) and not (assignment.min() >= -1 and assignment.max() < k):
             raise damaged(path, f"clusters outside -1 to {k - 1}", ANEW)
