@@ -40,7 +40,7 @@ from xdc_fast.shards.dataset import ShardSet
 THREADS = (2,)  # of all processes together
 POOLS = ("OMP", "MKL", "OPENBLAS")
 GROUP, ROWS, WIDTH, K = 16, 20_480, 512, 256
-RUNS, SUMS = 3, 20
+RUNS, SUMS = 2, 20
 UNITS = {
     "feed": "clips per second",
     "training": "clips per second",

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -212,11 +212,13 @@ class Run:
 
     def _assignment(self, name: str, samples: int) -> np.ndarray:
         """name: of a clustering's files, without their suffix."""
-        k, path = self.recipe.k, self.folder.file(f"{name}.npy")
-        if not path.exists() and (older := self.folder.file(f"{name}.npz")).exists():
-            path, form = older, {"assignment": (np.int32, (samples,))}
-            assignment = read_arrays(older, form, ANEW)["assignment"]
-        else:
+        k, path, assignment = self.recipe.k, self.folder.file(f"{name}.npy"), None
+        if not path.exists():
+            older = self.folder.file(f"{name}.npz")
+            with suppress(UserError):  # where the file is gone, and the run is not an older one
+                form: dict = {"assignment": (np.int32, (samples,))}
+                path, assignment = older, read_arrays(older, form, ANEW)["assignment"]
+        if assignment is None:
             assignment = read_array(path, np.int32, (samples,), ANEW)
         if len(assignment) and not (assignment.min() >= -1 and assignment.max() < k):
             raise damaged(path, f"clusters outside -1 to {k - 1}", ANEW)

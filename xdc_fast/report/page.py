@@ -58,10 +58,12 @@ def _write(run: Run, shards: ShardSet) -> Place:
         folder = run.iteration(records[-1]["iteration"])
         raise damaged(folder, f"not the clusterings of method={summary['method']}", ANEW)
     labels = choose_labels(shards)
-    label, truth = labels[0] if labels else None, None
-    if label:
-        codes, names = shards.label(label)
-        truth = [names[code] if code >= 0 else None for code in codes]
+    label = labels[0] if labels else None
+    codes, names = shards.label(label) if label else (None, [])
+
+    def truth(index: int) -> str | None:
+        return None if codes is None or codes[index] < 0 else names[codes[index]]
+
     probes = read_probes(run, label)
     matching = chance = None
     if all(m in clusters for m in MODALITIES):
