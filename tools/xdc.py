@@ -48,12 +48,12 @@ def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=SHARDS)
 @click.option(
     "--data", metavar="SHARDS", type=SHARDS, help="The shard set of the run, where it has moved."
 )
 @json_option
-def report(run: Path, data: Place | None, as_json: bool) -> None:
+def report(run: Place, data: Place | None, as_json: bool) -> None:
     """Write RUN/report.html, which shows what was clustered, in pictures and sound."""
     from xdc_fast.pretraining.run import Run
     from xdc_fast.report.page import write_report

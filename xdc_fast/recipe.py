@@ -161,6 +161,11 @@ class Train:
         "float32 or bfloat16 (autocast); on a GPU that of the features too",
         choices=("float32", "bfloat16"),
     )
+    all_reduce: str = setting(
+        "float32",
+        "float32 or bfloat16: how several processes add up gradients; bfloat16 halves the traffic",
+        choices=("float32", "bfloat16"),
+    )
     compile: bool = setting(False, "torch.compile the encoders")
     checkpoint_steps: int = setting(
         500, "steps between checkpoints within an iteration", least=1, most=MANY
@@ -192,7 +197,7 @@ class Recipe:
         "a shard set, as `xdc-shard pack` makes it: its folder, or where it is on storage, at "
         "s3://, gs://, az:// or http(s)://",
     )
-    out: str = setting("", "folder of the run; an existing run there is resumed")
+    out: str = setting("", "folder of the run, or its URL; an existing run there is resumed")
     method: str = setting(
         "xdc",
         "which clusterings label which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "

@@ -41,8 +41,9 @@ def groups_of(recipe, step):
     ]
 
 
-def make_learner(ranks, method):
-    recipe = load_recipe(None, (*SETTINGS, f"method={method}", "train.batch=24", "train.group=6"))
+def make_learner(ranks, method, *more):
+    batch = ("train.batch=24", "train.group=6")
+    recipe = load_recipe(None, (*SETTINGS, f"method={method}", *batch, *more))
     rng = np.random.default_rng(7)
     labels = {
         clustering_name(clustering): rng.integers(-1, recipe.k, SAMPLES).astype(np.int32)
@@ -55,11 +56,11 @@ def make_learner(ranks, method):
     )
 
 
-def first_gradients(ranks):
+def first_gradients(ranks, methods, *more):
     """{(method, parameter): gradient} of the first step."""
     found = {}
-    for method in ("xdc", "sdc", "mdc"):
-        recipe, learner = make_learner(ranks, method)
+    for method in methods:
+        recipe, learner = make_learner(ranks, method, *more)
         each = GROUPS // ranks.world
         learner.step(groups_of(recipe, 0)[ranks.rank * each :][:each], 0, 0.0)
         for name, parameter in learner.models.named_parameters():
@@ -69,11 +70,21 @@ def first_gradients(ranks):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_first_gradients_are_those_of_one_process(world):
-    (alone,) = in_ranks(1, first_gradients)
-    for found in in_ranks(world, first_gradients):
+    methods = ("xdc", "sdc", "mdc")
+    (alone,) = in_ranks(1, first_gradients, methods)
+    for found in in_ranks(world, first_gradients, methods):
         for name, gradient in alone.items():
             off = np.abs(found[name] - gradient).max() / np.abs(gradient).max()
             assert off < 1e-6 or np.abs(gradient).max() < 1e-7, (name, off)
+
+
+def test_gradients_in_bfloat16_differ_by_its_rounding():
+    (alone,) = in_ranks(1, first_gradients, ["xdc"])
+    first, other = in_ranks(2, first_gradients, ["xdc"], "train.all_reduce=bfloat16")
+    for name, gradient in alone.items():
+        assert np.array_equal(first[name], other[name])
+        off = np.abs(first[name] - gradient).max() / np.abs(gradient).max()
+        assert 0 < off < 2**-6 or np.abs(gradient).max() < 1e-7, (name, off)
 
 
 def forward_in_float64(encoders, inputs, batch, epoch=None):

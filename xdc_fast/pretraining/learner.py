@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,6 +82,8 @@ class Learner:
         if ranks.world > 1:
             with naming_loss(ranks):  # the weights of the first rank go to the others
                 self.shared = DistributedDataParallel(self.predict, broadcast_buffers=False)
+            if settings.all_reduce == "bfloat16":
+                self.shared.register_comm_hook(None, bf16_compress_hook)
         self.norms = [m for m in self.models.modules() if isinstance(m, NORMS)]
 
     def step(self, groups: Sequence[Batch], epoch: int, rate: float) -> dict[str, torch.Tensor]:
