@@ -133,6 +133,13 @@ def test_gpus_beyond_the_groups_of_a_batch_are_named_and_save_no_time():
     assert next(limit for limit in fits.limits if limit.name == "groups").ratio == 1
 
 
+def test_gradients_in_bfloat16_halve_the_traffic():
+    names = ("network gradients, a step", "network gradients, sent by a GPU")
+    whole, half = plan(), plan("train.all_reduce=bfloat16")
+    assert [half[name] for name in names] == [whole[name] / 2 for name in names]
+    assert half["time step"] < whole["time step"]
+
+
 def test_money_is_what_has_a_price():
     prices = {"gpu_hour": 2.0, "tb_month": 20.0}
     made = plan(prices=prices)

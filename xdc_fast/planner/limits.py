@@ -69,7 +69,8 @@ def find_limits(sheet: Sheet) -> tuple[Limit, ...]:
               "out=FOLDER on a larger disk", ("disk",), "videos"),
         Limit("network", sheet["time step"] - alone, alone, "seconds",
               "a step: its sums, its encoders",
-              f"train.batch={2 * batch}, so that a GPU has more groups", ("network",)),
+              "train.all_reduce=bfloat16" if recipe.train.all_reduce == "float32"
+              else f"train.batch={2 * batch}, so that a GPU has more groups", ("network",)),
         Limit("exact sums", job.videos, MOST, "samples", "k-means, added up without rounding",
               "none; clusters then depend on the number of processes", grows="videos"),
     ]  # fmt: skip

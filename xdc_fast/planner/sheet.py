@@ -138,8 +138,9 @@ class Sheet:
         """What the GPUs tell each other."""
         self._part, gpus = "network", self.job.gpus
         weights = self.work.weights
-        gradients = self._add("gradients, a step", formulas.FLOAT * weights, "bytes",
-                              f"4 x {weights:,} weights")  # fmt: skip
+        size = 2 if self.recipe.train.all_reduce == "bfloat16" else formulas.FLOAT
+        gradients = self._add("gradients, a step", size * weights, "bytes",
+                              f"{size} x {weights:,} weights")  # fmt: skip
         self._add("gradients, sent by a GPU", formulas.ring_bytes(gradients, gpus), "bytes",
                   "2 x (gpus - 1) / gpus x gradients")  # fmt: skip
         self._add("k-means, a round", formulas.sums_bytes(self.recipe.k, self._width), "bytes",
