@@ -100,7 +100,7 @@ def test_operations_and_weights_are_those_of_the_encoders():
     [
         ("requests", {}, (), {}, "gpus"),
         ("GPU memory", {}, (), {"device_memory": 1e9}, ""),
-        ("host memory", {"videos": 1e9}, (), {"prefixes": 9}, "videos"),
+        ("host memory", {}, (), {"host_memory": 1e10}, "videos"),
         ("disk", {}, (), {"disk": 1e9}, "videos"),
         ("storage", {"nodes": 1}, (), {"storage": 1e8}, ""),
         ("groups", {"gpus": 1024}, (), {"prefixes": 100}, "gpus"),

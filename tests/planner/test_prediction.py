@@ -75,7 +75,8 @@ def bench(world, shards, file, *more):
     """The plan of the toy set by rates that are measured now."""
     recipe = load_recipe(RECIPE, SETTINGS)
     xdc(world, "bench", RECIPE, *SETTINGS, f"data={shards}", "--seconds", 1, "--save", file, *more)
-    job = choose_job(recipe, videos=VIDEOS, seconds=SECONDS, gpus=world, nodes=1, cores=1, fps=15)
+    job = choose_job(recipe, videos=VIDEOS, seconds=SECONDS, gpus=world, nodes=1, cores=1, fps=15,
+                     short_side=40)  # fmt: skip
     made = make_plan(recipe, job, read_rates((file,), recipe.train))
     assert {made.rates[name].kind for name in ("step", "feed", "encode")} == {"measured"}
     return made

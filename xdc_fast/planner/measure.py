@@ -6,10 +6,13 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +24,10 @@ from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import WindowFunction
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.files import write
-from xdc_fast.packing.convert import convert
-from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.convert import Outcome, convert_all
+from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.sources import collect
+from xdc_fast.packing.sources import PackInputs, collect
 from xdc_fast.planner.formulas import fit_operations, start_operations
 from xdc_fast.pretraining.methods import LABEL, clusterings_of
 from xdc_fast.ranks import Ranks
@@ -36,6 +39,7 @@ TRACED, TOP = 10, 8  # training steps in a trace; operations that are named
 POINTS = 20_000  # samples that k-means is timed on
 SUMS = 11  # over the ranks, that are timed
 SOME = 200  # samples of a set whose sizes are looked at
+FEW = 8  # videos that are packed to see how many more are worth it
 
 
 def calls_per_second(call: Callable[[], object], seconds: float, device: torch.device) -> float:
@@ -187,35 +191,48 @@ def set_sizes(shards: ShardSet) -> tuple[dict[str, float], float]:
 def pack_rates(sources: Path, settings: Mapping, seconds: float) -> dict[str, float]:
     """How fast a core packs a folder's videos with each codec, and their size, by name of a rate.
 
-    It counts the seconds in which a core works, so that others on the machine do not disturb it.
+    It counts the seconds in which cores work, so that others on the machine do not disturb it.
     settings: those of a set, of which fps, short_side and audio_rate are taken. seconds: for each
-    codec, after one video for warm-up. Videos that are refused do not count.
+    codec, about. Videos that are refused do not count.
     """
     found: dict[str, float] = {}
+    chosen = {name: settings[name] for name in ("fps", "short_side", "audio_rate")}
     with TemporaryDirectory() as folder:
-        video, sound = Path(folder, "video.mp4"), Path(folder, "sound.wav")
-        paths = [source.path for source in collect([sources], None, Path(folder)).sources]
+        every = collect([sources], None, Path(folder))
         for codec in CODECS:
-            chosen = PackSettings(
-                codec=codec, fps=settings["fps"], short_side=settings["short_side"],
-                audio_rate=settings["audio_rate"],
-            )  # fmt: skip
-            spent = size = lasted = pixels = 0.0
-            for number, path in enumerate(itertools.cycle(paths)):
-                began = time.process_time()
-                with suppress(Refusal):
-                    facts = convert(path, chosen, video, sound)
-                    if number:
-                        spent += time.process_time() - began
-                        size += video.stat().st_size
-                        lasted += facts["seconds"]
-                        pixels += facts["frames"] * facts["width"] * facts["height"]
-                if (spent >= seconds and number) or (number > len(paths) and not lasted):
-                    break
-            if lasted:
-                unit = lasted if codec == "copy" else pixels
-                found |= {f"{codec}_pack": unit / spent, f"{codec}_bytes": size / unit}
+            wanted = PackSettings(codec=codec, **chosen)
+            few = replace(every, sources=every.sources[:FEW])
+            spent = pack_seconds(few, Path(folder, f"{codec}-few"), wanted)
+            count = min(len(every.sources), max(FEW, int(FEW * seconds / spent)))
+            more = replace(every, sources=every.sources[:count])
+            spent = pack_seconds(more, Path(folder, codec), wanted)
+            rows = ShardSet(Path(folder, codec)).rows()
+            if not len(rows):
+                continue
+            if codec == "copy":
+                units = float((rows["frames"] / rows["fps"]).sum())
+            else:
+                units = float((rows["frames"].astype(float) * rows["width"] * rows["height"]).sum())
+            size = float(rows["video_bytes"].sum())
+            found |= {f"{codec}_pack": units / spent, f"{codec}_bytes": size / units}
     return found
+
+
+def pack_seconds(inputs: PackInputs, out: Path, settings: PackSettings) -> float:
+    """Seconds of cores that packing takes: of the process that writes and of its worker."""
+    record = out.with_suffix(".seconds")
+    record.touch()
+    began = time.process_time()
+    pack(inputs, out, settings, workers=1, task=partial(timed, record))
+    return time.process_time() - began + sum(map(float, record.read_text().split()))
+
+
+def timed(record: Path, *arguments: Any) -> Iterator[Outcome | None]:
+    """What a worker does with a file; its seconds of a core become a line of `record`."""
+    began = time.process_time()
+    yield from convert_all(*arguments)
+    with record.open("a") as file:
+        file.write(f"{time.process_time() - began}\n")
 
 
 def machine_name(device: torch.device) -> str:
