@@ -26,7 +26,7 @@ Function = Callable[..., Any]
 
 out_option = click.option(
     "--out",
-    type=PATH,
+    type=SHARDS,
     metavar="OUT",
     help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
 )
@@ -174,7 +174,7 @@ def probe(
     test_share: float,
     seed: int,
     clips: int,
-    out: Path | None,
+    out: Place | None,
 ) -> None:
     """Train a linear probe on the frozen encoders of WHERE, and on the same ones before training.
 
@@ -235,7 +235,7 @@ def finetune(
     columns: tuple[str, ...],
     test_share: float,
     seed: int,
-    out: Path | None,
+    out: Place | None,
     only_head: bool,
     preset: str | None,
     **own: Any,
@@ -280,7 +280,7 @@ def svm(
     columns: tuple[str, ...],
     test_share: float,
     seed: int,
-    out: Path | None,
+    out: Place | None,
     clips: int,
 ) -> None:
     """Train a linear SVM on frozen features of WHERE.
@@ -340,7 +340,7 @@ def retrieve(
     label: str | None,
     columns: tuple[str, ...],
     clips: int,
-    out: Path | None,
+    out: Place | None,
 ) -> None:
     """Find nearest neighbours by the features of WHERE, within and across modalities.
 

@@ -16,7 +16,8 @@ DISTINCT = 100_000  # rows that are searched for copies; a collapsed encoder sho
 ROWS = 1024
 BLOCK = 2**26  # distances that a GPU computes at a time
 SPARE = 2  # points stay on the host unless this many times their size is free on the device
-DIGITS = 24  # binary ones of float32; 2^53 / 2^24 = 2^29 numbers add up exactly in float64
+DIGITS = 24  # binary ones of float32
+MOST = 2 ** (53 - DIGITS)  # numbers that float64 adds up exactly
 SMALLEST = -100  # exponent; below, a unit would not be a normal number of float32
 
 

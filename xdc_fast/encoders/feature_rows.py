@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from xdc_fast import storage
 from xdc_fast.errors import UserError
-from xdc_fast.files import read_arrays, write_arrays
+from xdc_fast.files import npz, read_arrays
 from xdc_fast.ranks import Ranks
+from xdc_fast.storage import Place
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class FeatureFolder:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         made_by: str,
         edges: np.ndarray,
         widths: Mapping[str, int],
@@ -82,13 +84,14 @@ class FeatureFolder:
     ):
         self.folder, self.made_by, self.edges = folder, made_by, edges
         self.widths, self.precision = widths, precision
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def missing(self, ranks: Ranks) -> np.ndarray:
         """The numbers of the spans that are not there, int64, in rising order. Each rank looks at
         some."""
         # a shared folder may long deny a file that was asked for before it was there
-        there = {path.name for path in self.folder.iterdir()}
+        there = {name for name, _ in storage.files_below(self.folder)}
         own = range(len(self.edges) - 1)[ranks.share(len(self.edges) - 1)]
         lacking = [n for n in own if self._path(n).name not in there or self._load(n) is None]
         return np.array(list(chain.from_iterable(ranks.gather(lacking))), np.int64)
@@ -101,7 +104,7 @@ class FeatureFolder:
                 for name, array in features.arrays.items()
             }
         arrays |= {"made_by": np.array(self.made_by), "valid": features.valid}
-        write_arrays(self._path(span), **arrays)
+        storage.write(self._path(span), npz(**arrays))
 
     def rows(self, rows: slice) -> Features:
         """Some rows of what `save` kept, of all spans; UserError where they are not there."""
@@ -136,5 +139,5 @@ class FeatureFolder:
         valid = arrays.pop("valid")
         return Features({n.removeprefix("features_"): a for n, a in arrays.items()}, valid)
 
-    def _path(self, span: int) -> Path:
+    def _path(self, span: int) -> Place:
         return self.folder / f"{self.edges[span]:012d}.npz"

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from xdc_fast.encoders.feature_rows import FeatureFolder, Features
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.errors import UserError
 from xdc_fast.ranks import ALONE, Ranks
+from xdc_fast.storage import Place
 
 Stop = Callable[[], None]
 
@@ -47,7 +47,7 @@ def compute_features(
     samples: np.ndarray | None = None,
     clips: int = 1,
     average: bool = True,
-    folder: Path | None = None,
+    folder: Place | None = None,
     precision: str = "float32",
     stop: Stop | None = None,
     title: str = "features",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +15,12 @@ from xdc_fast.encoders.features import compute_features, weights_digest
 from xdc_fast.encoders.memory import check_memory
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.results import Result, as_json, place_for
-from xdc_fast.files import check_writable
 from xdc_fast.models.load import Model
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import MANIFEST
+from xdc_fast.storage import Place, check_writable, place_of
 
 
 class Evaluator:
@@ -41,7 +40,7 @@ class Evaluator:
         model: Model,
         shards: ShardSet,
         modality: str | None = None,
-        out: str | Path | None = None,
+        out: str | Place | None = None,
         ranks: Ranks = ALONE,
     ):
         common = tuple(m for m in shards.modalities if m in model.encoders)
@@ -52,13 +51,13 @@ class Evaluator:
                 + (f" on {modality}; leave --modality out" if common else "; take another set")
             )
         self.model, self.shards, self.ranks = model, shards, ranks
-        self.out = Path(out) if out else model.run.root if model.run else None
+        self.out = place_of(out) if out else model.run.place if model.run else None
         self.recipe, self.inputs = model.recipe, model.inputs
         self.device = choose_device(model.recipe.device)
         self.modalities = (modality,) if modality else common
         if self.out:
             check_writable(self.out)
-            if (self.out / MANIFEST).exists():
+            if (self.out / MANIFEST).is_file():
                 raise UserError(f"{self.out}: holds a shard set; give another folder with --out")
         check_memory(self.recipe, self.modalities, self.device, training=False)
         if model.name == "random":

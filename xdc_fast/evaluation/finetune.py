@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,6 +35,7 @@ from xdc_fast.evaluation.splits import (
 from xdc_fast.models.load import Model
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 METRICS = ("clip@1", "video@1", "video@5")
 
@@ -89,7 +89,7 @@ def finetune(
     settings: FinetuneSettings | None = None,
     test_share: float = 0.3,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, dict]:
     """Accuracy on the splits that `columns` name, for each modality.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -29,6 +28,7 @@ from xdc_fast.models.load import Model, load
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, chosen on the training part
 FOLDS = 3
@@ -59,7 +59,7 @@ def probe(
     settings: ProbeSettings | None = None,
     *,
     modality: str | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     ranks: Ranks = ALONE,
 ) -> dict:
     """Linear-probe accuracy of a model's encoders, and of the same ones before any training.
@@ -91,7 +91,7 @@ def probe_labels(
     settings: ProbeSettings | None = None,
     *,
     modality: str | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     ranks: Ranks = ALONE,
 ) -> list[dict]:
     """`probe` of several labels, for which the features are made once; [] but on the first rank."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from xdc_fast.pretraining.run import ANEW, Run
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 
 def retrieve(
@@ -38,7 +38,7 @@ def retrieve(
     *,
     modality: str | None = None,
     clips: int = 10,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     ranks: Ranks = ALONE,
 ) -> dict:
     """How well nearest neighbours agree, by features averaged over equally spaced clips.

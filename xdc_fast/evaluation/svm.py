@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -21,6 +19,7 @@ from xdc_fast.evaluation.splits import (
 from xdc_fast.models.load import Model
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 # How the paper found its C is not known; the follow-up CrissCross swept 1e-5 to 1.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -37,7 +36,7 @@ def svm(
     clips: int = 10,
     test_share: float = 0.3,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     ranks: Ranks = ALONE,
 ) -> dict:
     """Accuracy of a one-vs-rest linear SVM on the splits that `columns` name.

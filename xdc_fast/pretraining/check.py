@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,12 +11,12 @@ from xdc_fast.clusters.points import ROWS
 from xdc_fast.encoders.build import MODALITIES, known_encoder, modality_of
 from xdc_fast.encoders.memory import check_memory, memory_of
 from xdc_fast.errors import UserError
-from xdc_fast.files import check_writable
 from xdc_fast.pretraining.methods import LABEL, clusterings_of, encoders_of, heads_of
 from xdc_fast.pretraining.pseudo_labels import training_samples
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import URL, check_writable, place_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,13 @@ def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> 
     check_memory(recipe, encoders_of(recipe.method), device, training=True)
     _check_clustering(recipe, len(samples), len(shards), ranks)
     if recipe.out:
-        check_writable(Path(recipe.out))
+        place = place_of(recipe.out)
+        check_writable(place)
+        if isinstance(place, URL) and recipe.cluster.features == "training":
+            raise UserError(
+                f"{place}: cluster.features=training keeps its features in files that are written "
+                "in place; give an out=FOLDER on a disk, or set cluster.features=pass"
+            )
     return shards
 
 

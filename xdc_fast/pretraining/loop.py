@@ -226,6 +226,6 @@ def check_losses(metrics: dict[str, float], run: Run, state: State) -> None:
 def diverged(what: str, run: Run, state: State) -> UserError:
     """The error of a run that cannot go on from where it stands."""
     return UserError(
-        f"{run.root}: {what} iteration {state.iteration + 1}, step {state.step}; "
+        f"{run.place}: {what} iteration {state.iteration + 1}, step {state.step}; "
         "the checkpoint before it is kept; lower train.lr in a new run"
     )
