@@ -36,6 +36,7 @@ def cluster_each(ranks):
     own, there = every[part], valid[part]
     found = {name: cluster([own], there, K, s, 1, ranks=ranks) for name, s in CASES.items()}
     found["joined"] = cluster([own, own[:, :4]], there, K, CENTRED, 1, ranks=ranks)
+    found["half"] = cluster([own.astype(np.float16)], there, K, CENTRED, 1, ranks=ranks)
     last = found["raw"].assignment
     found["next"] = cluster([own + own**2 / 9], there, K, CENTRED, 1, previous=last, ranks=ranks)
     # two thirds of the clusters are empty at the start

@@ -19,7 +19,7 @@ KNOWN_LANGUAGES = {"sh", "python", "text", "bibtex", "yaml", "{eval-rst}", "{inc
                    "{toctree}", "{recipe-keys}"}  # fmt: skip
 SETTING = re.compile(r"[a-z][a-z_.]*=\S*")
 KEY = re.compile(rf"(?:{'|'.join(RECIPE_GROUPS)})\.[a-z_]+")
-FILE_ENDINGS = ("csv", "npz", "json", "mp4", "wav")
+FILE_ENDINGS = ("csv", "npy", "npz", "json", "mp4", "wav")
 PATH = re.compile(r"(?:recipes|docs|xdc_fast|tests|benchmarks|kernels|tools)/[a-z0-9_/.-]*")
 
 

@@ -197,7 +197,7 @@ def test_a_mistake_is_told_once(toy_shards, tmp_path):
     assert "xdc_fast" not in err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["bench", "export", "report", "sweep"])
+@pytest.mark.parametrize("command", ["export", "report", "sweep"])
 def test_other_commands_run_in_one_process(command, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(sys, "argv", ["xdc", command, "run"])

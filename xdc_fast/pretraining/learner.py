@@ -112,7 +112,8 @@ class Learner:
             later = count - 1 - number
             for norm in self.norms:  # so that all groups of the step weigh alike in the end
                 norm.momentum = MOMENTUM / (count - later * MOMENTUM)
-            with self.shared.no_sync() if self.shared and later else nullcontext():
+            alone = self.shared.no_sync() if self.shared and later else nullcontext()
+            with alone, naming_loss(self.ranks):  # both directions speak to the other ranks
                 features, logits = (self.shared or self.predict)(batch, epoch)
                 computed.append((batch.index, {n: x.detach() for n, x in features.items()}))
                 losses, found = [], []
@@ -124,8 +125,8 @@ class Learner:
                     right = (said.detach().argmax(1) == wanted).sum()
                     found += [losses[-1].detach(), right / labeled[clustering]]
                 metrics += torch.stack(found)
-                with naming_loss(self.ranks):  # which takes the mean of the ranks' gradients
-                    (sum(losses[1:], losses[0]) * self.ranks.world).backward()
+                # which takes the mean of the ranks' gradients
+                (sum(losses[1:], losses[0]) * self.ranks.world).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
