@@ -19,7 +19,15 @@ from benchmarks.worker import line
 from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
-SLOW = ("beside", "compile", "iteration", "kmeans", "model", "ranks")  # ten seconds and more
+SLOW = (
+    "beside",
+    "compile",
+    "iteration",
+    "kmeans",
+    "model",
+    "ranks",
+    "remote",
+)  # ten seconds and more
 FORM = {
     *("stage", "case", "device", "threads", "unit", "ours", "peers", "missing", "limit"),
     *("ratio_best_peer", "share_of_limit", "runs", "quartiles", "quick", "machine"),
