@@ -144,6 +144,25 @@ def write(path: Path, content: bytes | memoryview | str) -> None:
         file.write(content.encode(errors=FOR_EYES) if isinstance(content, str) else content)
 
 
+def move_new(path: Path, name: Path) -> bool:
+    """Gives a file another name, in the same file system, that no file has yet; whether it could.
+
+    Where one has it, the file stays where it is.
+    """
+    with naming(name):
+        try:
+            os.link(path, name)
+        except FileExistsError:
+            return False
+        except OSError:  # the file system has no links
+            if name.exists():
+                return False
+            os.replace(path, name)
+            return True
+    path.unlink()
+    return True
+
+
 def link(path: Path, name: Path) -> None:
     """Makes `name` another name of a file, in place of what had it; a copy where the file system
     has no links."""

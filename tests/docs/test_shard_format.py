@@ -75,10 +75,10 @@ def test_the_pages_reader_gets_what_was_packed(packed, read_sample, toy_videos):
 @pytest.mark.parametrize("name", ["samples", "packets"])
 def test_the_pages_record_layout_is_that_of_the_bytes(packed, name):
     """Each field unpacked by hand, at the byte and with the type that the page gives."""
-    fields = table(PAGE, f"`shard-000000.{name}.npy`, ")[1:]
+    fields = table(PAGE, f"`part-000000-00000.{name}.npy`, ")[1:]
     size = max(int(at) + int(code(kind)[-1]) for _, kind, at, _ in fields)
-    assert f"`shard-000000.{name}.npy`, {size} bytes per" in PAGE.read_text(encoding="utf-8")
-    path = packed / f"shard-000000.{name}.npy"
+    assert f"`part-000000-00000.{name}.npy`, {size} bytes per" in PAGE.read_text(encoding="utf-8")
+    path = packed / f"part-000000-00000.{name}.npy"
     rows = np.load(path)
     assert [code(row[0]) for row in fields] == list(rows.dtype.names)
     data = path.read_bytes()
@@ -92,13 +92,13 @@ def test_the_pages_record_layout_is_that_of_the_bytes(packed, name):
 
 
 def test_offsets_are_those_of_the_tar(packed):
-    with tarfile.open(packed / "shard-000000.tar") as tar:
+    with tarfile.open(packed / "part-000000-00000.tar") as tar:
         members = {m.name: m for m in tar}
     assert all((m.uid, m.gid, m.uname, m.mtime, m.mode) == (0, 0, "", 0, 0o644) for m in
                members.values())  # fmt: skip
     files = {"video": "mp4", "audio": "wav", "meta": "json"}
-    rows = np.load(packed / "shard-000000.samples.npy")
-    lines = (packed / "shard-000000.idx").read_text().splitlines()
+    rows = np.load(packed / "part-000000-00000.samples.npy")
+    lines = (packed / "part-000000-00000.idx").read_text().splitlines()
     assert lines[0] == f"v1.2 {len(rows)}"
     for row, line in zip(rows, lines[1:], strict=True):
         words = iter(line.split(" "))
@@ -130,7 +130,7 @@ def test_the_page_names_every_key_and_file(packed):
     files = {code(row[0]) for row in table(PAGE, "one folder:")[1:]}
     found = {p.name.replace("000001", "000000") for p in packed.iterdir()}
     assert {name for name in found if not name.startswith("shard-00000")} <= files
-    assert {name for name in found if name.startswith("shard-000000")} == {
+    assert {name for name in found if name.startswith("part-000000-00000")} == {
         name for name in files if name.startswith("shard-")
     }
     assert manifest["inputs"]["count"] == manifest["samples"] + sum(manifest["refused"].values())

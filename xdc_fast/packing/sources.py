@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from xdc_fast.errors import UserError
@@ -34,10 +35,16 @@ class Source:
     labels: dict[str, str] = field(default_factory=dict)
     span: tuple[float, float] | None = None
 
+    def identity(self) -> bytes:
+        """What makes it another input: its name, size, labels and segment, wherever it lies."""
+        size = os.path.getsize(self.path) if os.path.isfile(self.path) else -1
+        span = () if self.span is None else (self.span,)
+        return json.dumps([self.name, size, self.labels, *span]).encode()
+
 
 @dataclass
 class PackInputs:
-    """Every input in packing order; `notes` are lines for the user.
+    """Every input in packing order, those of a file together; `notes` are lines for the user.
 
     columns: the label columns. missing: (name, list) of each video that an official list names and
     the user lacks.
@@ -49,21 +56,16 @@ class PackInputs:
     missing: list[tuple[str, str]] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and labels; it does not depend on the machine or the path."""
+        """SHA-256 over what the inputs are; it does not depend on the machine or the path."""
         total = hashlib.sha256()
         for source in self.sources:
-            size = os.path.getsize(source.path) if os.path.isfile(source.path) else -1
-            span = () if source.span is None else (source.span,)
-            total.update(json.dumps([source.name, size, source.labels, *span]).encode())
+            total.update(source.identity())
         return total.hexdigest()
 
 
-def by_file(sources: list[Source]) -> list[list[Source]]:
-    """The segments of each file together, in the order in which they begin."""
-    groups: dict[str, list[Source]] = {}
-    for source in sources:
-        groups.setdefault(_real(source.path), []).append(source)
-    return [sorted(group, key=lambda source: source.span or (-1.0,)) for group in groups.values()]
+def by_file(sources: Iterable[Source]) -> list[list[Source]]:
+    """The inputs of each file, which are together."""
+    return [list(group) for _, group in groupby(sources, key=lambda source: source.path)]
 
 
 def collect(arguments: list[Path], labels: Path | None, out: Path) -> PackInputs:
@@ -148,19 +150,29 @@ def _real(path: Path | str) -> str:
 
 
 def _once(sources: list[Source], notes: list[str]) -> list[Source]:
-    """Each segment of a file once; all that are of one file get one name, which splits go by."""
+    """Each segment of a file once, in the order in which they begin, those of a file together.
+
+    All that are of one file get one name, which splits go by.
+    """
     kept: dict[tuple, Source] = {}
-    names: dict[str, str] = {}
+    files: dict[str, list[Source]] = {}
     for source in sources:
         real = _real(source.path)
-        source.name = names.setdefault(real, source.name)
+        group = files.setdefault(real, [source])
+        source.name, source.path = group[0].name, group[0].path
         twin = kept.setdefault((real, source.span), source)
         if twin.labels and source.labels and twin.labels != source.labels:
             raise UserError(f"{source.path}: two lists give it other labels; keep one")
         twin.labels = twin.labels or source.labels
+        if twin is source and group[0] is not source:
+            group.append(source)
     if len(kept) < len(sources):
         notes.append(f"{len(sources) - len(kept)} inputs were given twice and are taken once")
-    return list(kept.values())
+    return [
+        source
+        for group in files.values()
+        for source in sorted(group, key=lambda source: source.span or (-1.0,))
+    ]
 
 
 def _read_list(path: Path) -> tuple[list[Source], list[str]]:
