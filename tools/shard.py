@@ -71,8 +71,8 @@ def settings_options(command: Callable) -> Callable:
 @click.option(
     "--part",
     metavar="I/N",
-    help="Pack every N-th part of the inputs, from part I on, counted from 0; `seal` makes the set. "
-    "For several machines that see the same OUT.",
+    help="Pack every N-th part of the inputs, from part I on, counted from 0. For several machines "
+    "that see the same OUT; `seal` makes the set.",
 )
 @json_option
 def pack(
