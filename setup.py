@@ -46,6 +46,7 @@ setup(
         "numba-cuda[cu13]>=0.30",  # the extra holds libNVVM; without it no kernel compiles
         "numpy>=1.26,<2.5",  # numba-cuda 0.30.4, the newest, asks for numpy.row_stack, gone in 2.5
         "av>=17",
+        "obstore>=0.11",
         "simplejpeg>=1.8",
         "safetensors>=0.5",
         "scikit-learn>=1.5",

@@ -16,6 +16,7 @@ from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.files import naming, to_json
 from xdc_fast.interrupt import AGAIN, Interrupted, raising
+from xdc_fast.storage import URL, place_of
 
 
 class Place(click.Path):
@@ -28,7 +29,16 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class ShardsPlace(Place):
+    """A folder with shards, or its URL on storage."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = place_of(value) if value else value
+        return found if isinstance(found, URL) else super().convert(value, param, ctx)
+
+
 PATH = Place(path_type=Path)
+SHARDS = ShardsPlace(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
 SHARED = ("pretrain",)
 WAYS_OUT = {

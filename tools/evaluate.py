@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xdc_fast.errors import UserError
-from xdc_fast.tools import PATH, SEED, Number, json_option, print_result
+from xdc_fast.tools import PATH, SEED, SHARDS, Number, json_option, print_result
 
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
+    from xdc_fast.shards.dataset import ShardSet
+    from xdc_fast.storage import Place
 
 CLIPS = click.IntRange(1, 10_000)
 Function = Callable[..., Any]
@@ -75,7 +77,7 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
             click.option(
                 "--data",
                 required=data_required,
-                type=PATH,
+                type=SHARDS,
                 metavar="SHARDS",
                 help="Evaluate on this set.",
             ),
@@ -120,6 +122,13 @@ def open_model(where: str, settings: tuple[str, ...], recipe: Path | None) -> Mo
     return model
 
 
+def open_set(data: Place, model: Model) -> ShardSet:
+    """The set to evaluate on; one on storage is kept where the model's recipe says."""
+    from xdc_fast.shards.dataset import ShardSet
+
+    return ShardSet(data, model.recipe.cache, model.recipe.cache_gb)
+
+
 def source(result: dict) -> str:
     """Where the encoders of a result come from."""
     return result["where"] if result["finished"] else f"{result['where']} (unfinished)"
@@ -141,7 +150,7 @@ def source(result: dict) -> str:
 def probe(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -158,12 +167,10 @@ def probe(
     changes a setting of its recipe, such as device=cpu.
     """
     from xdc_fast.evaluation.probe import ProbeSettings, probe
-    from xdc_fast.shards.dataset import ShardSet
 
     how = ProbeSettings(split, test_share, clips, seed)
-    result = probe(
-        open_model(where, settings, recipe), ShardSet(data), label, how, modality=modality, out=out
-    )
+    model = open_model(where, settings, recipe)
+    result = probe(model, open_set(data, model), label, how, modality=modality, out=out)
     if as_json:
         print_result(result, (), as_json)
         return
@@ -202,7 +209,7 @@ def probe(
 def finetune(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -225,12 +232,12 @@ def finetune(
     is started again, it computes the splits that are missing.
     """
     from xdc_fast.evaluation.finetune import METRICS, PRESETS, FinetuneSettings, finetune
-    from xdc_fast.shards.dataset import ShardSet
 
     given = {name: value for name, value in own.items() if value is not None}
     how = replace(PRESETS[preset] if preset else FinetuneSettings(), **given)
+    model = open_model(where, settings, recipe)
     results = finetune(
-        open_model(where, settings, recipe), ShardSet(data), label, columns, modality=modality,
+        model, open_set(data, model), label, columns, modality=modality,
         only_head=only_head, settings=how, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
@@ -247,7 +254,7 @@ def finetune(
 def svm(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str,
     as_json: bool,
@@ -265,10 +272,10 @@ def svm(
     take 10 clips for ESC-50 and 60 for DCASE; this is not confirmed.
     """
     from xdc_fast.evaluation.svm import svm
-    from xdc_fast.shards.dataset import ShardSet
 
+    model = open_model(where, settings, recipe)
     result = svm(
-        open_model(where, settings, recipe), ShardSet(data), label, columns, modality=modality,
+        model, open_set(data, model), label, columns, modality=modality,
         clips=clips, test_share=test_share, seed=seed, out=out,
     )  # fmt: skip
     if as_json:
@@ -310,7 +317,7 @@ def print_splits(title: str, result: dict, metrics: tuple[str, ...]) -> None:
 def retrieve(
     where: str,
     settings: tuple[str, ...],
-    data: Path,
+    data: Place,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -331,10 +338,10 @@ def retrieve(
     """
     from xdc_fast.evaluation.neighbours import RANKS
     from xdc_fast.evaluation.retrieve import retrieve
-    from xdc_fast.shards.dataset import ShardSet
 
+    model = open_model(where, settings, recipe)
     result = retrieve(
-        open_model(where, settings, recipe), ShardSet(data), label, columns,
+        model, open_set(data, model), label, columns,
         modality=modality, clips=clips, out=out,
     )  # fmt: skip
     if as_json:
@@ -376,7 +383,7 @@ def retrieve(
 def extract(
     where: str,
     settings: tuple[str, ...],
-    data: Path | None,
+    data: Place | None,
     recipe: Path | None,
     modality: str | None,
     as_json: bool,
@@ -395,11 +402,10 @@ def extract(
     """
     from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.evaluation.extract_media import extract_media
-    from xdc_fast.shards.dataset import ShardSet
 
     model = open_model(where, settings, recipe)
     if data is not None and media is None:
-        result = extract_features(model, ShardSet(data), out, stride, modality=modality)
+        result = extract_features(model, open_set(data, model), out, stride, modality=modality)
         kind, failed = "samples", result["n_unreadable"]
         hint = f"{failed} clips could not be read; run `xdc-shard verify {data}`"
     elif media is not None and data is None:

@@ -15,7 +15,8 @@ from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets.collect import READERS, SHORTEST
 from xdc_fast.packing.seal import Status, Summary
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.tools import PATH, SEED, Group, after_a_signal, json_option, print_result
+from xdc_fast.storage import Place
+from xdc_fast.tools import PATH, SEED, SHARDS, Group, after_a_signal, json_option, print_result
 
 
 @click.group(name="xdc-shard", cls=Group)
@@ -174,14 +175,15 @@ def describe_packing(summary: Summary) -> Iterator[str]:
 
 
 @main.command()
-@click.argument("shards", type=PATH)
+@click.argument("shards", type=SHARDS)
 @click.option(
     "--decode", is_flag=True, help="Also decode every frame, all sound, and windows at random."
 )
 @json_option
-def verify(shards: Path, decode: bool, as_json: bool) -> None:
+def verify(shards: Place, decode: bool, as_json: bool) -> None:
     """Check that the shards in SHARDS are what the manifest and the tables say.
 
+    SHARDS is a folder, or a URL on storage; the shards there are fetched one after the other.
     The exit status is 1 when anything is damaged.
     """
     from xdc_fast.shards.verify import verify
@@ -199,10 +201,10 @@ def verify(shards: Path, decode: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("shards", type=PATH)
+@click.argument("shards", type=SHARDS)
 @json_option
-def ls(shards: Path, as_json: bool) -> None:
-    """Show what the folder SHARDS holds: settings, counts, labels, shards."""
+def ls(shards: Place, as_json: bool) -> None:
+    """Show what SHARDS, a folder or a URL, holds: settings, counts, labels, shards."""
     from xdc_fast.shards.dataset import ShardSet
 
     opened = ShardSet(shards)

@@ -10,7 +10,8 @@ import click
 
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import describe, load_recipe
-from xdc_fast.tools import PATH, Group, Number, after_a_signal, json_option, print_result
+from xdc_fast.storage import Place, place_of
+from xdc_fast.tools import PATH, SHARDS, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.sweep import sweep
@@ -47,22 +48,24 @@ def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @click.argument("run", type=PATH)
 @click.option(
-    "--data", metavar="SHARDS", type=PATH, help="The shard set of the run, where it has moved."
+    "--data", metavar="SHARDS", type=SHARDS, help="The shard set of the run, where it has moved."
 )
 @json_option
-def report(run: Path, data: Path | None, as_json: bool) -> None:
+def report(run: Path, data: Place | None, as_json: bool) -> None:
     """Write RUN/report.html, which shows what was clustered, in pictures and sound."""
     from xdc_fast.pretraining.run import Run
     from xdc_fast.report.page import write_report
     from xdc_fast.shards.dataset import ShardSet
 
     opened = Run.open(run)
-    if data is None and not Path(opened.recipe.data).is_dir():
+    recipe = opened.recipe
+    where = data or place_of(recipe.data)
+    if data is None and isinstance(where, Path) and not where.is_dir():
         raise UserError(
-            f"{run}: its shard set is not at {opened.recipe.data}, seen from here; give it with "
+            f"{run}: its shard set is not at {recipe.data}, seen from here; give it with "
             "--data SHARDS"
         )
-    page = write_report(opened, ShardSet(data or opened.recipe.data))
+    page = write_report(opened, ShardSet(where, recipe.cache, recipe.cache_gb))
     print_result({"run": str(run), "report": str(page)}, [str(page)], as_json)
 
 

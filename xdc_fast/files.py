@@ -3,6 +3,7 @@ read back: whatever a file holds instead of what was written, the answer is one 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -163,6 +164,32 @@ def move_new(path: Path, name: Path) -> bool:
     return True
 
 
+def write_new(path: Path, content: bytes | memoryview) -> None:
+    """The whole content of a file that is not there yet; FileExistsError where it is."""
+    with naming(path):
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            write(part, content)
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # the file system has no links
+            with locked(path.with_name(f".{path.name}.lock")):
+                if path.exists():
+                    raise FileExistsError(
+                        errno.EEXIST, os.strerror(errno.EEXIST), str(path)
+                    ) from None
+                os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def copy(path: Path, name: Path) -> None:
+    """A copy of a file under another name, by `replacing`."""
+    with path.open("rb") as source, replacing(name, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
 def link(path: Path, name: Path) -> None:
     """Makes `name` another name of a file, in place of what had it; a copy where the file system
     has no links."""
@@ -205,7 +232,7 @@ def write_arrays(path: Path, **arrays: np.ndarray | np.generic) -> None:
     write(path, content.getbuffer())
 
 
-def damaged(path: Path, fault: str, hint: str) -> UserError:
+def damaged(path: object, fault: str, hint: str) -> UserError:
     """The error of a file that is not as it was written; hint: the way out."""
     return UserError(f"{path}: damaged: {fault}; {hint}")
 

@@ -182,7 +182,11 @@ class Train:
 class Recipe:
     """One run."""
 
-    data: str = setting("", "folder of a shard set, as `xdc-shard pack` makes it")
+    data: str = setting(
+        "",
+        "a shard set, as `xdc-shard pack` makes it: its folder, or where it is on storage, at "
+        "s3://, gs://, az:// or http(s)://",
+    )
     out: str = setting("", "folder of the run; an existing run there is resumed")
     method: str = setting(
         "xdc",
@@ -213,6 +217,24 @@ class Recipe:
         most=1,
     )
     threads: int = setting(2, "loader threads", least=1, most=1024)
+    read: str = setting(
+        "auto",
+        "of a set on storage: ranges (what a clip needs), shards (whole, into the cache), auto: "
+        "shards if a clip needs more than a quarter of its sample and the cache has room for them",
+        choices=("auto", "ranges", "shards"),
+    )
+    cache: str = setting(
+        "",
+        "folder of this machine for what is kept of a set on storage; empty: ~/.cache/xdc_fast",
+    )
+    cache_gb: float = setting(50.0, "what the cache may hold, in GB", least=0.001, most=1e6)
+    max_unreadable: float = setting(
+        0.1,
+        "share of the clips of a pass that may be unreadable, as where a shard is missing or "
+        "storage does not answer; with more the run stops",
+        least=0,
+        most=1,
+    )
     video: Video = field(default_factory=Video)
     audio: Audio = field(default_factory=Audio)
     cluster: Cluster = field(default_factory=Cluster)

@@ -55,8 +55,13 @@ class DaliLoader:
         threads: int = 2,
         decoder_load: float = 0.65,
         spec: MelSpec | None = None,
+        read: str = "auto",
+        max_unreadable: float = 1.0,
     ):
-        self._host = HostLoader(shards, shape, device=device, threads=threads, spec=spec)
+        self._host = HostLoader(
+            shards, shape, device=device, threads=threads, spec=spec, read=read,
+            max_unreadable=max_unreadable,
+        )  # fmt: skip
         self._reader = self._host.reader
         self.shards, self.shape, self.modalities = shards, shape, self._host.modalities
         self.device, self.threads = self._host.device, threads
@@ -92,11 +97,10 @@ class DaliLoader:
         samples: np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """As of Loader; reading begins with the call."""
+        self._host.log.begin(sampler.steps * sampler.batch, anew=start == 0)
         pool = ThreadPoolExecutor(GATHERERS, thread_name_prefix="clips")
-        tasks = (
-            pool.submit(self._gather, sampler.indices(step), windows, samples)
-            for step in range(start, sampler.steps)
-        )
+        steps = map(sampler.indices, range(start, sampler.steps))
+        tasks = self._host.ahead.start(pool, self._gather, steps, windows, samples)
         ahead = deque(islice(tasks, GATHERERS + 1))
 
         def gathered() -> Iterator[EncodedBatch]:
@@ -129,6 +133,7 @@ class DaliLoader:
                     self._host.log.add(nothing.errors)
                     raise nothing
             finally:
+                tasks.close()
                 pool.shutdown(wait=True, cancel_futures=True)
                 if queue.drain():
                     idle.append(queue)

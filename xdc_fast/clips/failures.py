@@ -3,43 +3,64 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from xdc_fast.errors import UserError
-from xdc_fast.shards.sample import SampleError
+from xdc_fast.shards.sample import UNREADABLE_FILE, SampleError
+from xdc_fast.storage import Place
 
 
 class NothingRead(UserError):
     """No sample of a batch can be read. `errors` says why, one for each of its clips."""
 
-    def __init__(self, root: Path, errors: list[SampleError]):
+    def __init__(self, root: Place, errors: list[SampleError]):
         super().__init__(
             f"no sample of a whole batch can be read: {errors[0]}; run `xdc-shard verify {root}`"
         )
         self.errors = errors
 
 
+class TooManyUnreadable(UserError):
+    """More clips of a pass are unreadable than the recipe allows."""
+
+
 class Failures:
     """What could not be read.
 
-    counts: clips by reason. examples: the first message of each reason.
+    counts: clips by reason. examples: the first message of each reason. allowed: the share of the
+    clips of a pass that may be unreadable.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: float = 1.0) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.allowed = allowed
+        self._clips = self._unreadable = 0
+
+    def begin(self, clips: int, anew: bool = True) -> None:
+        """A pass over so many clips begins, or goes on."""
+        self._clips = clips
+        if anew:
+            self._unreadable = 0
 
     def add(self, errors: list[SampleError]) -> None:
+        """Counts what was replaced; raises TooManyUnreadable."""
         for error in errors:
             self.counts[error.reason] += 1
             self.examples.setdefault(error.reason, str(error))
+            self._unreadable += error.reason == UNREADABLE_FILE
+        if self._unreadable > self.allowed * self._clips:
+            raise TooManyUnreadable(
+                f"{self._unreadable} of {self._clips} clips cannot be read, the last one: "
+                f"{errors[-1]}; more than max_unreadable={self.allowed:g} allows: mend the set, or "
+                "allow more"
+            )
 
 
 def replace_unreadable(
-    errors: dict[int, SampleError], root: Path, *parts: torch.Tensor | np.ndarray | list | None
+    errors: dict[int, SampleError], root: Place, *parts: torch.Tensor | np.ndarray | list | None
 ) -> None:
     """Fills the slots of a batch that have an error with readable ones.
 

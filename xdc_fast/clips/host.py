@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from xdc_fast.clips.ahead import ReadAhead
 from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.buffers import Buffers, picture_buffer
 from xdc_fast.clips.failures import Failures, NothingRead, replace_unreadable
@@ -46,7 +47,7 @@ class HostLoader:
     """A Loader that decodes on the CPU, by SampleReader.
 
     threads: batches decoded at a time. spec: of the spectrogram that a batch on the CPU carries; on
-    another device it is computed there, from the waveform.
+    another device it is computed there, from the waveform. read, max_unreadable: as of a recipe.
     Raises UserError as SampleReader does.
     """
 
@@ -58,12 +59,15 @@ class HostLoader:
         device: torch.device | str = "cpu",
         threads: int = 2,
         spec: MelSpec | None = None,
+        read: str = "auto",
+        max_unreadable: float = 1.0,
     ):
         self.reader = SampleReader(shards, shape)
+        self.ahead = ReadAhead(self.reader, read)
         self.shards, self.shape, self.modalities = shards, shape, self.reader.modalities
         self.device, self.threads = torch.device(device), threads
         self.spec = spec if self.device.type == "cpu" else None
-        self.log = Failures()
+        self.log = Failures(max_unreadable)
         self._buffers = Buffers()
 
     @property
@@ -82,11 +86,10 @@ class HostLoader:
         samples: np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """As of Loader; reading begins with the call."""
+        self.log.begin(sampler.steps * sampler.batch, anew=start == 0)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="clips")
-        tasks = (
-            pool.submit(self.read, sampler.indices(step), windows, samples)
-            for step in range(start, sampler.steps)
-        )
+        steps = map(sampler.indices, range(start, sampler.steps))
+        tasks = self.ahead.start(pool, self.read, steps, windows, samples)
         ahead = deque(islice(tasks, self.threads + 1))
 
         def deliver() -> Iterator[Batch]:
@@ -100,6 +103,7 @@ class HostLoader:
                 self.log.add(error.errors)
                 raise
             finally:
+                tasks.close()
                 pool.shutdown(wait=True, cancel_futures=True)
 
         return deliver()

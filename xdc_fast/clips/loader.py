@@ -90,12 +90,15 @@ def open_loader(
     threads: int = 2,
     decoder_load: float = 0.65,
     spec: MelSpec | None = None,
+    read: str = "auto",
+    max_unreadable: float = 1.0,
 ) -> Loader:
     """The loader of that name: host, dali or auto, which is DALI for JPEG packets on a GPU.
 
     H.264 goes to host threads: on an H200 they gave 700 clips of 8 x 40 x 40 a second, DALI 12.
 
-    threads: that decode. decoder_load: see DaliLoader. spec: see HostLoader.
+    threads: that decode. decoder_load: see DaliLoader. spec: see HostLoader. read, max_unreadable:
+    as of a recipe.
     Raises UserError where the shards do not fit the shape, or DALI cannot decode them on this
     device.
     """
@@ -105,6 +108,10 @@ def open_loader(
         from xdc_fast.clips.dali import DaliLoader  # seconds to import, and not needed on a CPU
 
         return DaliLoader(
-            shards, shape, device=device, threads=threads, decoder_load=decoder_load, spec=spec
-        )
-    return HostLoader(shards, shape, device=device, threads=threads, spec=spec)
+            shards, shape, device=device, threads=threads, decoder_load=decoder_load, spec=spec,
+            read=read, max_unreadable=max_unreadable,
+        )  # fmt: skip
+    return HostLoader(
+        shards, shape, device=device, threads=threads, spec=spec, read=read,
+        max_unreadable=max_unreadable,
+    )  # fmt: skip

@@ -67,6 +67,29 @@ class SampleReader:
             )
         return [name for name, _ in found], rows
 
+    def ranges(self, name: str, row: np.void, windows: Windows, slot: int) -> list[tuple[int, int]]:
+        """(offset, size) in its tar of what window number `slot` needs: its pictures, its sound.
+
+        Of JPEG packets and PCM it is what lies in the window, of other tracks the whole file.
+        """
+        found = []
+        if "video" in self.modalities:
+            place, size = int(row["video"]), int(row["video_bytes"])
+            if row["packet"] >= 0:
+                packets = self.shards.packet_places(name, row, windows.frames[slot])
+                place = int(packets["offset"][0])
+                size = int(packets["offset"][-1]) + int(packets["bytes"][-1]) - place
+            found.append((place, size))
+        if "audio" in self.modalities:
+            place, size = int(row["audio"]), int(row["audio_bytes"])
+            if row["pcm"] >= 0:
+                start, length = int(windows.start[slot]), int(row["samples"])
+                first, last = max(start, 0), min(start + self.shape.samples, length)
+                place, size = int(row["pcm"]) + 2 * first, 2 * max(last - first, 0)
+            if size and (place, size) not in found:
+                found.append((place, size))
+        return found
+
     def read_frames(
         self,
         name: str,

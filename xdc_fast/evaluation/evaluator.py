@@ -74,6 +74,8 @@ class Evaluator:
             threads=self.recipe.threads,
             decoder_load=self.recipe.decoder_load,
             spec=self.inputs.spec,
+            read=self.recipe.read,
+            max_unreadable=self.recipe.max_unreadable,
         )
 
     def encoders(self, *modalities: str) -> dict[str, Encoder]:

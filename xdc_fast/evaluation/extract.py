@@ -58,7 +58,7 @@ def extract_features(
     made_by = {"stride": stride, **evaluator.made_by(*evaluator.modalities)}
     about = evaluator.about(made_by)
     with claimed(out, made_by, about):
-        write(out / SAMPLES, (shards.root / SAMPLES).read_bytes())
+        write(out / SAMPLES, (shards.files / SAMPLES).read_bytes())
         clips, start, stop = lay_clips(evaluator, stride)
         paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
         widths = widths_of(evaluator.encoders(*evaluator.modalities))

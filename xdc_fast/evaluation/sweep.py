@@ -60,12 +60,17 @@ def run_trial(trial: Trial, task: ProbeTask | None) -> Run:
     return run
 
 
+def open_set(recipe: Recipe) -> ShardSet:
+    """The set that a recipe trains on."""
+    return ShardSet(recipe.data, recipe.cache, recipe.cache_gb)
+
+
 def check_leakage_ahead(recipe: Recipe, task: ProbeTask) -> None:
     """UserError, before the training, for what check_label_leakage would refuse after it."""
     if recipe.method != "supervised" or recipe.label not in task.labels:
         return
     apart = recipe.split and recipe.split == task.settings.split
-    if not apart and ShardSet(recipe.data).fingerprint == task.shards.fingerprint:
+    if not apart and open_set(recipe).fingerprint == task.shards.fingerprint:
         raise UserError(
             f"{recipe.out}: would learn the label '{recipe.label}' of the videos it is tested on; "
             "name a column of train and test by split=COLUMN and --split COLUMN"
@@ -176,7 +181,7 @@ def _finished(root: Path) -> bool:
 def _train(recipe: Recipe) -> Run:
     if not _finished(Path(recipe.out)):
         pretrain(recipe)
-    return Run.start(recipe, ShardSet(recipe.data).fingerprint)  # refuses a run of anything else
+    return Run.start(recipe, open_set(recipe).fingerprint)  # refuses a run of anything else
 
 
 def _probe(run: Run, trial: Trial, task: ProbeTask) -> None:

@@ -11,6 +11,7 @@ from xdc_fast.errors import UserError
 from xdc_fast.pretraining.methods import heads_of
 from xdc_fast.recipe import Recipe, get, load_recipe
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import place_of
 
 WHOLE = ("out", "label", "split")  # never split at commas
 UNSAFE = re.compile(r"[^\w.+-]")  # in the name of a folder
@@ -59,7 +60,8 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
         if loaded.method != "supervised":
             chosen = replace(loaded, label="")
         elif loaded.label:
-            classes = ShardSet(loaded.data).memberships(loaded.label)[2]
+            shards = ShardSet(loaded.data, loaded.cache, loaded.cache_gb)
+            classes = shards.memberships(loaded.label)[2]
             chosen = replace(loaded, k=len(classes))
         else:
             raise UserError("method=supervised: give label=COLUMN, the column to predict")
@@ -82,7 +84,7 @@ def _axes(settings: tuple[str, ...]) -> dict[str, list[str]]:
         if key in axes:
             raise UserError(f"{setting}: '{key}' is given twice; give its values as {key}=A,B")
         parts = re.split(r",(?![^\[]*\])", text)
-        if key in WHOLE or (key == "data" and not all(Path(part).is_dir() for part in parts)):
+        if key in WHOLE or (key == "data" and not all(map(_is_set, parts))):
             parts = [text]
         axes[key] = list(dict.fromkeys(parts))
     return axes
@@ -91,3 +93,9 @@ def _axes(settings: tuple[str, ...]) -> dict[str, list[str]]:
 def _show(recipe: Recipe, key: str) -> str:
     value = str(get(recipe, key))
     return Path(value).name if key == "data" else value
+
+
+def _is_set(text: str) -> bool:
+    """Whether a text names a folder that is there, or a URL."""
+    place = place_of(text)
+    return not isinstance(place, Path) or place.is_dir()

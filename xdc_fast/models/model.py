@@ -109,7 +109,9 @@ class Model:
         short side that fits the crop.
         """
         try:
-            found = ShardSet(self.recipe.data).settings if self.recipe.data else {}
+            found = {}
+            if (recipe := self.recipe).data:
+                found = ShardSet(recipe.data, recipe.cache, recipe.cache_gb).settings
         except UserError as error:
             log.warning("media files are decoded by default settings: %s", error)
             found = {}

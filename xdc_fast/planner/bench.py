@@ -62,7 +62,8 @@ def measure_speed(recipe: Recipe, seconds: float = 5.0, trace: Path | None = Non
     encoders = build_encoders(recipe, device, encoders_of(recipe.method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load, spec=inputs.spec,
+        decoder_load=recipe.decoder_load, spec=inputs.spec, read=recipe.read,
+        max_unreadable=recipe.max_unreadable,
     )  # fmt: skip
     size, seed = recipe.train.group_size, recipe.seed
     sampler = EpochSampler(shards.shard_sizes, size, seed=seed)

@@ -26,7 +26,7 @@ def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> 
     heads_of(recipe.method)
     if not recipe.data:
         raise UserError("no shards to train on; give data=FOLDER, as `xdc-shard pack` makes it")
-    shards = ShardSet(recipe.data)
+    shards = ShardSet(recipe.data, recipe.cache, recipe.cache_gb)
     if not len(shards):
         raise UserError(f"{shards.root}: holds no samples; give another set with data=FOLDER")
     if shards.modalities != MODALITIES:

@@ -62,7 +62,8 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
     encoders = build_encoders(recipe, device, encoders_of(method))
     loader = open_loader(
         shards, inputs.shape, device=device, loader=recipe.loader, threads=recipe.threads,
-        decoder_load=recipe.decoder_load, spec=inputs.spec,
+        decoder_load=recipe.decoder_load, spec=inputs.spec, read=recipe.read,
+        max_unreadable=recipe.max_unreadable,
     )  # fmt: skip
     samples = training_samples(shards, recipe)
     rows = ranks.share(len(samples), ROWS)  # whose features this rank holds

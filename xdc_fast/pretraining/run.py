@@ -58,7 +58,10 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 ANEW = "mend it, put back a copy of it, or begin a new run in another folder"
-MAY_CHANGE_ON_RESUME = ("out", "data", "device", "loader", "threads", "decoder_load")
+MAY_CHANGE_ON_RESUME = (
+    *("out", "data", "device", "loader", "threads", "decoder_load"),
+    *("read", "cache", "cache_gb", "max_unreadable"),
+)
 
 
 class Run:

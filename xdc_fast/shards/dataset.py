@@ -16,14 +16,18 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.files import damaged
+from xdc_fast.shards.cache import Cache, default_folder
 from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.sample import Sample
 from xdc_fast.shards.shard_table import record_of
 from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.streams import Clock
 from xdc_fast.shards.tables import modalities_of, open_shards, read_label, read_manifest
+from xdc_fast.storage import URL, Place, place_of, read_range
 
+CACHE_GB = 50.0
 PLACE = np.dtype([("offset", "<i8"), ("bytes", "<i8")])  # of a packet in its tar
 
 
@@ -49,9 +53,15 @@ class ShardSet:
     folder again), and torch.utils.data.DataLoader takes it as a map-style dataset.
 
     Args:
-        root: the folder that `xdc-shard pack` or `xdc-shard index` wrote.
+        root: the folder that `xdc-shard pack` or `xdc-shard index` wrote; a local path, s3://,
+            gs://, az:// or http(s)://. Credentials come from the environment.
+        cache: a folder of this machine for what is kept of a set on storage; by default
+            ~/.cache/xdc_fast.
+        cache_gb: what it may hold, in 10⁹ bytes.
 
     Attributes:
+        root: where the set is.
+        files: `shards.files / NAME` is the local path of a table; on storage, of a copy of it.
         modalities: the tracks that every sample has, ("video", "audio") or one of them.
         sample_rate: of the sound, in Hz.
         label_names: the label columns.
@@ -71,19 +81,28 @@ class ShardSet:
     ((45, 40, 40, 3), (48000,), '2')
     """
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
-        self.manifest = manifest = read_manifest(self.root)
+    def __init__(
+        self, root: str | Place, cache: str | Path | None = None, cache_gb: float = CACHE_GB
+    ):
+        self.root = place_of(root)
+        self.files: Path | RemoteFiles
+        self._cache = cache, cache_gb
+        if isinstance(self.root, URL):
+            kept = Cache(Path(cache or default_folder()), int(cache_gb * 1e9))
+            self.files = RemoteFiles(self.root, kept)
+        else:
+            self.files = self.root
+        self.manifest = manifest = read_manifest(self.files)
         self.settings: dict = manifest["settings"]
         self.modalities: tuple[str, ...] = modalities_of(manifest)
         self.sample_rate: int = manifest["settings"]["audio_rate"]
         self.label_names: list[str] = manifest["labels"]
-        self._table = open_shards(self.root, manifest)
+        self._table = open_shards(self.files, manifest)
         self._firsts = self._table["first"].copy()
         self.shard_sizes: np.ndarray = self._table["samples"].copy()
         # by the tar's name; a map lives as long as an array refers to it, evicted or not
         keep = lru_cache(maxsize=512)
-        self._map = keep(lambda name: _map(self.root / name, self.record(name)["bytes"]))
+        self._map = keep(lambda name: _map(self.files / name, self.record(name)["bytes"]))
         self._sidecars = keep(self._open_sidecars)
         self._lines = lru_cache(maxsize=64)(self._read_lines)
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
@@ -101,8 +120,8 @@ class ShardSet:
     def __iter__(self) -> Iterator[Sample]:
         return (Sample(self, index) for index in range(len(self)))
 
-    def __reduce__(self) -> tuple[type[ShardSet], tuple[Path]]:
-        return ShardSet, (self.root,)  # maps and caches stay in their process
+    def __reduce__(self) -> tuple[type[ShardSet], tuple]:
+        return ShardSet, (self.root, *self._cache)  # maps and caches stay in their process
 
     def row(self, index: int) -> tuple[str, np.void]:
         """The tar's file name and the SAMPLE row of one sample."""
@@ -139,10 +158,12 @@ class ShardSet:
         return record_of(self._table[number])
 
     def _open_sidecars(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        return open_sidecars(self.root, self.record(name), self.modalities)
+        return open_sidecars(self.files, self.record(name), self.modalities)
 
     def read(self, name: str, offset: int, size: int) -> np.ndarray:
         """`size` bytes of a tar from `offset`, a uint8 view; OSError past its end."""
+        if isinstance(self.files, RemoteFiles):
+            return self.files.read(name, int(offset), int(size))
         data = self._map(name)[offset : offset + size]
         if len(data) < size:
             raise OSError(f"the tar ends before byte {offset + size}")
@@ -170,7 +191,9 @@ class ShardSet:
     def packets(self, name: str, row: np.void, frames: np.ndarray) -> list[np.ndarray]:
         """The JPEG packets of `frames` (numbers within the sample), uint8 views."""
         places = self.packet_places(name, row, frames).tolist()
-        return [self.read(name, offset, size) for offset, size in places]
+        first, last = min(places)[0], max(places)
+        data = self.read(name, first, last[0] + last[1] - first)  # of storage, one request
+        return [data[offset - first : offset - first + size] for offset, size in places]
 
     def packet_places(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
         """Where these packets lie in their tar, rows of PLACE (T,).
@@ -257,9 +280,13 @@ class ShardSet:
         path, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
         record = self._table[number]
         try:
-            with path.open("rb") as file:
-                file.seek(int(record["rows"]))
-                text = file.read(int(record["rows_bytes"]))
+            begin, size = int(record["rows"]), int(record["rows_bytes"])
+            if isinstance(path, Path):
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    text = file.read(size)
+            else:
+                text = bytes(read_range(path, begin, size))
             if hashlib.sha256(text).digest() != record["rows_sha256"].tobytes():
                 raise damaged(path, "its checksum is not that of the set", hint)
             rows = list(csv.reader(io.StringIO(text.decode(), newline="")))
@@ -336,7 +363,7 @@ class ShardSet:
     def _coded(self, column: str) -> tuple[np.ndarray, list[str]]:
         if column not in self._labels:
             number = self.label_names.index(column)
-            self._labels[column] = read_label(self.root, number, self.manifest)
+            self._labels[column] = read_label(self.files, number, self.manifest)
         return self._labels[column]
 
     def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from xdc_fast.shards.dataset import ShardSet
 
 UNREADABLE = (ValueError, IndexError, OSError, av.FFmpegError)  # damaged or missing files
+UNREADABLE_FILE = "unreadable"  # the reason of a SampleError of a file as a whole
 
 
 class SampleError(Exception):
     """One sample cannot be read; the message names the shard, the key and the stream.
 
-    reason: "unreadable" where its tar is missing or has another size, "undecodable" where what it
-    holds is damaged.
+    reason: "unreadable" where its tar is missing, has another size or is on storage that does not
+    answer, "undecodable" where what it holds is damaged.
     """
 
     def __init__(self, reason: str, shard: str, key: str, stream: str, detail: str = ""):
@@ -31,7 +32,7 @@ class SampleError(Exception):
 def sample_error(error: Exception, shard: str, key: str, stream: str) -> SampleError:
     """The SampleError of one of the errors in UNREADABLE."""
     of_the_file = isinstance(error, OSError) and not isinstance(error, av.FFmpegError)
-    reason = "unreadable" if of_the_file else "undecodable"
+    reason = UNREADABLE_FILE if of_the_file else "undecodable"
     return SampleError(reason, shard, key, stream, str(error))
 
 

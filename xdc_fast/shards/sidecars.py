@@ -9,6 +9,7 @@ import numpy as np
 from xdc_fast.errors import UserError
 from xdc_fast.files import damaged
 from xdc_fast.shards.format import PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.tar import checksum
 
 LARGEST = 1 << 15  # pixels of a side
@@ -17,7 +18,7 @@ MOST_FRAMES = 1000  # a second
 
 
 def open_sidecars(
-    root: Path, shard: dict, modalities: tuple[str, ...]
+    root: Path | RemoteFiles, shard: dict, modalities: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The SAMPLE rows (N,) and the PACKET table of a shard, mapped.
 

@@ -31,6 +31,7 @@ from xdc_fast.shards.format import (
     TRACKS,
     label_name,
 )
+from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.shard_table import ShardTable, fault_of, read_shards
 from xdc_fast.shards.sidecars import map_array
 from xdc_fast.shards.tar import checksum
@@ -198,10 +199,13 @@ def write_label(
     write_json(stem.with_suffix(".json"), {"column": column, "classes": classes}, indent=0)
 
 
-def read_label(out: Path, number: int, manifest: dict) -> tuple[np.ndarray, list[str]]:
+def read_label(
+    out: Path | RemoteFiles, number: int, manifest: dict
+) -> tuple[np.ndarray, list[str]]:
     """The codes int64 (N,) and the classes of a label; raises UserError where a file is damaged."""
     hint = f"rebuild it with `xdc-shard index {out}`"
-    array, names = label_files(out, number + 1)[-2:]
+    stem = label_name(number)
+    array, names = out / f"{stem}.npy", out / f"{stem}.json"
     try:
         for path in (array, names):
             if checksum(path) != manifest["tables"].get(path.name):
@@ -276,7 +280,7 @@ def _sum_of(manifest: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_manifest(out: Path, to_upgrade: bool = False) -> dict:
+def read_manifest(out: Path | RemoteFiles, to_upgrade: bool = False) -> dict:
     """The manifest of a set; raises UserError where there is none or it is damaged.
 
     to_upgrade: also one of format 1 or 2.
@@ -316,7 +320,7 @@ def _fault(manifest: dict) -> str:
     return ""
 
 
-def open_shards(out: Path, manifest: dict) -> np.ndarray:
+def open_shards(out: Path | RemoteFiles, manifest: dict) -> np.ndarray:
     """The table of a set's tars; raises UserError where it is damaged."""
     path, hint = out / SHARDS, f"rebuild it with `xdc-shard index {out}`"
     try:

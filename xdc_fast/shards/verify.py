@@ -7,12 +7,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
+from xdc_fast.shards.cache import default_folder
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import MANIFEST, REFUSED, SAMPLES
 from xdc_fast.shards.proof import decoding_faults
@@ -20,6 +22,7 @@ from xdc_fast.shards.scan import ScanError, scan
 from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.tables import RELABELED, read_csv
 from xdc_fast.shards.tar import checksum
+from xdc_fast.storage import Place, files_below
 
 Damage = dict[str, str]  # shard (or the name of a file), sample (its key, or empty), what
 Checked = tuple[list[tuple[str, str]], dict[str, float]]
@@ -27,16 +30,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def verify(out: Path, decode: bool = False, threads: int | None = None) -> dict:
+def verify(out: Place, decode: bool = False) -> dict:
     """Compare every file of a set with the manifest, and every tar with its tables.
 
-    decode: also decode every frame and all sound, and windows at random. threads: by default as
-    many as cores.
+    out: its folder, or its URL: then what is there is fetched, a few shards at a time.
+    decode: also decode every frame and all sound, and windows at random.
     Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
     Raises UserError where there is no manifest, or it or shards.npy is damaged itself.
     """
-    shards = ShardSet(out)
-    damaged: list[Damage] = []
+    if isinstance(out, Path):
+        return _verify(ShardSet(out), decode)
+    folder = default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="verify-", dir=folder) as copies:
+        return _verify(ShardSet(out, copies), decode)
+
+
+def _verify(shards: ShardSet, decode: bool) -> dict:
+    out, damaged = shards.files, list[Damage]()
 
     def note(place: str, sample: str, what: str) -> None:
         damaged.append({"shard": place, "sample": sample, "what": what})
@@ -47,7 +58,7 @@ def verify(out: Path, decode: bool = False, threads: int | None = None) -> dict:
         if not right:
             note(name, "", _how(out / name))
     refused = [row["source"] for row in read_csv(out / REFUSED)] if whole[REFUSED] else []
-    for path in sorted({path.name for path in out.glob("*.tar")} - {*shards.shards}):
+    for path in sorted(_tars(shards.root) - {*shards.shards}):
         note(path, "", "the manifest does not name it")
     totals: Counter[str] = Counter()
     left_out = {*refused}
@@ -55,7 +66,7 @@ def verify(out: Path, decode: bool = False, threads: int | None = None) -> dict:
     def check(name: str) -> Checked:
         return _check_shard(shards, name, whole[SAMPLES], left_out, decode)
 
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:
         checked = in_order(pool, check, shards.shards, 4 * threads)
         bar = progress.bar(checked, total=len(shards.shards), unit="shard", desc="verifying")
@@ -80,6 +91,14 @@ def in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _tars(root: Place) -> set[str]:
+    """The tars in the folder of a set; none over http, which has no listing."""
+    if isinstance(root, Path):
+        return {path.name for path in root.glob("*.tar")}
+    names = () if root.scheme.startswith("http") else files_below(root)
+    return {name for name, _ in names if name.endswith(".tar") and "/" not in name}
 
 
 def _is_whole(path: Path, total: str) -> bool:
@@ -137,11 +156,11 @@ def _faults(
 
     record: of shards.npy. rows: of samples.csv, all or none.
     """
-    path = shards.root / record["name"]
+    path = shards.files / record["name"]
     beside = [
         f"{sidecar.name}: {_how(sidecar)}"
         for suffix, total in record["sidecars"].items()
-        if not _is_whole(sidecar := path.with_suffix(suffix), total)
+        if not _is_whole(sidecar := shards.files / f"{path.stem}{suffix}", total)
     ]
     yield from (("", what) for what in beside)
     if not path.is_file():
@@ -171,7 +190,7 @@ def _faults(
     if beside or size != record["bytes"]:
         return
     try:
-        tables = open_sidecars(shards.root, record, shards.modalities)
+        tables = open_sidecars(shards.files, record, shards.modalities)
     except UserError as error:
         yield "", str(error)
         return
