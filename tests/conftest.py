@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.common.nodes import nodes  # noqa: F401, a fixture
 from tests.common.one_track import AUDIO_ONLY, VIDEO_ONLY, make_mixed_media, pack_folder
 from tests.common.pretraining import recipe
 from tests.common.toy import pack_toy

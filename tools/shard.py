@@ -75,6 +75,14 @@ def settings_options(command: Callable) -> Callable:
     help="Pack every N-th part of the inputs, from part I on, counted from 0. For several machines "
     "that see the same OUT; `seal` makes the set.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Processes of this machine, or tasks of a Ray cluster (pip install xdc_fast[ray]).",
+)
+@click.option("--address", help="Of the Ray cluster. By default one is started on this machine.")
 @json_option
 def pack(
     sources: tuple[Path, ...],
@@ -85,6 +93,8 @@ def pack(
     workers: int | None,
     time_limit: float,
     part: str | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     **settings: object,
 ) -> None:
@@ -101,7 +111,8 @@ def pack(
     given = {name: value for name, value in settings.items() if value is not None}
     summary = pack(
         sources, out, labels, dataset,
-        workers=workers, shard_mb=shard_mb, time_limit=time_limit, part=part, **given,
+        workers=workers, shard_mb=shard_mb, time_limit=time_limit, part=part,
+        engine=engine, address=address, **given,
     )  # fmt: skip
     print_result(summary.as_dict(), describe_packing(summary), as_json)
     if not summary.packed and part is None:

@@ -37,6 +37,8 @@ def pack(
     shard_mb: int | None = None,
     time_limit: float = 600.0,
     part: str | None = None,
+    engine: str = "processes",
+    address: str | None = None,
     **settings: object,
 ) -> Summary:
     """Pack media files into a shard set, as `xdc-shard pack` does.
@@ -54,6 +56,9 @@ def pack(
         time_limit: seconds that a file, or a segment of one, may take.
         part: "I/N" packs every N-th part of the inputs, from part I on, counted from 0, and leaves
             the set to `xdc-shard seal`.
+        engine: "processes" of this machine, or "ray": a task of a Ray cluster for every 1,024
+            inputs, of one process unless `workers` says otherwise.
+        address: of the Ray cluster; by default one is started on this machine.
         settings: as options of the command: codec ("jpeg", "h264" or "copy"), fps, short_side
             (pixels), audio_rate (Hz), max_seconds, min_seconds, segment (seconds of a sample),
             tracks ("both", "video" or "audio").
@@ -71,7 +76,7 @@ def pack(
     (48, 48, 0)
     """
     from xdc_fast.packing.datasets.collect import READERS, SHORTEST, collect_dataset
-    from xdc_fast.packing.pack import Share, pack
+    from xdc_fast.packing.pack import ENGINES, Share, pack
     from xdc_fast.packing.settings import DAY, PackSettings
     from xdc_fast.packing.sources import collect
 
@@ -96,6 +101,10 @@ def pack(
     for name, (value, limit) in limits.items():
         if value is not None and (wrong := fault(value, limit)):
             raise UserError(f"{name}={value}: must be {wrong}")
+    if engine not in ENGINES:
+        raise UserError(f"engine={engine}: must be {' or '.join(ENGINES)}")
+    if address is not None and engine != "ray":
+        raise UserError(f"address={address}: only with engine=ray")
     share = None if part is None else Share.parse(part)
     if dataset is None:
         inputs = collect(paths, None if labels is None else Path(labels), out)
@@ -105,7 +114,8 @@ def pack(
         log.info(note)
     return pack(
         inputs, out, chosen,
-        shard_mb=shard_mb, workers=workers, time_limit=time_limit, share=share,
+        shard_mb=shard_mb, workers=workers, time_limit=time_limit, share=share, engine=engine,
+        address=address,
     )  # fmt: skip
 
 

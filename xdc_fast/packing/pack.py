@@ -15,6 +15,7 @@ from typing import NamedTuple
 from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.files import remove_leftovers, write
+from xdc_fast.packing.cluster import pack_on_ray
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.parts import WORK, OpenPart, Records, scratch_folder
 from xdc_fast.packing.seal import Summary, join, remove_work, seal, summarize
@@ -27,6 +28,7 @@ from xdc_fast.shards.tables import csv_lines, read_manifest
 log = logging.getLogger(__name__)
 
 PART = 1024  # inputs
+ENGINES = ("processes", "ray")
 
 
 class Share(NamedTuple):
@@ -82,6 +84,8 @@ def pack(
     time_limit: float = 600.0,
     share: Share | None = None,
     part: int = PART,
+    engine: str = "processes",
+    address: str | None = None,
     task: Convert = convert_all,
 ) -> Summary:
     """Pack `inputs` into the folder `out`, or continue what was begun there.
@@ -89,7 +93,9 @@ def pack(
     shard_mb: size of a tar in MB, reached or passed by its last sample; None: see ShardLimit.
     workers: processes; by default as many as cores. time_limit: seconds for one file, or for a
     segment of it. share: pack these parts alone, and leave the set to `seal`. part: inputs of a
-    part. task: what a worker does with a file; tests replace it by one that fails.
+    part. engine: one of ENGINES; with ray, `workers` are those of a part, by default one, and
+    address is that of the cluster. task: what a worker does with a file; tests replace it by one
+    that fails.
     Raises UserError when there is nothing to pack, when `out` holds anything else, and when the
     disk is full or a worker cannot start. What is finished is kept.
     """
@@ -111,7 +117,7 @@ def pack(
         check_same_run(out, records.begin({**run, "labels": inputs.columns, "firsts": firsts}), run)
         if inputs.missing:
             write(out / WORK / MISSING, csv_lines([MISSING_COLUMNS, *inputs.missing]))
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or (1 if engine == "ray" else len(os.sched_getaffinity(0)))
         how = How(settings, ShardLimit(shard_mb), inputs.columns, workers, time_limit, task)
         number, of = share or Share()
         wanted = range(number, len(firsts), of)
@@ -122,7 +128,10 @@ def pack(
             bar.n = total_inputs - sum(ends[n] - firsts[n] for n in left)
             bar.refresh()
             tasks = (Task(n, firsts[n], inputs.sources[firsts[n] : ends[n]]) for n in left)
-            pack_parts(tasks, out, how, bar.update)
+            if engine == "ray":
+                pack_on_ray(tasks, out, how, address, bar.update)
+            else:
+                pack_parts(tasks, out, how, bar.update)
         bar.close()
         if share is None:
             return seal(out, begun)
