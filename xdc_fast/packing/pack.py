@@ -127,7 +127,7 @@ def pack(
         while left := [n for n in wanted if not records.is_done(n)]:
             bar.n = total_inputs - sum(ends[n] - firsts[n] for n in left)
             bar.refresh()
-            tasks = (Task(n, firsts[n], inputs.sources[firsts[n] : ends[n]]) for n in left)
+            tasks = (Task(n, firsts[n], [*inputs.sources[firsts[n] : ends[n]]]) for n in left)
             if engine == "ray":
                 pack_on_ray(tasks, out, how, address, bar.update)
             else:
@@ -154,11 +154,11 @@ def plan(inputs: PackInputs, settings: PackSettings, size: int) -> tuple[list[in
     """
     firsts, before = [0], None
     total = hashlib.sha256()
-    for number, source in enumerate(inputs.sources):
+    for number, source in enumerate(inputs.known()):
         if number - firsts[-1] >= size and source.path != before:
             firsts.append(number)
         before = source.path
-        total.update(source.identity())
+        total.update(source.identity)
         if source.span and settings.codec == "copy":
             raise UserError(
                 "codec=copy packs whole videos, and segments are listed; take another codec"
