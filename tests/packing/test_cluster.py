@@ -1,6 +1,7 @@
 """Parts on a Ray cluster: the same bytes, also when a node dies in mid-run."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -147,6 +148,7 @@ def short():
 @pytest.mark.slow
 def test_a_node_dies_and_the_rest_go_on(nodes, videos, tmp_path, short):
     pytest.importorskip("ray")
+    here = HERE | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # its own
     out = tmp_path / "set"
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--block"]
     store = "--object-store-memory=80000000"
@@ -160,11 +162,11 @@ def test_a_node_dies_and_the_rest_go_on(nodes, videos, tmp_path, short):
     try:
         for node, line in zip(nodes, lines, strict=True):
             inside = ["ip", "netns", "exec", node, *line]
-            running.append(subprocess.Popen(inside, env=HERE, **quiet))
+            running.append(subprocess.Popen(inside, env=here, **quiet))
             time.sleep(30)
         inside = ["ip", "netns", "exec", nodes[0], sys.executable, "-c", DRIVER]
         arguments = [str(videos), str(out), f"10.77.0.1:{PORT}"]
-        driver = subprocess.Popen([*inside, *arguments], env=HERE)
+        driver = subprocess.Popen([*inside, *arguments], env=here)
         running.append(driver)
         end = time.monotonic() + 100
         while not pids_of(nodes[1], "scratch") and time.monotonic() < end:
