@@ -37,9 +37,9 @@ setup(
     package_dir={"xdc_fast.kernels": "kernels", "xdc_fast.tools": "tools"},
     package_data={"xdc_fast": ["py.typed"], "xdc_fast.report": ["*.html", "*.css", "*.js"]},
     install_requires=[
-        # torchaudio 2.11 imports only beside the CUDA build of the same torch
-        "torch==2.11.*",
-        "torchaudio==2.11.*",
+        # torchaudio loads beside the build that it was made for: 2.11.1 not beside torch 2.11.0
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
         "nvidia-dali-cuda130>=2.4",
         "faiss-gpu>=1.15",
         "webdataset>=1.0",

@@ -1,16 +1,21 @@
 """Shared fixtures: a small toy world, packed; and what becomes of GPU tests without a GPU."""
 
 import os
+import shutil
+from datetime import timedelta
 
 import pytest
 
 from tests.common.nodes import nodes  # noqa: F401, a fixture
+from tests.common.object_server import serving
 from tests.common.one_track import AUDIO_ONLY, VIDEO_ONLY, make_mixed_media, pack_folder
 from tests.common.pretraining import recipe
 from tests.common.toy import pack_toy
+from xdc_fast import storage
 from xdc_fast.packing.toy import make_toy
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
+from xdc_fast.shards.dataset import ShardSet
 
 
 def pytest_runtest_setup(item):
@@ -42,6 +47,28 @@ def toy_shards(toy_videos, tmp_path_factory):
 def toy_h264(toy_videos, tmp_path_factory):
     """The toy videos as short-GOP H.264."""
     return pack_toy(toy_videos, tmp_path_factory.mktemp("shards") / "h264", codec="h264")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A store with the bucket `b`, seen as S3; requests are tried for two seconds."""
+    storage._open.cache_clear()
+    monkeypatch.setitem(storage.RETRY, "retry_timeout", timedelta(seconds=2))
+    monkeypatch.setattr(storage, "PIECE", 5 << 20)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with serving(tmp_path / "store") as server:
+        (server.folder / "b").mkdir()
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+    storage._open.cache_clear()
+
+
+@pytest.fixture
+def remote(server, toy_shards):
+    """The toy videos on a store, opened there."""
+    shutil.copytree(toy_shards.root, server.folder / "b" / "set")
+    return ShardSet("s3://b/set")
 
 
 @pytest.fixture(scope="session")

@@ -10,26 +10,11 @@ from threading import Timer
 import numpy as np
 import pytest
 
-from tests.common.object_server import serving
 from xdc_fast import storage
 from xdc_fast.errors import UserError
 from xdc_fast.storage import NotFound, StorageError, place_of
 
 SECRET = "a-secret-that-no-log-may-hold"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A store with the bucket `b`, seen as S3; requests are tried for two seconds."""
-    storage._open.cache_clear()
-    monkeypatch.setitem(storage.RETRY, "retry_timeout", timedelta(seconds=2))
-    monkeypatch.setattr(storage, "PIECE", 5 << 20)
-    with serving(tmp_path / "store") as server:
-        (server.folder / "b").mkdir()
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
-    storage._open.cache_clear()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -40,7 +40,7 @@ class ShardsPlace(Place):
 PATH = Place(path_type=Path)
 SHARDS = ShardsPlace(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
-SHARED = ("pretrain",)
+SHARED = ("pretrain", "bench", "probe", "finetune", "svm", "retrieve", "extract")
 WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, then run the same again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change who may use it, or give another"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.tools import PATH, SEED, SHARDS, Number, json_option, print_result
 
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
+    from xdc_fast.ranks import Ranks
     from xdc_fast.shards.dataset import ShardSet
     from xdc_fast.storage import Place
 
@@ -22,7 +26,7 @@ Function = Callable[..., Any]
 
 out_option = click.option(
     "--out",
-    type=PATH,
+    type=SHARDS,
     metavar="OUT",
     help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
 )
@@ -112,12 +116,23 @@ def classified(command: Function) -> Function:
     return decorated(command, label_option, splits_option, *random_split_options, out_option)
 
 
+@contextmanager
+def opened(
+    where: str, settings: tuple[str, ...], recipe: Path | None
+) -> Iterator[tuple[Model, Ranks]]:
+    """The model of a command, and the ranks that share its feature passes."""
+    from xdc_fast.ranks import open_ranks
+
+    with open_ranks() as ranks:
+        yield open_model(where, settings, recipe), ranks
+
+
 def open_model(where: str, settings: tuple[str, ...], recipe: Path | None) -> Model:
     from xdc_fast.models.load import load
     from xdc_fast.recipe import load_recipe
 
     model = load(where, settings, recipe=None if recipe is None else load_recipe(recipe))
-    if model.keys:
+    if model.keys and not progress.is_silent():
         click.echo(f"{where}: {model.keys}", err=True)
     return model
 
@@ -159,7 +174,7 @@ def probe(
     test_share: float,
     seed: int,
     clips: int,
-    out: Path | None,
+    out: Place | None,
 ) -> None:
     """Train a linear probe on the frozen encoders of WHERE, and on the same ones before training.
 
@@ -169,19 +184,22 @@ def probe(
     from xdc_fast.evaluation.probe import ProbeSettings, probe
 
     how = ProbeSettings(split, test_share, clips, seed)
-    model = open_model(where, settings, recipe)
-    result = probe(model, open_set(data, model), label, how, modality=modality, out=out)
-    if as_json:
-        print_result(result, (), as_json)
-        return
-    click.echo(
-        f"{source(result)}: {label}, {result['classes']} classes, {result['train']} training and "
-        f"{result['test']} test videos, chance {result['chance']:.1%}"
+    with opened(where, settings, recipe) as (model, ranks):
+        result = probe(
+            model, open_set(data, model), label, how, modality=modality, out=out, ranks=ranks
+        )
+    print_result(result, describe_probe(result), as_json)
+
+
+def describe_probe(result: dict) -> Iterator[str]:
+    yield (
+        f"{source(result)}: {result['label']}, {result['classes']} classes, {result['train']} "
+        f"training and {result['test']} test videos, chance {result['chance']:.1%}"
     )
-    click.echo(f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}")
+    yield f"{'':8}{'pretrained':>12}{'random':>10}{'gain':>8}"
     for name in result["nmi"]:
         ours, random = result[name]["pretrained"], result[name]["random"]
-        click.echo(f"{name:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}")
+        yield f"{name:8}{ours:12.1%}{random:10.1%}{100 * (ours - random):+8.1f}"
 
 
 @click.command()
@@ -217,7 +235,7 @@ def finetune(
     columns: tuple[str, ...],
     test_share: float,
     seed: int,
-    out: Path | None,
+    out: Place | None,
     only_head: bool,
     preset: str | None,
     **own: Any,
@@ -235,16 +253,16 @@ def finetune(
 
     given = {name: value for name, value in own.items() if value is not None}
     how = replace(PRESETS[preset] if preset else FinetuneSettings(), **given)
-    model = open_model(where, settings, recipe)
-    results = finetune(
-        model, open_set(data, model), label, columns, modality=modality,
-        only_head=only_head, settings=how, test_share=test_share, seed=seed, out=out,
-    )  # fmt: skip
-    if as_json:
-        print_result(results, (), as_json)
-        return
-    for name, result in results.items():
-        print_splits(f"{name}, {result['mode']}", result, METRICS)
+    with opened(where, settings, recipe) as (model, ranks):
+        results = finetune(
+            model, open_set(data, model), label, columns, modality=modality, only_head=only_head,
+            settings=how, test_share=test_share, seed=seed, out=out, ranks=ranks,
+        )  # fmt: skip
+    tables = [
+        describe_splits(f"{name}, {result['mode']}", result, METRICS)
+        for name, result in results.items()
+    ]
+    print_result(results, chain(*tables), as_json)
 
 
 @click.command()
@@ -262,7 +280,7 @@ def svm(
     columns: tuple[str, ...],
     test_share: float,
     seed: int,
-    out: Path | None,
+    out: Place | None,
     clips: int,
 ) -> None:
     """Train a linear SVM on frozen features of WHERE.
@@ -273,30 +291,28 @@ def svm(
     """
     from xdc_fast.evaluation.svm import svm
 
-    model = open_model(where, settings, recipe)
-    result = svm(
-        model, open_set(data, model), label, columns, modality=modality,
-        clips=clips, test_share=test_share, seed=seed, out=out,
-    )  # fmt: skip
-    if as_json:
-        print_result(result, (), as_json)
-        return
-    print_splits(f"{modality}, linear SVM", result, ("accuracy",))
+    with opened(where, settings, recipe) as (model, ranks):
+        result = svm(
+            model, open_set(data, model), label, columns, modality=modality, clips=clips,
+            test_share=test_share, seed=seed, out=out, ranks=ranks,
+        )  # fmt: skip
+    lines = describe_splits(f"{modality}, linear SVM", result, ("accuracy",))
+    print_result(result, lines, as_json)
 
 
-def print_splits(title: str, result: dict, metrics: tuple[str, ...]) -> None:
+def describe_splits(title: str, result: dict, metrics: tuple[str, ...]) -> Iterator[str]:
     """A table: a row per split, then mean and spread."""
 
     def line(name: str, train: int | str, test: int | str, values: dict) -> str:
         cells = ["-" if values[m] is None else f"{values[m]:.1%}" for m in metrics]
         return f"{name:20}{train:>8}{test:>8}" + "".join(f"{cell:>12}" for cell in cells)
 
-    click.echo(f"{source(result)}: {title}, {result['classes']} classes of {result['label']}")
-    click.echo(f"{'split':20}{'train':>8}{'test':>8}" + "".join(f"{m:>12}" for m in metrics))
+    yield f"{source(result)}: {title}, {result['classes']} classes of {result['label']}"
+    yield f"{'split':20}{'train':>8}{'test':>8}" + "".join(f"{m:>12}" for m in metrics)
     for row in result["splits"]:
-        click.echo(line(row["split"], row["train"], row["test"], row))
-    click.echo(line("mean", "", "", result["mean"]))
-    click.echo(line("spread", "", "", result["spread"]))
+        yield line(row["split"], row["train"], row["test"], row)
+    yield line("mean", "", "", result["mean"])
+    yield line("spread", "", "", result["spread"])
 
 
 @click.command()
@@ -324,7 +340,7 @@ def retrieve(
     label: str | None,
     columns: tuple[str, ...],
     clips: int,
-    out: Path | None,
+    out: Place | None,
 ) -> None:
     """Find nearest neighbours by the features of WHERE, within and across modalities.
 
@@ -336,18 +352,20 @@ def retrieve(
     WHERE is a run, a checkpoint, an export, an XDC .pth file, or random with --recipe. KEY=VALUE
     changes a setting of its recipe.
     """
-    from xdc_fast.evaluation.neighbours import RANKS
     from xdc_fast.evaluation.retrieve import retrieve
 
-    model = open_model(where, settings, recipe)
-    result = retrieve(
-        model, open_set(data, model), label, columns,
-        modality=modality, clips=clips, out=out,
-    )  # fmt: skip
-    if as_json:
-        print_result(result, (), as_json)
-        return
-    ranks = [f"R@{k}" for k in RANKS]
+    with opened(where, settings, recipe) as (model, ranks):
+        result = retrieve(
+            model, open_set(data, model), label, columns, modality=modality, clips=clips, out=out,
+            ranks=ranks,
+        )  # fmt: skip
+    print_result(result, describe_retrieval(result), as_json)
+
+
+def describe_retrieval(result: dict) -> Iterator[str]:
+    from xdc_fast.evaluation.neighbours import RANKS
+
+    label, ranks = result["label"], [f"R@{k}" for k in RANKS]
     rows = {f"{name} by {label}": within["mean"] for name, within in result["within"].items()}
     for way, kinds in result["across"].items():
         rows |= {
@@ -355,14 +373,14 @@ def retrieve(
             for kind, metrics in kinds.items()
         }
     votes = list(dict.fromkeys(m for metrics in rows.values() for m in metrics if m[:2] == "NN"))
-    click.echo(f"{source(result)}: {result['videos']} videos; chance in brackets")
-    click.echo(f"{'':24}" + "".join(f"{name:>16}" for name in ranks + votes))
+    yield f"{source(result)}: {result['videos']} videos; chance in brackets"
+    yield f"{'':24}" + "".join(f"{name:>16}" for name in ranks + votes)
     for name, metrics in rows.items():
         cells = [f"{metrics[r]:.1%} ({metrics['chance ' + r]:.1%})" for r in ranks]
         cells += [f"{metrics[v]:.1%}" for v in votes if v in metrics]
-        click.echo(f"{name:24}" + "".join(f"{cell:>16}" for cell in cells))
+        yield f"{name:24}" + "".join(f"{cell:>16}" for cell in cells)
     if result["note"]:
-        click.echo(result["note"])
+        yield result["note"]
 
 
 @click.command()
@@ -403,17 +421,23 @@ def extract(
     from xdc_fast.evaluation.extract import extract_features
     from xdc_fast.evaluation.extract_media import extract_media
 
-    model = open_model(where, settings, recipe)
-    if data is not None and media is None:
-        result = extract_features(model, open_set(data, model), out, stride, modality=modality)
-        kind, failed = "samples", result["n_unreadable"]
-        hint = f"{failed} clips could not be read; run `xdc-shard verify {data}`"
-    elif media is not None and data is None:
-        result = extract_media(model, media, out, stride, modality=modality)
-        kind, failed = "files", result["refused"]
-        hint = f"{failed} files have no features; {out / 'refused.csv'} says why"
-    else:
+    if (data is None) == (media is None):
         raise UserError("give either --data SHARDS or --media FOLDER")
-    count, samples = result["clips"], result["samples"]
-    lines = [f"{out}: {count} clips of {samples} {kind} by {source(result)}, one per {stride} s"]
-    print_result(result, lines + [hint] * bool(failed), as_json)
+    with opened(where, settings, recipe) as (model, ranks):
+        if data is not None:
+            result = extract_features(
+                model, open_set(data, model), out, stride, modality=modality, ranks=ranks
+            )
+        elif media is not None:
+            result = extract_media(model, media, out, stride, modality=modality, ranks=ranks)
+    print_result(result, describe_extraction(result, out), as_json)
+
+
+def describe_extraction(result: dict, out: Path) -> Iterator[str]:
+    count, samples, stride = result["clips"], result["samples"], result["stride"]
+    kind = "files" if "refused" in result else "samples"
+    yield f"{out}: {count} clips of {samples} {kind} by {source(result)}, one per {stride} s"
+    if failed := result.get("refused"):
+        yield f"{failed} files have no features; {out / 'refused.csv'} says why"
+    if failed := result.get("n_unreadable"):
+        yield f"{failed} clips could not be read; run `xdc-shard verify {result['data']}`"

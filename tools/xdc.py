@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
+from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.storage import Place, place_of
 from xdc_fast.tools import PATH, SHARDS, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
+from xdc_fast.tools.plan import plan
 from xdc_fast.tools.sweep import sweep
 
 
@@ -46,12 +48,12 @@ def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=SHARDS)
 @click.option(
     "--data", metavar="SHARDS", type=SHARDS, help="The shard set of the run, where it has moved."
 )
 @json_option
-def report(run: Path, data: Place | None, as_json: bool) -> None:
+def report(run: Place, data: Place | None, as_json: bool) -> None:
     """Write RUN/report.html, which shows what was clustered, in pictures and sound."""
     from xdc_fast.pretraining.run import Run
     from xdc_fast.report.page import write_report
@@ -82,18 +84,44 @@ def report(run: Path, data: Place | None, as_json: bool) -> None:
 @click.option(
     "--trace", type=PATH, metavar="OUT", help="Write PyTorch's profile of some steps to this file."
 )
+@click.option(
+    "--save",
+    type=PATH,
+    metavar="FILE",
+    help="Write the rates to this JSON file, for `xdc plan --rates FILE`.",
+)
+@click.option(
+    "--sources",
+    type=PATH,
+    metavar="FOLDER",
+    help="Videos, to measure how fast a core packs them, with each codec.",
+)
 @json_option
 def bench(
-    recipe: Path, settings: tuple[str, ...], seconds: float, trace: Path | None, as_json: bool
+    recipe: Path,
+    settings: tuple[str, ...],
+    seconds: float,
+    trace: Path | None,
+    save: Path | None,
+    sources: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure how fast RECIPE runs on its shards.
 
     It measures each part alone, names the bottleneck, and says what to change. KEY=VALUE changes a
-    setting of the file, as in `xdc pretrain`. Nothing is written but the trace.
+    setting of the file, as in `xdc pretrain`. Nothing is written but the files that are asked for.
+
+    Under torchrun, all processes of the machine work side by side, and the rates are those of one
+    of them.
     """
     from xdc_fast.planner.bench import measure_speed
+    from xdc_fast.planner.rates import check_saving, save_rates
 
-    result = measure_speed(load_recipe(recipe, settings), seconds, trace)
+    if save is not None:
+        check_saving(save)
+    result = measure_speed(load_recipe(recipe, settings), seconds, trace, sources)
+    if save is not None and not progress.is_silent():
+        save_rates(save, result["about"], result["planning"])
     print_result(result, describe_speed(result), as_json)
 
 
@@ -101,6 +129,7 @@ def describe_speed(result: dict) -> Iterator[str]:
     """What measure_speed found, in lines."""
     from xdc_fast.planner.bench import PARTS
 
+    yield f"{result['about']}"
     yield f"on {result['device']}, clips per second"
     for part, meaning in PARTS.items():
         yield f"  {part:10}{result['rates'][part]:12,.0f}   {meaning}"
@@ -143,5 +172,5 @@ def doctor(check: bool, as_json: bool) -> None:
     sys.exit(0 if all(result.holds for result in checks) else 1)
 
 
-for command in (probe, finetune, svm, retrieve, extract, export, sweep):
+for command in (plan, probe, finetune, svm, retrieve, extract, export, sweep):
     main.add_command(command)

@@ -22,6 +22,8 @@ from xdc_fast.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from xdc_fast.storage import Place
+
 NUMBER = (float, None)  # a form, see `misfit`
 FOR_EYES = "backslashreplace"  # in texts for people: names of files that are no UTF-8
 
@@ -225,19 +227,50 @@ def _finite(value: object) -> object:
 
 def write_arrays(path: Path, **arrays: np.ndarray | np.generic) -> None:
     """An npz file of arrays by name, by `replacing`."""
+    write(path, npz(**arrays))
+
+
+def npz(**arrays: np.ndarray | np.generic) -> memoryview:
+    """The content of an npz file of arrays by name."""
     import numpy as np
 
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
+    return content.getbuffer()
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """An npy file of an array, by `replacing`."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
     write(path, content.getbuffer())
 
 
-def damaged(path: object, fault: str, hint: str) -> UserError:
+def read_array(path: Path, kind: type, shape: tuple[int, ...], hint: str) -> np.ndarray:
+    """The array of an npy file, which processes of a machine share in memory.
+
+    Raises UserError, which ends with `hint`, when it is of another type or shape.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="c")
+    except Exception as error:  # np.load raises many kinds
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}); {hint}") from None
+    if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != shape:
+        raise damaged(path, f"not {kind.__name__} {shape}", hint)
+    return np.asarray(array)
+
+
+def damaged(path: Place, fault: str, hint: str) -> UserError:
     """The error of a file that is not as it was written; hint: the way out."""
     return UserError(f"{path}: damaged: {fault}; {hint}")
 
 
-def read_json(path: Path, form: object, hint: str) -> dict:
+def read_json(path: Place, form: object, hint: str) -> dict:
     """The JSON object that a file holds, of a form as `misfit` takes it.
 
     Raises UserError, which ends with `hint`, for anything else.
@@ -254,7 +287,7 @@ def read_lines(path: Path, form: object, hint: str) -> list[dict]:
     return [_checked(line, form, path, hint, f"line {n}: ") for n, line in enumerate(lines, 1)]
 
 
-def _checked(content: bytes, form: object, path: Path, hint: str, where: str = "") -> dict:
+def _checked(content: bytes, form: object, path: Place, hint: str, where: str = "") -> dict:
     try:
         value = json.loads(content.decode(), parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
@@ -265,7 +298,7 @@ def _checked(content: bytes, form: object, path: Path, hint: str, where: str = "
 
 
 def read_arrays(
-    path: Path, form: Mapping[str, tuple[type, tuple[int | str | None, ...]]], hint: str
+    path: Place, form: Mapping[str, tuple[type, tuple[int | str | None, ...]]], hint: str
 ) -> dict[str, np.ndarray]:
     """Arrays of an npz file by name.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from threading import Thread
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ PATIENCE = timedelta(minutes=10)
 ANSWER = 5  # seconds in which the store, which only remembers, answers
 
 T = TypeVar("T")
+_numbers = count()
 
 
 class Lost(UserError):
@@ -47,6 +49,11 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the rank that writes the run's files and shows its progress."""
         return self.rank == 0
+
+    @property
+    def on_machine(self) -> int:
+        """How many of them are on this machine, as torchrun tells."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.world > 1 else 1
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up a tensor over the ranks, in place; returns it."""
@@ -125,9 +132,10 @@ def open_ranks() -> Iterator[Ranks]:
         return
     with naming_loss(ranks):
         store, *_ = next(distributed.rendezvous("env://", timeout=PATIENCE))
-        # the store outlives a try of torchrun's, with the addresses of the processes of that try
+        # torchrun's store outlives a try and a group, with the addresses of their processes
         try_number = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = distributed.PrefixStore(f"try {try_number}", store)
+        name = f"try {try_number}, group {next(_numbers)}"
+        store = distributed.PrefixStore(name, store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
             backend, timeout=PATIENCE, store=store, rank=ranks.rank, world_size=ranks.world

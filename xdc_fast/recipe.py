@@ -114,6 +114,11 @@ class Cluster:
         "memory bank)",
         choices=("pass", "training"),
     )
+    precision: str = setting(
+        "float32",
+        "float32 or float16: how features are kept in memory and on disk",
+        choices=("float32", "float16"),
+    )
     max_samples: int = setting(
         0,
         "samples that k-means is fitted on, drawn at random; 0: all of them",
@@ -156,6 +161,11 @@ class Train:
         "float32 or bfloat16 (autocast); on a GPU that of the features too",
         choices=("float32", "bfloat16"),
     )
+    all_reduce: str = setting(
+        "float32",
+        "float32 or bfloat16: how several processes add up gradients; bfloat16 halves the traffic",
+        choices=("float32", "bfloat16"),
+    )
     compile: bool = setting(False, "torch.compile the encoders")
     checkpoint_steps: int = setting(
         500, "steps between checkpoints within an iteration", least=1, most=MANY
@@ -187,7 +197,7 @@ class Recipe:
         "a shard set, as `xdc-shard pack` makes it: its folder, or where it is on storage, at "
         "s3://, gs://, az:// or http(s)://",
     )
-    out: str = setting("", "folder of the run; an existing run there is resumed")
+    out: str = setting("", "folder of the run, or its URL; an existing run there is resumed")
     method: str = setting(
         "xdc",
         "which clusterings label which heads: xdc, sdc, mdc, cdc, same (the control: two encoders "
@@ -261,6 +271,7 @@ NOT_FINITE = re.compile(r"^([-+]?)\.(inf|nan)$", re.IGNORECASE)
 WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 
 END = "...\n"  # of a YAML document
+SHAPE = "a recipe is a mapping of settings, as in recipes/toy.yaml"
 
 Overrides = Iterable[str] | Mapping[str, object]  # ("train.lr=0.05",) or {"train.lr": 0.05}
 
@@ -273,7 +284,7 @@ def load_recipe(path: str | Path | None = None, overrides: Overrides = ()) -> Re
     Raises UserError for unknown keys (with the closest known one), values of the wrong type, and
     values out of range.
     """
-    return read_recipe({} if path is None else _read(path), str(path), overrides)
+    return read_recipe({} if path is None else read_yaml(Path(path), SHAPE), str(path), overrides)
 
 
 def read_recipe(values: dict, source: str, overrides: Overrides = ()) -> Recipe:
@@ -347,14 +358,17 @@ def _parse(text: str) -> object:
         raise yaml.YAMLError(str(error)) from None
 
 
-def _read(path: str | Path) -> dict:
-    """The mapping that a YAML file holds."""
+def read_yaml(path: Path, shape: str) -> dict:
+    """The mapping that a YAML file holds, its values as texts.
+
+    shape: what the file is to be, for the UserError of one that is not.
+    """
     try:
-        values = _parse(read_text(Path(path), "recipes/ holds examples")) or {}
+        values = _parse(read_text(path, shape)) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of settings, as in recipes/toy.yaml")
+        raise UserError(f"{path}: {shape}")
     return values
 
 

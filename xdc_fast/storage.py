@@ -9,8 +9,10 @@ neither they nor what a server answers get into a message.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -88,6 +90,10 @@ class URL:
         return str(self).rpartition("/")[2]
 
     @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.key).suffix
+
+    @property
     def parent(self) -> URL:
         return URL(self.store, self.key.rpartition("/")[0])
 
@@ -101,6 +107,11 @@ class URL:
 
         with _faults(self):
             return bytes(obstore.get(_open(self.store), self.key).bytes())
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        """The whole object as a file; errors as of read_bytes."""
+        assert mode == "rb", "objects are written whole"
+        return io.BytesIO(self.read_bytes())
 
     def is_file(self) -> bool:
         """Whether the object is there; raises StorageError where that cannot be told."""
@@ -321,6 +332,23 @@ def delete(place: Place) -> None:
         return
     with _faults(_writable(place)), suppress(FileNotFoundError):
         obstore.delete(_open(place.store), place.key)
+
+
+def delete_below(folder: Place) -> None:
+    """Removes a folder and what is below it; nothing happens where there is none."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for name, _ in list(files_below(folder)):
+        delete(folder / name)
+
+
+def check_writable(folder: Place) -> None:
+    """UserError where files cannot be written into a folder, as far as that can be told now."""
+    if isinstance(folder, Path):
+        files.check_writable(folder)
+    else:
+        _writable(folder)
 
 
 def _writable(url: URL) -> URL:

@@ -1,4 +1,4 @@
-"""A whole XDC iteration on small encoders: BatchNorm set, features, k-means, training.
+"""A whole XDC iteration: BatchNorm set, features, k-means, training; on a CPU of small encoders.
 
 Ours is `pretrain` with its run folder and checkpoints. The peer is a plain loop around the same
 encoders, with clips from the plain DataLoader, a separate pass for the features and clusters from
@@ -7,12 +7,12 @@ faiss. The limit is the encoders alone, on the same batch again and again.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import faiss
@@ -25,9 +25,11 @@ from benchmarks.media import describe_shards, find_videos, pack_videos
 from benchmarks.plain import READERS, draw_cuts, open_plain, write_tars
 from benchmarks.stages.feed import original_files, packed_files
 from benchmarks.stages.step import draw_batch
+from xdc_fast.clips.loader import choose_device
 from xdc_fast.clips.windows import fixed_windows, random_windows
 from xdc_fast.clusters.prepare import prepare
 from xdc_fast.encoders.build import MODALITIES, build_encoders, new_head
+from xdc_fast.encoders.features import in_half
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.loop import pretrain
@@ -37,19 +39,36 @@ from xdc_fast.shards.dataset import ShardSet
 
 THREADS = (2,)
 RECIPE = Path(__file__).parents[2] / "recipes/toy.yaml"
-EPOCHS, BATCH = 3, 16
+EPOCHS = 3
+LARGE = (
+    *("video.encoder=r2plus1d_18", "audio.encoder=audio_resnet18", "train.precision=bfloat16"),
+    *("video.crop=112", "train.batch=64"),
+)
 
 
 def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
+    settings = ("device=cpu", "train.batch=16")
+    yield from contest(32 if quick else 96, 40, threads, settings)
+
+
+def cuda_cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
+    settings = ("device=cuda", *LARGE)
+    yield from contest(128 if quick else 1000, 128, threads, settings)
+
+
+def contest(
+    count: int, short_side: int, threads: int, chosen: tuple[str, ...]
+) -> Iterator[Case | Figure]:
+    """Of `count` videos; chosen: settings of the recipe."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        what, videos = find_videos(root, 32 if quick else 96)
-        shards = pack_videos(videos, root / "set", short_side=40)
+        what, videos = find_videos(root, count)
+        shards = pack_videos(videos, root / "set", threads, short_side=short_side)
         settings = (f"data={shards.root}", f"threads={threads}", "train.iterations=1",
-                    f"train.epochs={EPOCHS}", f"train.batch={BATCH}", "k=8",
-                    "video.jitter=0", "audio.jitter=0")  # fmt: skip
+                    f"train.epochs={EPOCHS}", "k=8",
+                    "video.jitter=0", "audio.jitter=0", *chosen)  # fmt: skip
         waits: dict[str, list[float]] = {"ours": []}
-        fresh = count()
+        fresh = itertools.count()
 
         def run_ours() -> tuple[float, float]:
             recipe = load_recipe(RECIPE, (*settings, f"out={root / str(next(fresh))}"))
@@ -87,24 +106,33 @@ def make_plain(
         readers = READERS["torchcodec"]()
     except ImportError:
         readers = READERS["PyAV"]()
-    inputs, device = ClipTransform(recipe), torch.device("cpu")
+    inputs, device = ClipTransform(recipe), choose_device(recipe.device)
+    half = in_half(inputs, device)
     rows, crop = shards.rows(), inputs.shape.crop
     still = partial(fixed_windows, shape=inputs.shape)
     drawn = partial(random_windows, shape=inputs.shape, seed=0, epoch=0, flip=recipe.video.flip)
     evaluation, training = (
         open_plain(
             tars, draw_cuts(rows, windows, crop), readers, inputs,
-            batch=recipe.train.batch, workers=recipe.threads,
+            batch=recipe.train.batch, workers=recipe.threads, pin=device.type == "cuda",
         )
         for windows in (still, drawn)
     )  # fmt: skip
-    mean = torch.tensor(recipe.video.mean)[:, None, None, None]
-    std = torch.tensor(recipe.video.std)[:, None, None, None]
+    mean, std = (
+        torch.tensor(values, device=device)[:, None, None, None]
+        for values in (recipe.video.mean, recipe.video.std)
+    )
 
-    def pictures(frames: torch.Tensor) -> torch.Tensor:
-        return frames.permute(0, 4, 1, 2, 3).float().div(255).sub(mean).div(std)
+    def both(frames: torch.Tensor, sound: torch.Tensor) -> dict[str, torch.Tensor]:
+        frames, sound = (part.to(device, non_blocking=True) for part in (frames, sound))
+        pictures = frames.permute(0, 4, 1, 2, 3).float().div(255).sub(mean).div(std)
+        return {"video": pictures, "audio": sound}
 
     def run() -> tuple[float, float]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return iterate()
+
+    def iterate() -> tuple[float, float]:
         encoders = build_encoders(recipe, device)
         models = torch.nn.ModuleDict(encoders).train()
         norms = [m for m in models.modules() if hasattr(m, "running_mean")]
@@ -112,24 +140,28 @@ def make_plain(
             norm.momentum = None
         with torch.no_grad():
             for _, frames, sound in evaluation:
-                models["video"](pictures(frames)), models["audio"](sound)
+                for modality, x in both(frames, sound).items():
+                    models[modality](x)
         for norm in norms:
             norm.momentum = 0.1
         models.eval()
         features = {m: np.zeros((len(rows), e.features), np.float32) for m, e in encoders.items()}
         with torch.no_grad():
             for index, frames, sound in evaluation:
-                features["video"][index] = models["video"](pictures(frames)).numpy()
-                features["audio"][index] = models["audio"](sound).numpy()
+                for modality, x in both(frames, sound).items():
+                    features[modality][index] = models[modality](x).float().cpu().numpy()
         labels, inertia = {}, 0.0
         for modality, points in features.items():
             points = prepare(points, recipe.cluster)
             kmeans = faiss.Kmeans(points.shape[1], recipe.k, niter=20, min_points_per_centroid=1)
             kmeans.train(points)
             distance, nearest = kmeans.assign(points)
-            labels[modality] = torch.from_numpy(nearest)
+            labels[modality] = torch.from_numpy(nearest).to(device)
             inertia = float(distance.mean()) if modality == "video" else inertia
-        heads = {m: new_head(e.features, recipe.k, n) for n, (m, e) in enumerate(encoders.items())}
+        heads = {
+            m: new_head(e.features, recipe.k, n).to(device)
+            for n, (m, e) in enumerate(encoders.items())
+        }
         models.train()
         settings = recipe.train
         optimizer = torch.optim.SGD(
@@ -147,8 +179,9 @@ def make_plain(
                 if batch is None:
                     break
                 index, frames, sound = batch
-                own = heads["video"](models["video"](pictures(frames)))
-                heard = heads["audio"](models["audio"](sound))
+                inputs_of = both(frames, sound)
+                own, heard = (heads[m](models[m](inputs_of[m])) for m in MODALITIES)
+                index = index.to(device, non_blocking=True)
                 loss = cross_entropy(own, labels["audio"][index])
                 losses.append(loss.item())
                 for group in optimizer.param_groups:
@@ -165,21 +198,24 @@ def make_plain(
 
 def bare_iteration(recipe: Recipe, samples: int) -> Callable[[], None]:
     """As many forward passes and training steps as an iteration has."""
-    inputs, encoders = ClipTransform(recipe), build_encoders(recipe)
-    batch = draw_batch(recipe, inputs, torch.device("cpu"))
+    inputs, device = ClipTransform(recipe), choose_device(recipe.device)
+    encoders = build_encoders(recipe, device)
+    batch = draw_batch(recipe, inputs, device)
+    half = in_half(inputs, device)
     ready = {m: inputs.of(m, batch) for m in MODALITIES}
     labels = dict.fromkeys(MODALITIES, np.zeros(len(batch), np.int32))
     learner = Learner(encoders, inputs, labels, recipe.method, recipe.k, recipe.train, seed=0)
     steps = math.ceil(samples / recipe.train.batch)
 
     def run() -> None:
-        with torch.no_grad():
-            for _ in range(2 * steps):
-                for modality, x in ready.items():
-                    encoders[modality](x)
-        for _ in range(recipe.train.epochs * steps):
-            learner.models.zero_grad()
-            sum(encoders[modality](x).mean() for modality, x in ready.items()).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.no_grad():
+                for _ in range(2 * steps):
+                    for modality, x in ready.items():
+                        encoders[modality](x)
+            for _ in range(recipe.train.epochs * steps):
+                learner.models.zero_grad()
+                sum(encoders[modality](x).mean() for modality, x in ready.items()).backward()
 
     return run
 

@@ -1,10 +1,13 @@
 """Two processes of one run against one: each has as much to do as the one alone.
 
-Two runs that know nothing of each other show what the machine's cores can do side by side.
+Two runs that know nothing of each other show what the machine's cores can do side by side. Then
+k-means on both against faiss, what the sum of the gradients costs, and how long a run that was
+killed takes to its next step.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,12 +19,15 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.harness import Figure
 from benchmarks.media import find_videos, pack_videos
+from benchmarks.stages.kmeans import MOVES, ROUNDS, World, make_faiss
 from xdc_fast.clips.host import HostLoader
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clusters.kmeans import cluster
+from xdc_fast.clusters.points import ROWS as BLOCK
 from xdc_fast.encoders.build import build_encoders
 from xdc_fast.encoders.features import compute_features
 from xdc_fast.encoders.transform import ClipTransform
@@ -34,13 +40,16 @@ from xdc_fast.shards.dataset import ShardSet
 THREADS = (2,)  # of all processes together
 POOLS = ("OMP", "MKL", "OPENBLAS")
 GROUP, ROWS, WIDTH, K = 16, 20_480, 512, 256
-RUNS = 3
+RUNS, SUMS = 2, 20
 UNITS = {
     "feed": "clips per second",
     "training": "clips per second",
     "features": "clips per second",
     "k-means, next iteration": "samples per second",
 }
+SMALL = ("video.encoder=r2plus1d_small", "video.crop=64", "audio.encoder=audio_small")
+# of two ranks alone
+WHOLE, BYTES, SUM, HALF = "k-means of one set", "bytes", "sum of them", "sum of them in bfloat16"
 
 
 def cases(quick: bool, threads: int) -> Iterator[Figure]:
@@ -48,13 +57,15 @@ def cases(quick: bool, threads: int) -> Iterator[Figure]:
         what, videos = find_videos(Path(folder), 32 if quick else 96)
         shards = pack_videos(videos, Path(folder) / "set", threads, 1, short_side=80)
         ways = {"alone": (1, 1), "apart": (2, 1), "ours": (2, 2)}
-        found: dict[str, dict[str, list[float]]] = {part: {} for part in UNITS}
+        found: dict[str, dict[str, list[float]]] = {}
+        peers = []
         for _ in range(1 if quick else RUNS):
             for way, (processes, world) in ways.items():
                 with tempfile.TemporaryDirectory(dir=folder) as place:
                     told = run(shards, Path(place), processes, world, quick)
-                for part, rates in told.items():
-                    found[part].setdefault(way, []).append(sum(rates))
+                for part, values in told.items():
+                    found.setdefault(part, {}).setdefault(way, []).append(sum(values))
+            peers.append(rate_of_faiss(quick))
         for part, unit in UNITS.items():
             rates = found[part]
             yield Figure(f"{part}, one process, {what}", unit, rates["alone"])
@@ -62,40 +73,100 @@ def cases(quick: bool, threads: int) -> Iterator[Figure]:
                 f"{part}, two ranks, {what}", unit, rates["ours"],
                 {"two runs that know nothing of each other": rates["apart"]},
             )  # fmt: skip
+        yield Figure(
+            "k-means, next iteration of one set, two ranks", "samples per second",
+            found[WHOLE]["ours"], {f"faiss.Kmeans, one process, {ROUNDS} rounds": peers},
+        )  # fmt: skip
+        size = found[BYTES]["ours"][0] / 2e6
+        whole, half = ([seconds / 2 for seconds in found[part]["ours"]] for part in (SUM, HALF))
+        yield Figure(f"sum of gradients over two ranks, {size:.1f} MB", "seconds", whole)
+        yield Figure(
+            f"sum of gradients over two ranks, {size / 2:.1f} MB, bfloat16", "seconds", half
+        )
+        yield resume(shards, Path(folder), 1 if quick else RUNS)
 
 
-def run(
-    shards: ShardSet, folder: Path, processes: int, world: int, quick: bool
-) -> dict[str, list[float]]:
-    """The rates of every process, by part."""
+def problem(quick: bool) -> tuple[World, int, int]:
+    """That of the stage `kmeans`: its world, the samples, and k."""
+    samples, dim, k = (5_000, 128, 64) if quick else (50_000, 512, 256)
+    return World(samples, dim, groups=3 * k // 2), samples, k
+
+
+def rate_of_faiss(quick: bool) -> float:
+    """Samples per second of faiss on the features that have moved, with the threads of here."""
+    world, samples, k = problem(quick)
+    work = make_faiss(world.moved(MOVES["a little"]), k, "cpu")
+    work()
+    begun = time.perf_counter()
+    work()
+    return samples / (time.perf_counter() - begun)
+
+
+def resume(shards: ShardSet, folder: Path, runs: int) -> Figure:
+    """Seconds from the start of two ranks to their next step, after both were killed."""
+    out = folder / "run"
+    settings = (*SMALL, "k=16", "train.batch=16", "train.group=8", "train.checkpoint_steps=1",
+                "train.steps=1000", "train.iterations=1", "threads=1", "device=cpu")  # fmt: skip
+    (folder / "recipe.yaml").write_text("method: xdc\n")
+    line = [sys.executable, "-m", "xdc_fast", "pretrain", folder / "recipe.yaml",
+            f"data={shards.root}", f"out={out}", *settings]  # fmt: skip
+    metrics, seconds, lines = out / "metrics.jsonl", [], 0
+    for number in range(runs + 1):
+        begun = time.perf_counter()
+        running = start(line, 2, 2)
+        while not metrics.is_file() or len(metrics.read_text().splitlines()) <= lines:
+            assert all(process.poll() is None for process in running), "a process failed"
+            time.sleep(0.01)
+        if number:
+            seconds.append(time.perf_counter() - begun)
+        for process in running:
+            process.kill()
+            process.communicate()
+        lines = len(metrics.read_text().splitlines())
+    return Figure("start of two ranks that were killed, to their next step", "seconds", seconds)
+
+
+def start(line: list, processes: int, world: int) -> list[subprocess.Popen]:
+    """So many processes, each a run of its own, or together one of `world` ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = []
     for number in range(processes):
         environment = os.environ | {f"{pool}_NUM_THREADS": "1" for pool in POOLS} | {
-            "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+            "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "NUMBER": str(number),
             "MASTER_PORT": str(port), "RANK": str(number if world > 1 else 0),
         }  # fmt: skip
-        line = [sys.executable, "-m", "benchmarks.stages.ranks", shards.root, folder, str(number),
-                str(int(quick))]  # fmt: skip
-        running.append(subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True))
+        running.append(
+            subprocess.Popen([*map(str, line)], env=environment, stdout=subprocess.PIPE,
+                             stderr=None if world == 1 else subprocess.DEVNULL, text=True)
+        )  # fmt: skip
+    return running
+
+
+def run(
+    shards: ShardSet, folder: Path, processes: int, world: int, quick: bool
+) -> dict[str, list[float]]:
+    """What every process has measured, by part."""
+    line = [sys.executable, "-m", "benchmarks.stages.ranks", shards.root, folder, int(quick)]
+    running = start(line, processes, world)
     told = [process.communicate()[0] for process in running]
     assert not any(process.returncode for process in running), "a process failed"
-    rates: dict[str, list[float]] = {part: [] for part in UNITS}
-    for lines in told:
-        for part, rate in zip(UNITS, lines.split(), strict=True):
-            rates[part].append(float(rate))
-    return rates
+    values: dict[str, list[float]] = {}
+    for text in told:
+        for part, value in json.loads(text).items():
+            values.setdefault(part, []).append(value)
+    return values
 
 
-def measure(ranks: Ranks, shards: ShardSet, folder: Path, quick: bool) -> Iterator[float]:
-    """The rates of this process, in the order of UNITS."""
+def measure(
+    ranks: Ranks, shards: ShardSet, folder: Path, quick: bool
+) -> Iterator[tuple[str, float]]:
+    """What this process measures, by part: rates, and on two ranks what concerns them alone."""
     batch = GROUP * ranks.world
     recipe = load_recipe(
         None,
-        (f"k={K}", "video.encoder=r2plus1d_small", "video.crop=64", "audio.encoder=audio_small",
-         f"train.batch={batch}", f"train.group={GROUP}"),
+        (f"k={K}", *SMALL, f"train.batch={batch}", f"train.group={GROUP}"),
     )  # fmt: skip
     inputs, encoders = ClipTransform(recipe), build_encoders(recipe)
     loader = HostLoader(shards, inputs.shape, threads=1, spec=inputs.spec)
@@ -140,8 +211,37 @@ def measure(ranks: Ranks, shards: ShardSet, folder: Path, quick: bool) -> Iterat
         cluster([moved], valid, K, Cluster(max_iter=4), 0, previous=last, ranks=ranks)
         return rows
 
-    for work in (feed, train, encode, cluster_again):
-        yield rate(work, ranks)
+    for part, work in zip(UNITS, (feed, train, encode, cluster_again), strict=True):
+        yield part, rate(work, ranks)
+    if ranks.world == 1:
+        return
+    yield WHOLE, rate(cluster_one_set(ranks, quick), ranks)
+    weights = sum(parameter.numel() for parameter in learner.models.parameters())
+    yield BYTES, 4 * weights
+    for part, kind in ((SUM, torch.float32), (HALF, torch.bfloat16)):
+        gradients = torch.zeros(weights, dtype=kind)
+
+        def add_up(gradients: torch.Tensor = gradients) -> int:
+            for _ in range(SUMS):
+                ranks.sum(gradients)
+            return SUMS
+
+        yield part, 1 / rate(add_up, ranks)
+
+
+def cluster_one_set(ranks: Ranks, quick: bool) -> Callable[[], int]:
+    """The next iteration of a set, of which each rank has its rows; returns how many."""
+    world, samples, k = problem(quick)
+    own, settings = ranks.share(samples, BLOCK), Cluster(max_iter=ROUNDS)
+    valid = np.ones(own.stop - own.start, dtype=bool)
+    last = cluster([world.features()[own]], valid, k, settings, 0, ranks=ranks).assignment
+    moved = world.moved(MOVES["a little"])[own]
+
+    def again() -> int:
+        cluster([moved], valid, k, settings, 0, previous=last, ranks=ranks)
+        return len(moved)
+
+    return again
 
 
 def rate(work: Callable[[], int], ranks: Ranks) -> float:
@@ -155,11 +255,10 @@ def rate(work: Callable[[], int], ranks: Ranks) -> float:
 
 
 def main() -> None:
-    root, folder, number, quick = sys.argv[1:]
+    root, folder, quick = sys.argv[1:]
     with open_ranks() as ranks:
-        (Path(folder) / number).mkdir(exist_ok=True)
-        place = Path(folder) if ranks.world > 1 else Path(folder) / number
-        print(*measure(ranks, ShardSet(root), place, bool(int(quick))))
+        place = Path(folder) if ranks.world > 1 else Path(folder) / os.environ["NUMBER"]
+        print(json.dumps(dict(measure(ranks, ShardSet(root), place, bool(int(quick))))))
 
 
 if __name__ == "__main__":

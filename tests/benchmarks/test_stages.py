@@ -19,7 +19,9 @@ from benchmarks.worker import line
 from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
-SLOW = ("beside", "compile", "iteration", "kmeans", "model", "ranks")  # ten seconds and more
+SLOW = (  # ten seconds and more
+    *("beside", "compile", "iteration", "kmeans", "model", "ranks", "startup"),
+)
 FORM = {
     *("stage", "case", "device", "threads", "unit", "ours", "peers", "missing", "limit"),
     *("ratio_best_peer", "share_of_limit", "runs", "quartiles", "quick", "machine"),
@@ -68,7 +70,7 @@ def test_stage(stage):
         check_item(item)
         assert item["case"] and item["unit"]
         # machine code and Python's lock have none
-        assert item["peers"] or stage in ("sass", "ranks") or "lock" in item["case"]
+        assert item["peers"] or stage in ("sass", "ranks", "metadata") or "lock" in item["case"]
     assert len({item["case"] for item in items}) == len(items)
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from nvidia.dali import fn
 
+from tests.common.media import make_media
+from tests.common.one_track import pack_folder
 from tests.common.seal import reseal
 from xdc_fast.clips.dali import DaliLoader, PipelineQueue
 from xdc_fast.clips.failures import NothingRead
@@ -20,6 +22,7 @@ from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.windows import ClipShape, fixed_windows, random_windows
 from xdc_fast.errors import UserError
 from xdc_fast.kernels import MelSpec, log_mel
+from xdc_fast.packing.settings import PackSettings
 from xdc_fast.shards.dataset import ShardSet
 
 SHAPE = ClipShape(frames=8, fps=7.5, crop=32, samples=16096, sample_rate=16000)
@@ -331,6 +334,37 @@ def test_dali_by_file_gives_the_same_frames(toy_shards):
 def test_dali_refuses_what_it_cannot_decode_here(toy_h264):
     with pytest.raises(UserError, match=r"JPEG packets only, not h264; set loader=host"):
         DaliLoader(toy_h264, SHAPE, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Pictures of 170 x 128, as of the paper's data, of which crops of 112 are taken."""
+    folder = tmp_path_factory.mktemp("wide")
+    (folder / "media").mkdir()
+    for k in range(6):
+        make_media(folder / "media" / f"{k}.mp4", size=(170, 128), fps=15)
+    return pack_folder(folder / "media", folder / "set", PackSettings(fps=15, short_side=128))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_pictures_of_the_papers_size_over_two_epochs_beside_damage(wide, tmp_path, device):
+    """The batch of the damaged sample has another in its place, on a stream of the caller's."""
+    shape = ClipShape(frames=8, fps=7.5, crop=112, samples=8000, sample_rate=16000)
+    shards = damage_within(wide, tmp_path / "set")
+    loader = DaliLoader(shards, shape, device=device)
+    for epoch in range(2):
+        windows = partial(random_windows, shape=shape, seed=1, epoch=epoch, flip=True)
+        sampler = EpochSampler(shards.shard_sizes, 2, seed=1, epoch=epoch)
+        whole = collect(HostLoader(wide, shape), sampler, windows)
+        with torch.cuda.stream(None if device == "cpu" else torch.cuda.Stream()):
+            batches = [(b, b.frames.cpu()) for b in loader.batches(sampler, windows)]
+        assert len(batches) == 3
+        for (batch, frames), clean in zip(batches, whole, strict=True):
+            sound = (clean.index != 5).nonzero()[:, 0]
+            assert torch.equal(batch.index[sound], clean.index[sound])
+            assert torch.equal(batch.waveform[sound].cpu(), clean.waveform[sound])
+            assert frames.shape == (2, 8, 112, 112, 3)
+            assert (frames[sound].int() - clean.frames[sound].int()).abs().float().mean() < 5
 
 
 @pytest.mark.gpu

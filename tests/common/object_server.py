@@ -28,19 +28,20 @@ class ObjectServer:
     fault: given the number of a request, its method and its path, what goes wrong with it: a
     status such as 503, "cut" (half of an answer, then the connection is closed), "close" (no
     answer at all), a number of seconds below 10 that it takes longer, or None.
-    log: (method, path, range or "") of each request. headers: of the last request.
+    log: (method, path, range or "") of each request. most: requests answered at a time, at most.
     """
 
     folder: Path
     fault: Callable[[int, str, str], object] = lambda number, method, path: None
     log: list[tuple[str, str, str]] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)
     faults: Counter = field(default_factory=Counter)  # that happened
     port: int = 0
+    most: int = 0
 
     def __post_init__(self):
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._lock = threading.Lock()
+        self._active = 0
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -117,7 +118,15 @@ class ObjectServer:
         with self._lock:
             number = len(self.log)
             self.log.append((request.command, path, span))
-            self.headers = dict(request.headers.items())
+            self._active += 1
+            self.most = max(self.most, self._active)
+        try:
+            self._answer(request, number, path, query)
+        finally:
+            with self._lock:
+                self._active -= 1
+
+    def _answer(self, request, number: int, path: str, query: dict) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         fault = self.fault(number, request.command, path)
         if fault is not None:

@@ -39,10 +39,10 @@ def run(toy_shards, tmp_path_factory):
 
 def test_the_page_names_every_file(run):
     told = [name for row in table(PAGE, "writes one folder")[1:] for name in names(row)]
-    tops = {name.split("/")[0] for name in told} - {"features", "checkpoint.before.pt"}
+    tops = {name.split("/")[0] for name in told} - {"features", "bank", "checkpoint.before.pt"}
     assert tops == {path.name for path in run.root.glob("[!.]*")}
-    for name in told:
-        assert (run.root / name).exists() or name in ("features/000/", "checkpoint.before.pt")
+    passing = ("features/000/", "bank/", "checkpoint.before.pt")
+    assert all((run.root / name).exists() or name in passing for name in told)
 
 
 def test_the_page_names_every_key_and_array(run):
@@ -51,8 +51,9 @@ def test_the_page_names_every_key_and_array(run):
     told = [name for row in table(PAGE, "A record of an iteration")[1:] for name in names(row)]
     assert set(told) == summary["iterations"][0].keys()
     with np.load(run.root / "iterations/000/video.npz") as arrays:
-        for name, kind, _ in table(PAGE, "holds three arrays")[1:]:
-            array = arrays[name.strip("`")]
+        assignment = np.load(run.root / "iterations/000/video.npy")
+        for name, kind, _ in table(PAGE, "Of a clustering there are")[1:]:
+            array = assignment if name == "assignment" else arrays[name.strip("`")]
             shape = {"N": len(array), "k": 4, "D": array.shape[-1]}
             wanted, axes = kind.split(" ", 1)
             assert array.dtype == wanted

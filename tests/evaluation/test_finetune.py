@@ -19,6 +19,7 @@ from xdc_fast.evaluation.finetune import (
 )
 from xdc_fast.evaluation.splits import splits_of
 from xdc_fast.models.load import load
+from xdc_fast.pretraining.folder import Folder
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
 
@@ -87,7 +88,7 @@ def test_results_hold_every_split_and_stay_with_the_run(toy_shards, tmp_path):
     fold = [str(i // 4 % 3 + 1) for i in range(48)]
     shards = relabel(toy_shards, tmp_path / "set", fold=fold)
     model = load("random", ("video.frames=4",), recipe=TINY)
-    model.run = Run(tmp_path / "run", TINY)
+    model.run = Run(Folder(tmp_path / "run"), TINY)
     model.run.root.mkdir()
     results = finetune(model, shards, "class", ("fold",), only_head=True, settings=SHORT)
     assert list(results) == ["video", "audio"]
@@ -128,7 +129,7 @@ def test_splits_that_are_done_are_not_made_again(toy_shards, tmp_path, monkeypat
 
     def begin():
         model = load("random", recipe=TINY)
-        model.run = Run(tmp_path / "run", TINY)
+        model.run = Run(Folder(tmp_path / "run"), TINY)
         model.run.root.mkdir(exist_ok=True)
         return model
 

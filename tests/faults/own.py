@@ -20,6 +20,7 @@ READERS = {
     "run/heads.pt": "export",
     "run/iterations/*.npz": "report",
     "run/iterations/*/*.npz": "report",
+    "run/iterations/*/*.npy": "report",
     "run/probes/*.json": "report",
     "run/finetune/*.json": "finetune",
     "features/extract.json": "extract",

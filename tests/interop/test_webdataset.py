@@ -1,6 +1,7 @@
 """A `webdataset` pipeline over our tars, with our decoders."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_a_pipeline_gives_the_samples_of_the_set(codec, request):
         apart = np.abs(sample["frames"].astype(int) - ours.video()[::2])
         # libjpeg and FFmpeg interpolate the chroma of a JPEG in their own ways
         assert apart.mean() < (4 if codec == "jpeg" else 1e-9)
+
+
+def test_a_pipeline_reads_a_set_on_a_store(toy_shards, server):
+    shutil.copytree(toy_shards.root, server.folder / "b" / "set")
+    urls = [f"{server.url}/b/set/{name}" for name in toy_shards.shards]
+    found = list(webdataset.WebDataset(urls, shardshuffle=False).map(decode))
+    assert [sample["index"] for sample in found] == list(range(len(toy_shards)))
+    assert np.array_equal(found[47]["waveform"], toy_shards[47].audio())
 
 
 def test_workers_of_a_data_loader_share_the_tars(toy_shards):

@@ -13,7 +13,6 @@ from xdc_fast.clips.windows import fixed_windows
 from xdc_fast.encoders.build import build_encoders, modality_of
 from xdc_fast.encoders.transform import ClipTransform
 from xdc_fast.pretraining.learner import balanced_weights
-from xdc_fast.pretraining.memory_bank import MemoryBank
 from xdc_fast.pretraining.methods import METHODS, encoders_of
 from xdc_fast.recipe import load_recipe
 
@@ -99,15 +98,3 @@ def test_only_sdc_balances_by_itself(toy_shards):
         chosen = recipe(toy_shards, "", f"method={method}", f"train.balance={asked}")
         learner = make_learner(chosen, {"video": labels, "audio": labels})
         assert all((w is not None) == balanced for w in learner.weights.values())
-
-
-def test_a_memory_bank_holds_the_features_of_the_newest_step():
-    bank = MemoryBank(5, {"video": 2})
-    for value, index in ((1.0, [0, 1]), (2.0, [1, 3])):
-        bank.add(torch.tensor(index), {"video": torch.full((2, 2), value)})
-    found = bank.features()
-    assert found.arrays["video"][:, 0].tolist() == [1, 2, 0, 2, 0]
-    assert found.valid.tolist() == [True, True, False, True, False]
-    again = MemoryBank(5, {"video": 2}, bank.state_dict()).features()
-    assert np.array_equal(again.arrays["video"], found.arrays["video"])
-    assert np.array_equal(again.valid, found.valid)

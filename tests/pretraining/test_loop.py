@@ -164,7 +164,7 @@ def assert_sound(root, shards):
     """The weights of a run's checkpoint give finite features."""
     chosen = Run.open(root).recipe
     encoders, inputs = build_encoders(chosen), ClipTransform(chosen)
-    Run.open(root).read_state(encoders, len(shards), 8)
+    Run.open(root).read_state(encoders, 8)
     found = compute_features(encoders, HostLoader(shards, inputs.shape), inputs, 12)
     assert all(np.isfinite(values).all() for values in found.arrays.values())
 

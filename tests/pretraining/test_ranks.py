@@ -21,6 +21,7 @@ from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.methods import clustering_name, clusterings_of, encoders_of
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
+from xdc_fast.tools.xdc import main as xdc_group
 
 SAMPLES, GROUPS = 48, 4
 BIN = Path(sys.executable).parent
@@ -40,8 +41,9 @@ def groups_of(recipe, step):
     ]
 
 
-def make_learner(ranks, method):
-    recipe = load_recipe(None, (*SETTINGS, f"method={method}", "train.batch=24", "train.group=6"))
+def make_learner(ranks, method, *more):
+    batch = ("train.batch=24", "train.group=6")
+    recipe = load_recipe(None, (*SETTINGS, f"method={method}", *batch, *more))
     rng = np.random.default_rng(7)
     labels = {
         clustering_name(clustering): rng.integers(-1, recipe.k, SAMPLES).astype(np.int32)
@@ -54,11 +56,11 @@ def make_learner(ranks, method):
     )
 
 
-def first_gradients(ranks):
+def first_gradients(ranks, methods, *more):
     """{(method, parameter): gradient} of the first step."""
     found = {}
-    for method in ("xdc", "sdc", "mdc"):
-        recipe, learner = make_learner(ranks, method)
+    for method in methods:
+        recipe, learner = make_learner(ranks, method, *more)
         each = GROUPS // ranks.world
         learner.step(groups_of(recipe, 0)[ranks.rank * each :][:each], 0, 0.0)
         for name, parameter in learner.models.named_parameters():
@@ -68,11 +70,21 @@ def first_gradients(ranks):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_first_gradients_are_those_of_one_process(world):
-    (alone,) = in_ranks(1, first_gradients)
-    for found in in_ranks(world, first_gradients):
+    methods = ("xdc", "sdc", "mdc")
+    (alone,) = in_ranks(1, first_gradients, methods)
+    for found in in_ranks(world, first_gradients, methods):
         for name, gradient in alone.items():
             off = np.abs(found[name] - gradient).max() / np.abs(gradient).max()
             assert off < 1e-6 or np.abs(gradient).max() < 1e-7, (name, off)
+
+
+def test_gradients_in_bfloat16_differ_by_its_rounding():
+    (alone,) = in_ranks(1, first_gradients, ["xdc"])
+    first, other = in_ranks(2, first_gradients, ["xdc"], "train.all_reduce=bfloat16")
+    for name, gradient in alone.items():
+        assert np.array_equal(first[name], other[name])
+        off = np.abs(first[name] - gradient).max() / np.abs(gradient).max()
+        assert 0 < off < 2**-6 or np.abs(gradient).max() < 1e-7, (name, off)
 
 
 def forward_in_float64(encoders, inputs, batch, epoch=None):
@@ -185,23 +197,44 @@ def test_a_mistake_is_told_once(toy_shards, tmp_path):
     assert "xdc_fast" not in err and not (tmp_path / "run").exists()
 
 
-def test_other_commands_run_in_one_process():
-    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
-    done = subprocess.run([BIN / "xdc", "probe", "run"], env=environment, text=True,
-                          capture_output=True)  # fmt: skip
-    line = "xdc: probe runs in one process; start it without torchrun\n"
-    assert (done.returncode, done.stderr) == (2, line)
+@pytest.mark.parametrize("command", ["bench", "export", "report", "sweep"])
+def test_other_commands_run_in_one_process(command, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["xdc", command, "run"])
+    with pytest.raises(SystemExit, match="2"):
+        xdc_group.main(prog_name="xdc")
+    line = f"xdc: {command} runs in one process; start it without torchrun\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.slow
+def test_a_memory_bank_on_two_ranks_goes_on_with_one(toy_shards, tmp_path):
+    banked = ("cluster.features=training", "train.checkpoint_steps=3")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    finish(start(1, whole, toy_shards, *banked))
+    process = start(2, out, toy_shards, *banked)
+    metrics = out / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert not (out / "encoders.pt").exists()
+    finish(start(1, out, toy_shards, *banked))
+    assert_same_run(out, Run.open(whole))
+    assert not (out / "bank").exists()
 
 
 DYING = """
 import os, signal, sys
 from pathlib import Path
 from xdc_fast.clusters import kmeans
-from xdc_fast.encoders.features import FeatureFolder
+from xdc_fast.encoders.feature_rows import FeatureFolder
 from xdc_fast.pretraining.learner import Learner
 from xdc_fast.pretraining.loop import pretrain
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import load_recipe
+from xdc_fast.tools.xdc import main as xdc_group
 
 place, rank, at, mark, *settings = sys.argv[1:]
 owner, name = {"features": (FeatureFolder, "save"), "k-means": (kmeans, "lloyd"),

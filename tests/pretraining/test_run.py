@@ -4,6 +4,7 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,8 +78,9 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
     run = Run.open(tmp_path / "run")
     for name, read in (
         ("encoders.pt", run.encoder_weights),
-        ("checkpoint.pt", lambda: run.read_state({}, 48, 8)),
+        ("checkpoint.pt", lambda: run.read_state({}, 8)),
         ("iterations/001/video.npz", lambda: run.clusters(1, 48)),
+        ("iterations/001/audio.npy", lambda: run.clusters(1, 48)),
         ("summary.json", run.summary),
     ):
         path = run.root / name
@@ -87,12 +89,25 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path):
             read()
 
 
+def test_assignments_of_older_runs_are_read(finished, tmp_path):
+    shutil.copytree(finished[0].root, tmp_path / "run")
+    run, path = Run.open(tmp_path / "run"), tmp_path / "run/iterations/001/video.npz"
+    wanted = run.clusters(1, 48)["video"]
+    np.savez(path, **wanted)
+    path.with_suffix(".npy").unlink()
+    for name, array in run.clusters(1, 48)["video"].items():
+        assert np.array_equal(array, wanted[name])
+    np.savez(path, **{**wanted, "assignment": wanted["assignment"] + 6})
+    with pytest.raises(UserError, match=f"{path}: damaged: clusters outside -1 to 5"):
+        run.assignments(1, ["video"], 48)
+
+
 def test_a_run_whose_clusterings_are_gone_does_not_go_on(toy_shards, tmp_path, monkeypatch):
     chosen = recipe(toy_shards, tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(Stop):
         dies_at_step(patch, 1)
         pretrain(chosen)
-    gone = tmp_path / "run/iterations/000/audio.npz"
+    gone = tmp_path / "run/iterations/000/audio.npy"
     gone.unlink()
     with pytest.raises(UserError, match=f"{gone}: cannot be read .*; mend it, put back a copy"):
         pretrain(chosen)

@@ -77,6 +77,7 @@ def commands(copied, shards):
         ("run/encoders.pt", ("export",)),
         ("run/heads.pt", ("export",)),
         ("run/iterations/001/video.npz", ("report", "retrieve")),
+        ("run/iterations/001/video.npy", ("report", "retrieve")),
         ("run/probes/*.json", ("report",)),
         ("run/finetune/*.json", ("finetune",)),
         ("features/extract.json", ("extract",)),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -53,19 +53,17 @@ class ReadAhead:
         batches: Iterable[np.ndarray],
         windows: WindowFunction,
         samples: np.ndarray | None,
-    ) -> Generator[Future[Result], None, None]:
+    ) -> Tasks[Result]:
         """`read(indices, windows, samples)` of each batch in the pool, as futures."""
         if not isinstance(self.files, RemoteFiles):
-            for indices in batches:
-                yield pool.submit(read, indices, windows, samples)
-            return
-        files = self.files
+            return Tasks(pool.submit(read, indices, windows, samples) for indices in batches)
+        files, fetcher = self.files, Fetcher(self.reader, self.whole)
 
         def read_fetched(indices: np.ndarray, fetched: Future[Clips]) -> Result:
             with files.ahead(spans_of(fetched.result())):
                 return read(indices, windows, samples)
 
-        with Fetcher(self.reader, self.whole) as fetcher:
+        def tasks() -> Iterator[Future[Result]]:
             waiting: deque[tuple[np.ndarray, Future[Clips]]] = deque()
             for indices in batches:
                 waiting.append((indices, fetcher.fetch(indices, windows, samples)))
@@ -74,6 +72,23 @@ class ReadAhead:
                     yield pool.submit(read_fetched, *waiting.popleft())
             while waiting:
                 yield pool.submit(read_fetched, *waiting.popleft())
+
+        return Tasks(tasks(), fetcher)
+
+
+class Tasks(Iterator[Future[Result]]):
+    """Futures, and what they need until `close`."""
+
+    def __init__(self, tasks: Iterator[Future[Result]], fetcher: Fetcher | None = None):
+        self._tasks, self._fetcher = tasks, fetcher
+
+    def __next__(self) -> Future[Result]:
+        return next(self._tasks)
+
+    def close(self) -> None:
+        """Ends what is under way; nothing waits for a server then."""
+        if self._fetcher is not None:
+            self._fetcher.close()
 
 
 Clip = tuple[str, list[tuple[int, int]], "Future[list[np.ndarray]]"]
@@ -93,18 +108,20 @@ class Fetcher:
         self._free = asyncio.Semaphore(REQUESTS)
         # a request to a server that is gone must not keep the process
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
-
-    def __enter__(self) -> Fetcher:
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Cancels what is under way."""
+        if self._loop.is_closed():
+            return
         self._planners.shutdown(wait=True, cancel_futures=True)
         self._shards.shutdown(wait=False, cancel_futures=True)
         asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    __del__ = close  # a pass whose first batch nobody asks for
 
     async def _cancel(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -183,7 +200,11 @@ def choose(read: str, shards: ShardSet, files: RemoteFiles, sample: float, clip:
     elif ratio <= RATIO and not fits:
         why += f", but the cache has no room for {at_once / 1e9:.3g} GB of shards"
     what = "whole shards, kept in the cache" if whole else "ranges of the shards"
-    log.info("%s: reads %s: %s", shards.root, what, why)
+    line = f"{shards.root}: reads {what}: {why}"
+    if line == files.said:  # for each loader of a command
+        return whole
+    files.said = line
+    log.info(line)
     if whole and not fits:
         log.warning(
             "%s: %.3g GB of shards are read from at a time, and cache_gb=%.3g: shards may be "

@@ -73,7 +73,8 @@ def cluster(
     if k > total:
         raise UserError(f"k={k} clusters of {total} samples; set k to {total} or less")
     check_finite(features, valid, ranks)
-    every = Points(concat_features(features, settings, valid, ranks), device, valid, ranks)
+    points = concat_features(features, settings, valid, ranks)
+    every = Points(points, device, valid, ranks, given=True)
     if k > (distinct := every.distinct(k)):
         raise UserError(
             f"k={k} clusters, but only {distinct} distinct feature vectors among {total} "
@@ -120,9 +121,11 @@ def check_finite(features: list[np.ndarray], valid: np.ndarray, ranks: Ranks) ->
         bad = np.flatnonzero(valid & ~np.isfinite(part.sum(axis=1, dtype=np.float32)))
         found = [row for rows in ranks.gather((before + bad).tolist()) for row in rows]
         if found:
+            half = part.dtype == np.float16
             raise UserError(
                 f"features of sample {found[0]} ({len(found)} in all) are not finite: the "
-                "encoder diverged; lower train.lr in a new run"
+                "encoder diverged; lower train.lr"
+                f"{' or set cluster.precision=float32' if half else ''} in a new run"
             )
 
 

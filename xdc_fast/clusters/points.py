@@ -16,15 +16,16 @@ DISTINCT = 100_000  # rows that are searched for copies; a collapsed encoder sho
 ROWS = 1024
 BLOCK = 2**26  # distances that a GPU computes at a time
 SPARE = 2  # points stay on the host unless this many times their size is free on the device
-DIGITS = 24  # binary ones of float32; 2^53 / 2^24 = 2^29 numbers add up exactly in float64
+DIGITS = 24  # binary ones of float32
+MOST = 2 ** (53 - DIGITS)  # numbers that float64 adds up exactly
 SMALLEST = -100  # exponent; below, a unit would not be a normal number of float32
 
 
 class Points:
-    """Points float32 (N, D) and what k-means asks of them, block by block on a device.
+    """Points float32 or float16 (N, D) and what k-means asks of them, block by block on a device.
 
     valid: bool (N,), which of them count; by default all. ranks: each has points of its own, and
-    answers are about those of all ranks.
+    answers are about those of all ranks. given: the array may be written; otherwise it is copied.
     They are rounded to 24 binary digits of the largest number, so that float64 adds up 2^29 of them
     without rounding: whatever their order, and on whatever ranks, their sum is the same.
     They move to the device where there is room, and otherwise go there in each round.
@@ -36,18 +37,23 @@ class Points:
         device: torch.device | str = "cpu",
         valid: np.ndarray | None = None,
         ranks: Ranks = ALONE,
+        *,
+        given: bool = False,
     ):
         self.device, self.ranks = torch.device(device), ranks
         self.members = np.arange(len(points)) if valid is None else np.flatnonzero(valid)
         counts = ranks.gather(len(self.members))
         self.before, self.count = sum(counts[: ranks.rank]), sum(counts)
-        rows = on_grid(points, ranks)
+        # torch warns of arrays that it may not write
+        rows = torch.from_numpy(np.require(points, requirements=["C", "W"]))
+        rows = rows if given else rows.clone()
         self._left_out = None
         if len(self.members) < len(points):
             self._left_out = torch.ones(len(points), dtype=torch.bool)
             self._left_out[self.members] = False
             rows[self._left_out] = 0
             self._left_out = self._left_out.to(self.device)
+        round_to_grid(rows, ranks)
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             rows = rows.to(self.device) if SPARE * rows.nbytes <= free else rows.pin_memory()
@@ -69,16 +75,17 @@ class Points:
             share = Ranks(rank, self.ranks.world).share(len(numbers), ROWS)
             rows = self.take(torch.from_numpy(numbers[share]))
             if rank == self.ranks.rank:
-                own = rows.cpu().numpy()
-        return Points(own, self.device, None, self.ranks)
+                own = rows.to(self.rows.dtype).cpu().numpy()
+        return Points(own, self.device, None, self.ranks, given=True)
 
     def take(self, numbers: torch.Tensor) -> torch.Tensor:
-        """The points of these numbers among all that count, int64 (M,), on the device."""
+        """The points of these numbers, int64 (M,), among all that count: float32 (M, D), on the
+        device."""
         out = torch.zeros(len(numbers), self.rows.shape[1], device=self.device)
         number = numbers.cpu().numpy() - self.before
         here = (number >= 0) & (number < len(self.members))
         rows = torch.from_numpy(self.members[number[here]])
-        out[torch.from_numpy(here)] = self.rows[rows].to(self.device)
+        out[torch.from_numpy(here)] = self.rows[rows].to(self.device).float()
         return self.ranks.sum(out)
 
     def distinct(self, k: int) -> int:
@@ -90,11 +97,12 @@ class Points:
         return found
 
     def blocks(self, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The points in parts, on the device, for work that takes `width` numbers a point."""
+        """The points in parts, float32 on the device, for work that takes `width` numbers a
+        point."""
         size = ROWS if self.device.type == "cpu" else max(ROWS, BLOCK // width)
         for first in range(0, len(self.rows), size):
             place = slice(first, first + size)
-            yield place, self.rows[place].to(self.device, non_blocking=True)
+            yield place, self.rows[place].to(self.device, non_blocking=True).float()
 
     def nearest(self, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest centroid of each point of this rank, int64 (N,), and the squared distance,
@@ -149,14 +157,13 @@ class Points:
         return self.ranks.sum(width)[:k] * unit
 
 
-def on_grid(points: np.ndarray, ranks: Ranks) -> torch.Tensor:
-    """Points float32 (N, D) rounded to multiples of 2^-DIGITS of the largest number of all ranks,
-    a power of two; their sums in float64 are exact."""
-    # torch warns of arrays that it may not write
-    rows = torch.from_numpy(np.require(points, requirements=["C", "W"]))
+def round_to_grid(rows: torch.Tensor, ranks: Ranks) -> None:
+    """Rounds points (N, D) in place to multiples of 2^-DIGITS of the largest number of all ranks, a
+    power of two; their sums in float64 are exact."""
     largest = torch.stack([rows.max(), -rows.min()]).max() if len(rows) else torch.zeros(())
-    unit = power_of_two(float(ranks.max(largest))) * 2.0**-DIGITS
-    return (rows / unit).round_().mul_(unit)
+    unit = power_of_two(float(ranks.max(largest.float()))) * 2.0**-DIGITS
+    for block in rows.split(ROWS):
+        block.copy_((block.float() / unit).round_().mul_(unit))
 
 
 def power_of_two(number: float) -> float:

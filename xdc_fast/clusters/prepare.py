@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -17,10 +19,15 @@ def concat_features(
     valid: np.ndarray | None = None,
     ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """The points that `cluster` clusters, float32 (N, D'), from features (N, D) each."""
-    if len(parts) > 1:
-        parts = [np.concatenate([unit_length(part) for part in parts], axis=1)]
-    return prepare(parts[0], settings, valid, ranks)
+    """The points that `cluster` clusters (N, D'), from features (N, D) each; a new array of their
+    type, float32 or float16."""
+    if len(parts) == 1:
+        return prepare(parts[0], settings, valid, ranks)
+    joined = np.empty((len(parts[0]), sum(part.shape[1] for part in parts)), parts[0].dtype)
+    for place in blocks(len(joined)):
+        units = [unit_length(part[place].astype(np.float32)) for part in parts]
+        joined[place] = np.concatenate(units, axis=1)
+    return prepare(joined, settings, valid, ranks)
 
 
 def prepare(
@@ -29,26 +36,35 @@ def prepare(
     valid: np.ndarray | None = None,
     ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """PCA with whitening and length normalisation, by the settings: float32 (N, D) -> (N, D').
+    """PCA with whitening and length normalisation, by the settings: (N, D) -> (N, D'), a new array
+    of the same type, float32 or float16.
 
     valid, ranks: as of `cluster`. Rows that are not valid mean nothing.
     """
-    points = np.ascontiguousarray(points, dtype=np.float32)
-    if valid is not None and not valid.all():
-        points = np.where(valid[:, None], points, np.float32(0))
+    found = np.array(points, np.float16 if points.dtype == np.float16 else np.float32, order="C")
+    if valid is not None:
+        found[~valid] = 0
     if settings.pca:
-        points = whiten(points, settings.pca, valid, ranks)
+        found = whiten(found, settings.pca, valid, ranks)
+    mean: np.ndarray | np.float32 = np.float32(0)
     if settings.normalize == "centered-l2":
-        points = points - Points(points, "cpu", valid, ranks).mean().numpy()
+        mean = Points(found, "cpu", valid, ranks).mean().numpy()
     if settings.normalize != "none":
-        points = unit_length(points)
-    return points
+        for place in blocks(len(found)):
+            found[place] = unit_length(found[place].astype(np.float32) - mean)
+    return found
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """ROWS rows after ROWS rows, so that what lies between two arrays is never a third."""
+    return (slice(first, first + ROWS) for first in range(0, count, ROWS))
 
 
 def whiten(
     points: np.ndarray, components: int, valid: np.ndarray | None, ranks: Ranks
 ) -> np.ndarray:
-    """The principal components of unit variance, float32 (N, components); UserError without."""
+    """The principal components of unit variance, (N, components) of the type of the points;
+    UserError without."""
     every, dim = Points(points, "cpu", valid, ranks), points.shape[1]
     if components > min(every.count, dim):
         raise UserError(
@@ -66,10 +82,10 @@ def whiten(
         fitted = [faiss.vector_to_array(vector) for vector in (pca.A, pca.b)]
     matrix, offset = map(torch.from_numpy, ranks.broadcast(fitted))
     turned = matrix.reshape(components, dim).T
-    whitened = np.empty((len(points), components), np.float32)
-    for first in range(0, len(points), ROWS):
-        place = slice(first, first + ROWS)
-        whitened[place] = torch.addmm(offset, torch.from_numpy(points[place]), turned).numpy()
+    whitened = np.empty((len(points), components), points.dtype)
+    for place in blocks(len(points)):
+        block = torch.from_numpy(points[place]).float()
+        whitened[place] = torch.addmm(offset, block, turned).numpy()
     if not all(ranks.gather(bool(np.isfinite(whitened).all()))):
         raise UserError(
             f"cluster.pca={components} keeps components without variance, which whitening "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammaln
 
 from xdc_fast.kernels.labels import (
     ari,
@@ -126,6 +125,8 @@ def expected_information(rows: np.ndarray, columns: np.ndarray) -> float:
     standard deviations (and 10) from its mean are left out, as they add nothing. scikit-learn
     goes through all of them: 4.5 s against 0.2 s for 64 clusters, 400 classes, a million samples.
     """
+    from scipy.special import gammaln  # 0.4 s that only runs with labels need
+
     total, sum_ = int(rows.sum()), 0.0
     b = columns.astype(np.float64)
     for a in rows.astype(np.float64):

@@ -18,7 +18,8 @@ import numpy as np
 
 from xdc_fast.clips.subset import ClipSubset
 from xdc_fast.clips.windows import ClipShape
-from xdc_fast.encoders.features import Features, iterate_features, widths_of
+from xdc_fast.encoders.feature_rows import Features
+from xdc_fast.encoders.features import iterate_features, widths_of
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.files import (
@@ -31,6 +32,7 @@ from xdc_fast.files import (
     write_json,
 )
 from xdc_fast.models.load import Model
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import SAMPLES
 
@@ -46,50 +48,59 @@ def extract_features(
     stride: float = 1.0,
     *,
     modality: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Features of clips of the recipe's length, one every `stride` seconds, to the folder `out`.
 
-    A sample shorter than a clip gives one. Shards that are already in the folder are left out, so
+    Several ranks, which all see the folder, share the shards. A sample shorter than a clip gives
+    one. Shards that are already in the folder are left out, so
     that an interrupted extraction goes on. Returns extract.json's content with the counts of
     samples, clips, and of clips that could not be read, which are left out.
     Raises UserError for a folder that holds anything else.
     """
-    out, evaluator = Path(out), Evaluator(model, shards, modality)
+    out, evaluator = Path(out), Evaluator(model, shards, modality, ranks=ranks)
     made_by = {"stride": stride, **evaluator.made_by(*evaluator.modalities)}
     about = evaluator.about(made_by)
-    with claimed(out, made_by, about):
-        write(out / SAMPLES, (shards.files / SAMPLES).read_bytes())
+    with claimed(out, made_by, about, ranks):
+        if ranks.first:
+            write(out / SAMPLES, (shards.files / SAMPLES).read_bytes())
         clips, start, stop = lay_clips(evaluator, stride)
         paths = [out / name.replace(".tar", ".npz") for name in shards.shards]
         widths = widths_of(evaluator.encoders(*evaluator.modalities))
         last = np.cumsum(clips.shard_sizes)
-        rows = [slice(end - size, end) for end, size in zip(last, clips.shard_sizes, strict=True)]
-        missing = {
-            number: read_shard(path, clips.samples[rows[number]], widths)
-            for number, path in enumerate(paths)
-            if path.is_file()
-        }
+        parts = np.stack([last - clips.shard_sizes, last], axis=1)
+        done = ranks.broadcast([path.is_file() for path in paths])
+        there, missing = np.flatnonzero(done), np.flatnonzero(~np.array(done))
+        failed = 0
+        for number in there[ranks.share(len(there))].tolist():
+            failed += read_shard(paths[number], clips.samples[slice(*parts[number])], widths)
+        own = missing[ranks.share(len(missing))]
         for number, features in iterate_features(
             evaluator.encoders(*evaluator.modalities),
             evaluator.loader(*evaluator.modalities),
             evaluator.inputs,
             model.recipe.train.group_size,
             clips,
-            done=missing,
+            parts[own],
         ):
-            part = rows[number]
-            save_shard(paths[number], clips.samples[part], start[part], stop[part], features)
-            missing[number] = features.n_unreadable
-    failed = sum(missing.values())
+            part, path = slice(*parts[own[number]]), paths[own[number]]
+            save_shard(path, clips.samples[part], start[part], stop[part], features)
+            failed += features.n_unreadable
+        failed = sum(ranks.gather(failed))
     return about | {"samples": len(shards), "clips": len(clips) - failed, "n_unreadable": failed}
 
 
 @contextmanager
-def claimed(out: Path, made_by: dict, about: dict) -> Iterator[None]:
-    """Only one process at a time is in here for a folder, which has `about` as its extract.json.
+def claimed(out: Path, made_by: dict, about: dict, ranks: Ranks) -> Iterator[None]:
+    """Only one command at a time is in here for a folder, which has `about` as its extract.json.
 
+    All ranks are in here when the first one has claimed it.
     Raises UserError where it holds anything else, or features that are not `made_by` this.
     """
+    if not ranks.first:
+        ranks.barrier()
+        yield
+        return
     path = out / "extract.json"
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give another folder")
@@ -106,6 +117,7 @@ def claimed(out: Path, made_by: dict, about: dict) -> Iterator[None]:
             raise UserError(f"{out}: not empty, and not from `xdc extract`; give another folder")
         else:
             write_json(path, about)
+        ranks.barrier()
         yield
 
 

@@ -29,6 +29,7 @@ from xdc_fast.models.load import Model
 from xdc_fast.models.media import iterate_media
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.sources import PackInputs, collect
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.format import REFUSED, SAMPLES
 from xdc_fast.shards.tables import write_csv
 
@@ -36,7 +37,13 @@ FILES = 64  # in an npz
 
 
 def extract_media(
-    model: Model, media: Path, out: Path, stride: float = 1.0, *, modality: str | None = None
+    model: Model,
+    media: Path,
+    out: Path,
+    stride: float = 1.0,
+    *,
+    modality: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Features of clips of the recipe's length, one every `stride` seconds, to the folder `out`.
 
@@ -46,10 +53,11 @@ def extract_media(
         out: the folder. Files whose features are there already are not read again.
         stride: seconds from one clip to the next. A file shorter than a clip gives one.
         modality: "video" or "audio", to extract that alone.
+        ranks: they share the files, and all see the folder.
 
     Returns:
         The content of extract.json, the counts of samples, clips and refused files, and the
-        reasons, {reason: files}.
+        reasons, {reason: files}; the first rank alone returns the counts.
 
     Raises:
         UserError: for a folder without files, or a folder `out` that holds anything else.
@@ -78,17 +86,22 @@ def extract_media(
     }
     about = {"where": model.name, "finished": model.finished, "data": str(media), **made_by}
     widths = widths_of(encoders)
-    with claimed(out, made_by, about):
-        write_samples(out, inputs)
+    with claimed(out, made_by, about, ranks):
+        if ranks.first:
+            write_samples(out, inputs)
         count = len(inputs.sources)
         blocks = [
             Block(out / f"media-{first // FILES:06d}.npz", range(first, min(first + FILES, count)))
             for first in range(0, count, FILES)
         ]
-        for block in blocks:
-            if block.path.is_file():
-                block.load(widths)
-        missing = [index for block in blocks if not block.path.is_file() for index in block.files]
+        done = ranks.broadcast([block.path.is_file() for block in blocks])
+        lacking = [block for block, there in zip(blocks, done, strict=True) if not there]
+        own = lacking[ranks.share(len(lacking))]
+        missing = [index for block in own for index in block.files]
+        if ranks.first:
+            for block, there in zip(blocks, done, strict=True):
+                if there:
+                    block.load(widths)
 
         def place(row: np.ndarray) -> PlacedClips:
             return place_clips(*spans(row, shape, tracks_of(row, encoders)), stride)
@@ -105,8 +118,7 @@ def extract_media(
         )
         bar = progress.bar(
             zip(missing, items, strict=True),
-            total=count,
-            initial=count - len(missing),
+            total=len(missing),
             desc="files",
             unit="file",
         )
@@ -118,6 +130,11 @@ def extract_media(
                 block.found.append((index, place(item.clips.row), item.arrays))
             if index == block.files[-1]:
                 block.save(widths)
+        ranks.barrier()
+        if not ranks.first:
+            return about
+        for block in lacking[len(own) :]:  # of the other ranks
+            block.load(widths)
         return about | summarize(out, inputs, blocks)
 
 

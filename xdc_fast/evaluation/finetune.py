@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from xdc_fast import progress
+from xdc_fast.clips.batch import Batch
 from xdc_fast.clips.sampler import EpochSampler
 from xdc_fast.clips.subset import count_by_shard
 from xdc_fast.clips.windows import random_windows
@@ -31,7 +33,9 @@ from xdc_fast.evaluation.splits import (
     splits_of,
 )
 from xdc_fast.models.load import Model
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 METRICS = ("clip@1", "video@1", "video@5")
 
@@ -85,7 +89,8 @@ def finetune(
     settings: FinetuneSettings | None = None,
     test_share: float = 0.3,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict]:
     """Accuracy on the splits that `columns` name, for each modality.
 
@@ -94,6 +99,8 @@ def finetune(
     those of pretraining: random in time, crop and flip. only_head: the encoder stays as it is,
     BatchNorm in eval mode. At test, the softmax is averaged over equally spaced clips. Each split's
     result is kept in `out`, or in the run's folder, as soon as it is there, and not made again.
+    Several ranks share the test clips alone: the first one trains, and the others wait. It returns
+    the results, the others {}.
 
     Returns {modality: {..., splits: [{split, train, test, n_unreadable, clip@1, video@1,
     video@5}], mean, spread}}: accuracies 0 to 1; video@5 is None for five classes or fewer.
@@ -103,7 +110,7 @@ def finetune(
     codes, classes = classes_of(shards, label)
     splits = splits_of(shards, label, codes, classes, columns, test_share=test_share, seed=seed)
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
-    evaluator = Evaluator(model, shards, modality, out)
+    evaluator = Evaluator(model, shards, modality, out, ranks)
     names, batch = evaluator.modalities, settings.batch
     for name in names:
         check_memory(model.recipe, [name], evaluator.device, batch, training=not only_head)
@@ -125,16 +132,19 @@ def finetune(
         with evaluator.place_for(
             "finetune", "-".join((label, *columns, name, mode)), made_by
         ) as place:
-            scores = place.splits(made_by["asked"])
+            scores = ranks.broadcast(place.splits(made_by["asked"]))
             for split in splits[len(scores) :]:
                 classifier = train(
                     evaluator, name, codes, classes, split, only_head, settings, seed
                 )
                 logits, valid = classify(evaluator, name, classifier, split, settings)
+                if not ranks.first:
+                    continue
                 sizes = {"split": split.name, "train": len(split.train), "test": len(split.test)}
                 scores.append(sizes | score(logits, valid, codes[split.test]))
                 place.save(about | summary(scores))
-        results[name] = about | summary(scores)
+        if ranks.first:
+            results[name] = about | summary(scores)
     return results
 
 
@@ -164,7 +174,9 @@ def train(
     settings: FinetuneSettings,
     seed: int,
 ) -> Classifier:
-    """An encoder and a classifier of its features, trained on a split's training part."""
+    """An encoder and a classifier of its features, trained on a split's training part by the first
+    rank."""
+    ranks = evaluator.ranks
     encoder = copy.deepcopy(evaluator.model.encoders[modality]).train(not only_head)
     encoder.requires_grad_(not only_head)
     head = new_head(encoder.features, len(classes), seed).to(evaluator.device)
@@ -186,7 +198,13 @@ def train(
             windows = partial(
                 random_windows, shape=loader.shape, seed=seed, epoch=epoch, flip=recipe.video.flip
             )
-            for clips in loader.batches(sampler, windows, samples=split.train):
+            batches: Iterator[Batch | None] = repeat(None, sampler.steps)
+            if ranks.first:
+                batches = loader.batches(sampler, windows, samples=split.train)
+            for clips in batches:
+                ranks.any(False)  # the others hear that this one is there
+                if clips is None:
+                    continue
                 found = forward({modality: encoder}, evaluator.inputs, clips, epoch)
                 targets = labels[clips.index].to(evaluator.device)
                 loss = cross_entropy(head(found[modality]), targets)
@@ -204,7 +222,11 @@ def train(
                 optimizer.step()
                 bar.set_postfix(epoch=epoch + 1, loss=f"{shown:.3f}", refresh=False)
                 bar.update()
-    return Classifier(encoder, head).eval()
+    classifier = Classifier(encoder, head).eval()
+    if ranks.world > 1:
+        trained = {name: value.cpu() for name, value in classifier.state_dict().items()}
+        classifier.load_state_dict(ranks.broadcast(trained))
+    return classifier
 
 
 def classify(
@@ -214,7 +236,8 @@ def classify(
     split: Split,
     settings: FinetuneSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): the valid."""
+    """Logits of the test part, float32 (N, clips, classes), and bool (N, clips): the valid; on the
+    first rank, N = 0 on the others."""
     found = compute_features(
         {modality: classifier},
         evaluator.loader(modality),
@@ -224,6 +247,7 @@ def classify(
         clips=settings.clips,
         average=False,
         title=f"{split.name} test",
+        ranks=evaluator.ranks,
     )
     logits = found.arrays[modality]
     if not np.isfinite(logits).all():
@@ -231,10 +255,10 @@ def classify(
             f"{evaluator.shards.root}: the {modality} encoder fine-tuned on split '{split.name}' "
             "has outputs that are not finite; lower --lr and --head-lr"
         )
-    shape = (len(split.test), settings.clips)
-    valid = found.valid.reshape(shape)
-    check_readable(evaluator.shards, split.train, split.test[valid.any(axis=1)])
-    return logits.reshape(*shape, -1), valid
+    valid = found.valid.reshape(-1, settings.clips)
+    if evaluator.ranks.first:
+        check_readable(evaluator.shards, split.train, split.test[valid.any(axis=1)])
+    return logits.reshape(*valid.shape, classifier.features), valid
 
 
 def score(logits: np.ndarray, valid: np.ndarray, codes: np.ndarray) -> dict:

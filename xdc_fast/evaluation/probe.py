@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.clusters.quality import class_columns, label_counts
-from xdc_fast.encoders.features import Features
+from xdc_fast.encoders.feature_rows import Features
 from xdc_fast.errors import UserError
 from xdc_fast.evaluation.evaluator import Evaluator
 from xdc_fast.evaluation.splits import (
@@ -26,8 +25,10 @@ from xdc_fast.evaluation.splits import (
 )
 from xdc_fast.kernels.labels import nmi
 from xdc_fast.models.load import Model, load
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, chosen on the training part
 FOLDS = 3
@@ -58,7 +59,8 @@ def probe(
     settings: ProbeSettings | None = None,
     *,
     modality: str | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Linear-probe accuracy of a model's encoders, and of the same ones before any training.
 
@@ -73,12 +75,13 @@ def probe(
     random}}, ...}: accuracies and chance (the share of the test part's most frequent class) 0 to 1,
     counts of videos, NMI of the clusters of pretrained and of random features, the classes, the
     indices of the test videos and the class of each by the classifier (a position in names), then
-    what the result was made of. It is kept in `out`, or in the run's folder.
+    what the result was made of. It is kept in `out`, or in the run's folder. Several ranks share
+    the feature passes; the first one returns the result, the others {}.
     Raises UserError for an unknown column, fewer than two classes, a class too small, or a video
     in both parts.
     """
-    (result,) = probe_labels(model, shards, (label,), settings, modality=modality, out=out)
-    return result
+    found = probe_labels(model, shards, (label,), settings, modality=modality, out=out, ranks=ranks)
+    return found[0] if found else {}
 
 
 def probe_labels(
@@ -88,9 +91,10 @@ def probe_labels(
     settings: ProbeSettings | None = None,
     *,
     modality: str | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[dict]:
-    """`probe` of several labels, for which the features are made once."""
+    """`probe` of several labels, for which the features are made once; [] but on the first rank."""
     settings = settings or ProbeSettings()
     settings = replace(settings, k=settings.k or model.recipe.k)
     labels, splits = tuple(dict.fromkeys(labels)), []
@@ -98,7 +102,7 @@ def probe_labels(
         codes, classes = classes_of(shards, label)
         splits.append(divide(shards, label, codes, classes, settings))
         check_label_leakage(model.run, shards, label, [splits[-1].test])
-    evaluator = Evaluator(model, shards, modality, out)
+    evaluator = Evaluator(model, shards, modality, out, ranks)
     made_by = {
         **asdict(settings),
         "cluster": asdict(model.recipe.cluster),
@@ -115,10 +119,12 @@ def probe_labels(
         if model.name != "random":
             start = load("random", recipe=model.recipe)
             start.encoders = {name: start.encoders[name] for name in evaluator.modalities}
-            random = Evaluator(start, shards).features(
+            random = Evaluator(start, shards, ranks=ranks).features(
                 *evaluator.modalities, clips=settings.clips, title="random features"
             )
-        results = []
+        results: list[dict] = []
+        if not ranks.first:
+            return results
         for label, split, place in zip(labels, splits, places, strict=True):
             result = score(evaluator, label, split, settings, trained, random)
             result |= evaluator.about(place.made_by)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xdc_fast import storage
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.files import NUMBER, damaged, locked, misfit, read_json, write_json
+from xdc_fast.files import NUMBER, damaged, locked, misfit, read_json, to_json
+from xdc_fast.storage import Place
 
 HINT = "remove it, and the result is made again"
 PROBE = {
@@ -23,15 +25,16 @@ SPLIT = {
 
 
 class Result:
-    """A place for one result, that no other process writes meanwhile; without one, none is kept."""
+    """A place for one result, that no other process of this machine writes meanwhile; without one,
+    none is kept."""
 
-    def __init__(self, path: Path | None, made_by: dict):
+    def __init__(self, path: Place | None, made_by: dict):
         self.path, self.made_by = path, made_by
 
     def save(self, result: dict) -> None:
         """Keeps it."""
         if self.path is not None:
-            write_json(self.path, result)
+            storage.write(self.path, (to_json(result, 2) + "\n").encode())
 
     def splits(self, names: list[str]) -> list[dict]:
         """The scores of fine-tuning that were saved, of splits of these names; UserError for a
@@ -47,7 +50,7 @@ class Result:
 
 
 @contextmanager
-def place_for(out: Path | None, folder: str, name: str, made_by: dict) -> Iterator[Result]:
+def place_for(out: Place | None, folder: str, name: str, made_by: dict) -> Iterator[Result]:
     """Where the result that is `made_by` this is kept. out: None to keep none.
 
     Raises Busy when another process makes the same result.
@@ -57,6 +60,9 @@ def place_for(out: Path | None, folder: str, name: str, made_by: dict) -> Iterat
         return
     total = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
     path = out / folder / f"{name.replace('/', '_')}-{total[:12]}.json"
+    if not isinstance(path, Path):
+        yield Result(path, made_by)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{path}: another process is making this result; wait for it"
     with locked(path.with_suffix(".lock"), busy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,8 +24,10 @@ from xdc_fast.evaluation.splits import (
 from xdc_fast.files import damaged
 from xdc_fast.models.load import Model
 from xdc_fast.pretraining.run import ANEW, Run
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 
 def retrieve(
@@ -37,7 +38,8 @@ def retrieve(
     *,
     modality: str | None = None,
     clips: int = 10,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """How well nearest neighbours agree, by features averaged over equally spaced clips.
 
@@ -51,18 +53,21 @@ def retrieve(
 
     Returns {..., within: {modality: {splits, mean, spread}}, across: {"audio->video": {own,
     class}, ...}, note}: each metric 0 to 1 beside its chance. Where the spaces cannot be compared,
-    across is empty and note says why. The result is kept in `out`, or in the run's folder.
+    across is empty and note says why. The result is kept in `out`, or in the run's folder. Several
+    ranks share the feature pass; the first one returns the result, the others {}.
     Raises UserError as splits_of does.
     """
     if columns and label is None:
         raise UserError("--split needs --label; give both, or leave --split out")
     task = None if label is None else class_task(model.run, shards, label, columns)
-    evaluator = Evaluator(model, shards, modality, out)
+    evaluator = Evaluator(model, shards, modality, out, ranks)
     made_by = {"label": label, "asked": [*columns], "clips": clips}
     made_by |= evaluator.made_by(*evaluator.modalities)
     with evaluator.place_for("retrieve", "-".join((label or "own", *columns)), made_by) as place:
         centroids = last_centroids(evaluator)
         found = evaluator.features(*evaluator.modalities, clips=clips)
+        if not ranks.first:
+            return {}
         features, valid = found.arrays, found.valid
         every = np.flatnonzero(valid)
         spaces, note = shared(evaluator, features, valid, centroids)

@@ -103,9 +103,9 @@ def check_label_leakage(
     count = int(known[np.unique(np.concatenate(tests))].sum())
     if count:
         raise UserError(
-            f"{run.root}: has learned the label '{label}' of {count} test videos of {shards.root}, "
-            "or of others from the same recordings; pretrain with split=COLUMN, which leaves the "
-            "test part out, and test with --split COLUMN"
+            f"{run.place}: has learned the label '{label}' of {count} test videos of "
+            f"{shards.root}, or of others from the same recordings; pretrain with split=COLUMN, "
+            "which leaves the test part out, and test with --split COLUMN"
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -19,7 +17,9 @@ from xdc_fast.evaluation.splits import (
     splits_of,
 )
 from xdc_fast.models.load import Model
+from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 # How the paper found its C is not known; the follow-up CrissCross swept 1e-5 to 1.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -36,7 +36,8 @@ def svm(
     clips: int = 10,
     test_share: float = 0.3,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Accuracy of a one-vs-rest linear SVM on the splits that `columns` name.
 
@@ -44,7 +45,8 @@ def svm(
     Each recording gives `clips` equally spaced clips of the recipe's length, whose features are
     made unit length and learned one by one; at test their scores are averaged. C is found by
     cross-validation within the training part, where clips of a recording stay together.
-    The result is kept in `out`, or in the run's folder.
+    The result is kept in `out`, or in the run's folder. Several ranks share the feature pass; the
+    first one returns the result, the others {}.
 
     Returns {..., splits: [{split, train, test, n_unreadable, c, accuracy}], mean, spread}:
     accuracies 0 to 1. Raises UserError as splits_of does.
@@ -54,7 +56,7 @@ def svm(
         shards, label, codes, classes, columns, needed=FOLDS, test_share=test_share, seed=seed
     )
     check_label_leakage(model.run, shards, label, [split.test for split in splits])
-    evaluator = Evaluator(model, shards, modality, out)
+    evaluator = Evaluator(model, shards, modality, out, ranks)
     made_by = {
         "label": label,
         "classes": len(classes),
@@ -70,6 +72,8 @@ def svm(
         found = evaluator.features(
             modality, samples=used, clips=clips, average=False, title=f"{modality} features"
         )
+        if not ranks.first:
+            return {}
         units = normalize(found.arrays[modality]).reshape(len(used), clips, -1)
         valid: np.ndarray = found.valid.reshape(len(used), clips)
         readable = np.all(valid, axis=1)

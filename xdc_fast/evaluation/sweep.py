@@ -188,7 +188,7 @@ def _probe(run: Run, trial: Trial, task: ProbeTask) -> None:
     missing = tuple(label for label in task.labels if not _find_probe(trial, task, label))
     if missing:
         settings = replace(task.settings, k=trial.clusters)
-        probe_labels(load(run.root), task.shards, missing, settings)
+        probe_labels(load(run.place), task.shards, missing, settings)
 
 
 def _find_probes(trial: Trial, task: ProbeTask | None) -> list[dict]:

@@ -57,6 +57,8 @@ def plan(recipe: str | Path | None, settings: tuple[str, ...]) -> list[Trial]:
         heads_of(loaded.method)
         if not loaded.out:
             raise UserError("no folder for the sweep; give out=FOLDER")
+        if not isinstance(place_of(loaded.out), Path):
+            raise UserError(f"{loaded.out}: a sweep works on a disk; give another out=FOLDER")
         if loaded.method != "supervised":
             chosen = replace(loaded, label="")
         elif loaded.label:

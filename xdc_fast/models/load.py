@@ -18,15 +18,18 @@ from xdc_fast.models.model import Model, packing_for
 from xdc_fast.pretraining.checkpoint import head_weights, heads_fault, read_encoder_weights
 from xdc_fast.pretraining.run import ANEW, Run
 from xdc_fast.recipe import Overrides, Recipe, override
+from xdc_fast.storage import URL, Place, place_of
+
+OWN_RECIPE = "comes with its own recipe; leave --recipe out, and change settings by KEY=VALUE"
 
 
-def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None = None) -> Model:
+def load(where: str | Place, settings: Overrides = (), *, recipe: Recipe | None = None) -> Model:
     """Encoders with their weights.
 
     Args:
-        where: a run folder; the encoders.pt or checkpoint.pt of a run; a folder that `xdc export`
-            wrote; a file NAME-HASH.pth that the authors of XDC released (video alone); or
-            "random", the encoders with which a run of `recipe` begins.
+        where: a run, in a folder or at a URL; the encoders.pt or checkpoint.pt of a run; a folder
+            that `xdc export` wrote; a file NAME-HASH.pth that the authors of XDC released (video
+            alone); or "random", the encoders with which a run of `recipe` begins.
         settings: what to change in the recipe, as {"video.frames": 32} or ("video.frames=32",).
         recipe: for "random" and .pth files, which have no recipe of their own.
 
@@ -38,7 +41,14 @@ def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None =
     >>> features["video"].shape, features["audio"].shape
     ((2, 48), (2, 48))
     """
-    path = Path(where)
+    place = place_of(where)
+    if isinstance(place, URL):
+        if recipe is not None:
+            raise UserError(f"{where}: {OWN_RECIPE}")
+        model = _of_run(place, settings)
+        model.name = str(place)
+        return model
+    path = place
     if str(where) == "random":
         if recipe is None:
             raise UserError("random: a recipe must name the encoders; give it with --recipe FILE")
@@ -46,10 +56,7 @@ def load(where: str | Path, settings: Overrides = (), *, recipe: Recipe | None =
     elif path.suffix == ".pth":
         model = _official(path, override(recipe or Recipe(), settings))
     elif recipe is not None:
-        raise UserError(
-            f"{where}: comes with its own recipe; leave --recipe out, and change settings by "
-            "KEY=VALUE"
-        )
+        raise UserError(f"{where}: {OWN_RECIPE}")
     elif (path / CONFIG).is_file():
         export = read_export(path)
         asked = override(export.recipe, settings)
@@ -84,10 +91,11 @@ def _official(path: Path, recipe: Recipe) -> Model:
     return model
 
 
-def _of_run(path: Path, settings: Overrides) -> Model:
-    root = path if path.is_dir() else path.parent
-    run = Run.open(root)
-    file = run.weights_file() if path == root else path
+def _of_run(place: Place, settings: Overrides) -> Model:
+    """A model of a run, or of one of its files of weights."""
+    of_file = place.suffix == ".pt" if isinstance(place, URL) else not place.is_dir()
+    run = Run.open(place.parent if of_file else place)
+    file = run.folder.file(place.name) if of_file else run.weights_file()
     weights, asked = read_encoder_weights(file), override(run.recipe, settings)
     model = _filled(file, run.recipe, asked, weights)
     if run.heads_file.is_file():

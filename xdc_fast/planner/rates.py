@@ -1,137 +1,105 @@
-"""How fast one part of a run is by itself."""
+"""The rates that a plan rests on, each with where it is from."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
-import torch
-from torch.profiler import ProfilerActivity, profile
+from xdc_fast.errors import UserError
+from xdc_fast.files import check_writable, read_json, write_json
+from xdc_fast.planner.numbers import check_names, read_numbers
+from xdc_fast.recipe import Train, read_yaml
 
-from xdc_fast.clips.batch import Batch
-from xdc_fast.clips.loader import Loader
-from xdc_fast.clips.sampler import EpochSampler
-from xdc_fast.clips.windows import WindowFunction
-from xdc_fast.clusters.kmeans import cluster
-from xdc_fast.files import write
-from xdc_fast.pretraining.methods import LABEL, clusterings_of
-from xdc_fast.recipe import Cluster
-from xdc_fast.shards.dataset import ShardSet
-
-TRACED, TOP = 10, 8  # training steps in a trace; operations that are named
-POINTS = 20_000  # samples that k-means is timed on
+MEASURED, FILE, ASSUMED = "measured", "file", "assumed"
+GRID = "GRID at 160x128 and 15 fps, AMD EPYC, one core (python -m benchmarks {})"
+H200 = "NVIDIA H200, 8 x 112 x 112, {} (python -m benchmarks step)"
+OPERATIONS = {"float32": 59.5e12, "bfloat16": 110.2e12}  # a second, of a training step on an H200
+SHAPE = (
+    "a rates file is what `xdc bench --save` writes, or a mapping of names as `xdc plan` prints "
+    "them, each with a number, and of `about`, a text"
+)
 
 
-def calls_per_second(call: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """Calls per second of a function over about `seconds`, after one call for warm-up.
+@dataclass(frozen=True)
+class Rate:
+    """A number that figures rest on.
 
-    The device is waited for at both ends alone, so that it works beside the host as in a run.
+    kind: MEASURED by `xdc bench --save`; FILE, written by hand; ASSUMED, of nobody's file. source:
+    what it is known from.
     """
-    call()
-    wait_for(device)
-    began, calls = time.perf_counter(), 0
-    while calls < 2 or time.perf_counter() - began < seconds:
-        call()
-        calls += 1
-    wait_for(device)
-    return calls / (time.perf_counter() - began)
+
+    value: float
+    unit: str
+    source: str
+    kind: str = ASSUMED
 
 
-def wait_for(device: torch.device) -> None:
-    """Returns when the device has done all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def endless_batches(
-    loader: Loader, sampler: EpochSampler, windows: WindowFunction
-) -> Generator[Batch, None, None]:
-    """The batches of one epoch, again and again."""
-    while True:
-        yield from loader.batches(sampler, windows)
-
-
-def reading(
-    shards: ShardSet, samples: int, sampler: EpochSampler, windows: WindowFunction
-) -> Callable[[], None]:
-    """A function that reads the bytes of a batch's windows; each call reads the next batch's.
-
-    samples: sound samples per clip. Files without an index of packets are read whole.
-    """
-    steps = itertools.cycle(range(sampler.steps))
-
-    def read() -> None:
-        indices = sampler.indices(next(steps))
-        places = [shards.row(int(index)) for index in indices]
-        laid = windows(indices, np.array([row for _, row in places]))
-        for (name, row), frames, start in zip(places, laid.frames, laid.start, strict=True):
-            if row["packet"] >= 0:
-                for packet in shards.packets(name, row, frames):
-                    packet.tobytes()
-                shards.waveform(name, row, int(start), samples)
-            else:
-                shards.read(name, row["video"], row["video_bytes"]).tobytes()
-                shards.read(name, row["audio"], row["audio_bytes"]).tobytes()
-
-    return read
-
-
-def profile_steps(
-    step: Callable[[], None], device: torch.device, trace: Path
-) -> list[tuple[str, float]]:
-    """The dearest operations of TRACED training steps, (name, share of the time in operations).
-
-    trace: the file that PyTorch's profile is written to.
-    """
-    kinds = [ProfilerActivity.CPU]
-    kinds += [ProfilerActivity.CUDA] if device.type == "cuda" else []
-    with profile(activities=kinds, acc_events=True) as profiler:
-        for _ in range(TRACED):
-            step()
-        wait_for(device)
-    with TemporaryDirectory() as folder:  # the profiler raises no error for a file it cannot write
-        made = Path(folder, "trace.gz" if trace.suffix == ".gz" else "trace")
-        profiler.export_chrome_trace(str(made))
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        write(trace, made.read_bytes())
-    times: dict[str, float] = {
-        event.key: event.self_device_time_total
-        if device.type == "cuda"
-        else event.self_cpu_time_total
-        for event in profiler.key_averages()
+def assumed_rates(train: Train) -> dict[str, Rate]:
+    """What is taken where no file says better, by name: GPUs like an H200, easy pictures."""
+    precision = train.precision
+    return {
+        "jpeg_bytes": Rate(0.1673, "bytes per packed pixel", GRID.format("codecs")),
+        "h264_bytes": Rate(0.03625, "bytes per packed pixel", GRID.format("codecs")),
+        "copy_bytes": Rate(125e3, "bytes per second of video", "streams of 1 Mbit/s"),
+        "aspect": Rate(16 / 9, "longer by shorter side", "pictures of 16:9"),
+        "jpeg_pack": Rate(30.27e6, "packed pixels per core and second", GRID.format("pack")),
+        "h264_pack": Rate(9.963e6, "packed pixels per core and second", GRID.format("codecs")),
+        "copy_pack": Rate(100, "seconds of video per core and second", "nothing measured"),
+        "feed": Rate(
+            831.8e6,
+            "packed pixels per GPU and second",
+            "NVIDIA H200, DALI, 16 cores, GRID at 160x128 (python -m benchmarks feed)",
+        ),
+        "step": Rate(OPERATIONS[precision], "FLOP per GPU and second", H200.format(precision)),
+        "encode": Rate(OPERATIONS[precision], "FLOP per GPU and second", "as `step`"),
+        "together": Rate(
+            1.0,
+            "of the slower of feed and step, when both work",
+            "neither takes from the other",
+        ),
+        "kmeans": Rate(10e12, "FLOP per GPU and second", "nothing measured; float32 products"),
+        "network": Rate(25e9, "bytes per second, all-reduce", "200 Gbit/s between nodes"),
+        "storage": Rate(2.5e9, "bytes per node and second", "20 Gbit/s for a node"),
+        "requests": Rate(5500, "GET per prefix and second", "Amazon S3, its documentation"),
+        "prefixes": Rate(1, "prefixes that the shards lie under", "all shards in one folder"),
+        "device_memory": Rate(141e9, "bytes per GPU", "NVIDIA H200, its data sheet"),
+        "host_memory": Rate(1e12, "bytes per node", "a node for eight GPUs"),
+        "disk": Rate(10e12, "bytes for `out`", "a shared file system"),
     }
-    total = sum(times.values())
-    dearest = sorted(times, key=times.__getitem__, reverse=True)[:TOP]
-    return [(name, times[name] / total) for name in dearest]
 
 
-def clustering_seconds(
-    method: str,
-    k: int,
-    settings: Cluster,
-    widths: Mapping[str, int],
-    samples: int,
-    seed: int,
-    device: torch.device,
-) -> float:
-    """Seconds for a method's clusterings of `samples` samples.
+def read_rates(paths: tuple[Path, ...], train: Train) -> dict[str, Rate]:
+    """assumed_rates, and what files replace of them; of a rate in several files, the last counts.
 
-    widths: {encoder: features per sample}. The features are drawn at random, of POINTS samples at
-    most; the time for more is taken to grow in proportion.
+    Raises UserError for names that are not known, and for what is no number above 0.
     """
-    count = min(samples, max(POINTS, k))
-    valid = np.ones(count, dtype=bool)
-    rng = np.random.default_rng(seed)
-    spent = 0.0
-    for clustering in clusterings_of(method):
-        if clustering == LABEL:
-            continue
-        parts = [rng.standard_normal((count, widths[name]), np.float32) for name in clustering]
-        began = time.perf_counter()
-        cluster(parts, valid, k, settings, seed, device)
-        spent += time.perf_counter() - began
-    return spent * samples / count
+    rates = assumed_rates(train)
+    for path in paths:
+        if path.suffix == ".json":
+            saved = read_json(path, {"about": str, "rates": dict}, SHAPE)
+            values, kind = saved["rates"], MEASURED
+            source = f"{path}: {saved['about']}"
+        else:
+            values, kind = read_yaml(path, SHAPE), FILE
+            about = values.pop("about", "")
+            source = f"{path}: {about}" if about else str(path)
+        check_names(path, values, rates)
+        for name, value in read_numbers(path, values, zero=False).items():
+            rates[name] = replace(rates[name], value=value, kind=kind, source=source)
+    return rates
+
+
+def check_saving(path: Path) -> None:
+    """UserError where rates cannot be written."""
+    if path.suffix != ".json":
+        raise UserError(f"{path}: what is measured is kept as JSON; give a name that ends in .json")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; give the path of a file")
+    check_writable(path.parent)
+
+
+def save_rates(path: Path, about: str, rates: Mapping[str, float]) -> None:
+    """Writes rates that were measured, for read_rates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"about": about, "rates": rates})

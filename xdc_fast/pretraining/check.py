@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 
+import numpy as np
 import torch
 
-from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.memory import check_memory
+from xdc_fast.clusters.points import ROWS
+from xdc_fast.encoders.build import MODALITIES, known_encoder, modality_of
+from xdc_fast.encoders.memory import check_memory, memory_of
 from xdc_fast.errors import UserError
-from xdc_fast.files import check_writable
-from xdc_fast.pretraining.methods import encoders_of, heads_of
+from xdc_fast.pretraining.methods import LABEL, clusterings_of, encoders_of, heads_of
 from xdc_fast.pretraining.pseudo_labels import training_samples
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Recipe
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import URL, check_writable, place_of
+
+log = logging.getLogger(__name__)
+
+OF_A_POINT = 24  # bytes: its square, cluster and distance, in torch and NumPy
+OF_A_LABEL = 4
 
 
 def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> ShardSet:
@@ -55,9 +62,51 @@ def check_recipe(recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> 
         )
     _check_groups(recipe, ranks.world)
     check_memory(recipe, encoders_of(recipe.method), device, training=True)
+    _check_clustering(recipe, len(samples), len(shards), ranks)
     if recipe.out:
-        check_writable(Path(recipe.out))
+        place = place_of(recipe.out)
+        check_writable(place)
+        if isinstance(place, URL) and recipe.cluster.features == "training":
+            raise UserError(
+                f"{place}: cluster.features=training keeps its features in files that are written "
+                "in place; give an out=FOLDER on a disk, or set cluster.features=pass"
+            )
     return shards
+
+
+def clustering_bytes(recipe: Recipe, samples: int, whole: int) -> int:
+    """The bytes that a process holds between training and training: features of its `samples`, the
+    points of one clustering, and labels of the `whole` set."""
+    with torch.device("meta"):
+        width = {
+            name: known_encoder(recipe, modality_of(name))().features
+            for name in encoders_of(recipe.method)
+        }
+    every = [MODALITIES if c == LABEL else c for c in clusterings_of(recipe.method)]
+    widest = max(sum(width[name] for name in names) for names in every)
+    prepared = recipe.cluster.pca or recipe.cluster.normalize == "centered-l2"
+    numbers = sum(width.values()) + widest * (2 if prepared else 1)
+    size = np.dtype(recipe.cluster.precision).itemsize
+    return samples * (numbers * size + OF_A_POINT) + 2 * whole * len(every) * OF_A_LABEL
+
+
+def _check_clustering(recipe: Recipe, samples: int, whole: int, ranks: Ranks) -> None:
+    """Says what a process needs for features and k-means, where there are several; UserError where
+    the machine has less."""
+    own = ranks.share(samples, ROWS)
+    needed = clustering_bytes(recipe, own.stop - own.start, whole)
+    there = memory_of(torch.device("cpu")) / ranks.on_machine
+    if needed > there:
+        raise UserError(
+            f"features of {own.stop - own.start:,} samples and their k-means need "
+            f"{needed / 1e9:,.1f} GB of memory, and this process has {there / 1e9:,.1f}; give more "
+            "machines (docs/scale.md), or set cluster.precision=float16"
+        )
+    if ranks.world > 1:
+        log.info(
+            "%d processes, each with features of %s samples; they and k-means take %s MB",
+            ranks.world, f"{own.stop - own.start:,}", f"{needed / 1e6:,.1f}",
+        )  # fmt: skip
 
 
 def _check_groups(recipe: Recipe, world: int) -> None:
@@ -74,11 +123,6 @@ def _check_groups(recipe: Recipe, world: int) -> None:
         raise UserError(
             f"train.batch={batch}, train.group={group}: a batch cannot be shared out in whole "
             f"groups to {processes}; {way}"
-        )
-    if world > 1 and recipe.cluster.features == "training":
-        raise UserError(
-            "cluster.features=training: one process has to see all samples, and there are "
-            f"{world}; set cluster.features=pass"
         )
 
 

@@ -40,7 +40,7 @@ class State:
     seconds: how long the run has taken. clusters: metrics of this iteration's clusterings, as of
     records.cluster_record; None: they are not made yet. learner: state of the heads and the
     optimizer; None: this iteration has not trained yet. heads: {head: state dict} to begin this
-    iteration with; None: they are drawn. memory_bank: its state; None: the run has none.
+    iteration with; None: they are drawn.
     sums: this iteration's metrics, summed over its steps. records: those of finished iterations.
     """
 
@@ -50,7 +50,6 @@ class State:
     clusters: dict | None = None
     learner: dict | None = None
     heads: dict | None = None
-    memory_bank: dict | None = None
     sums: dict = field(default_factory=dict)
     records: list = field(default_factory=list)
 
@@ -71,18 +70,16 @@ def write_state(file: Path, state: State, encoders: Mapping[str, nn.Module]) -> 
     write_tensors(file, {"format": FORMAT, "encoders": weights, **vars(state)})
 
 
-def read_state(
-    file: Path, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int, steps: int
-) -> State:
+def read_state(file: Path, encoders: Mapping[str, Encoder], recipe: Recipe, steps: int) -> State:
     """The state that a checkpoint holds; its weights are loaded into the encoders.
 
-    samples: of the set. steps: of an iteration. Raises UserError when the file cannot be read, is
+    steps: of an iteration. Raises UserError when the file cannot be read, is
     of another format or of other encoders, or holds what no run of the recipe writes.
     """
     content = _checked(read_checkpoint(file, HINT), file)
     load_encoder_weights(encoders, content["encoders"], recipe, file)
     state = State(**{known.name: content[known.name] for known in fields(State)})
-    if fault := _fault(state, encoders, recipe, samples, steps):
+    if fault := _fault(state, encoders, recipe, steps):
         raise damaged(file, fault, HINT)
     return state
 
@@ -140,6 +137,8 @@ def _checked(content: dict, file: Path) -> dict:
             f"{file}: checkpoint of format {shown}, and this version of xdc_fast reads {FORMAT}; "
             "continue with the version that wrote it, or give another out=FOLDER"
         )
+    if content.get("memory_bank", 0) is None:  # of older versions; they kept it here
+        del content["memory_bank"]
     schema = {"format": int, "encoders": dict, **get_type_hints(State)}
     for key in sorted(content.keys() | schema.keys()):
         if key not in content:
@@ -154,9 +153,7 @@ def _checked(content: dict, file: Path) -> dict:
     return content
 
 
-def _fault(
-    state: State, encoders: Mapping[str, Encoder], recipe: Recipe, samples: int, steps: int
-) -> str:
+def _fault(state: State, encoders: Mapping[str, Encoder], recipe: Recipe, steps: int) -> str:
     """What of a state no run of the recipe writes; empty when all is well."""
     like, number = head_weights(recipe, encoders), (float, torch.Tensor)
     sums = [f"{head}_{metric}" for head in like for metric in ("loss", "accuracy")]
@@ -194,11 +191,6 @@ def _fault(
         for head in like.values():
             trained += head.values()
         faults.append(_momentum_fault(state.learner["optimizer"]["state"], trained))
-    if recipe.cluster.features == "training":
-        with torch.device("meta"):
-            bank = {name: torch.empty(samples, e.features) for name, e in encoders.items()}
-            bank["valid"] = torch.empty(samples, dtype=torch.bool)
-        faults.append(tensors_fault(state.memory_bank, bank))
     return next(filter(None, faults), "")
 
 

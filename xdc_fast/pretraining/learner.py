@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,6 +82,8 @@ class Learner:
         if ranks.world > 1:
             with naming_loss(ranks):  # the weights of the first rank go to the others
                 self.shared = DistributedDataParallel(self.predict, broadcast_buffers=False)
+            if settings.all_reduce == "bfloat16":
+                self.shared.register_comm_hook(None, bf16_compress_hook)
         self.norms = [m for m in self.models.modules() if isinstance(m, NORMS)]
 
     def step(self, groups: Sequence[Batch], epoch: int, rate: float) -> dict[str, torch.Tensor]:
@@ -104,14 +107,14 @@ class Learner:
         labeled = dict(zip(self.labels, counts, strict=True))
         self.optimizer.zero_grad(set_to_none=True)
         metrics = torch.zeros(2 * len(self.table), device=device)
+        computed = []
         for number, (batch, target) in enumerate(zip(groups, targets, strict=True)):
             later = count - 1 - number
             for norm in self.norms:  # so that all groups of the step weigh alike in the end
                 norm.momentum = MOMENTUM / (count - later * MOMENTUM)
             with self.shared.no_sync() if self.shared and later else nullcontext():
                 features, logits = (self.shared or self.predict)(batch, epoch)
-                if self.memory_bank is not None:
-                    self.memory_bank.add(batch.index, features)
+                computed.append((batch.index, {n: x.detach() for n, x in features.items()}))
                 losses, found = [], []
                 for head in self.table:
                     clustering, said = clustering_name(head.clustering), logits[head.name]
@@ -126,6 +129,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.memory_bank is not None:
+            self.memory_bank.add(computed)
         names = [f"{head.name}_{metric}" for head in self.table for metric in ("loss", "accuracy")]
         return dict(zip(names, self.ranks.sum(metrics), strict=True))
 

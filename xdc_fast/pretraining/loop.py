@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack
 from signal import SIGTERM
 
@@ -66,7 +65,6 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
         max_unreadable=recipe.max_unreadable,
     )  # fmt: skip
     samples = training_samples(shards, recipe)
-    rows = ranks.share(len(samples), ROWS)  # whose features this rank holds
     sizes = count_by_shard(shards, samples)
     steps = steps_per_iteration(settings, EpochSampler(sizes, settings.batch).steps)
     names = [clustering_name(clustering) for clustering in clusterings_of(method)]
@@ -75,19 +73,25 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
         if ranks.first:
             held.enter_context(run.hold())
         interrupt = held.enter_context(Interrupt())
-        restored = run.read_state(encoders, len(shards), steps)
+        restored = run.read_state(encoders, steps)
         ranks.barrier()  # until all have read it
         state = restored or State()
         began = time.perf_counter() - state.seconds
         metrics_log = None
         if ranks.first:
             metrics_log = held.enter_context(MetricsLog(run, state.iteration, state.step, steps))
-        memory_bank = None
-        if recipe.cluster.features == "training":
-            memory_bank = MemoryBank(len(shards), widths_of(encoders), state.memory_bank)
+        memory_bank, unit = None, ROWS
+        if recipe.cluster.features == "training" and state.iteration < settings.iterations:
+            memory_bank = MemoryBank(
+                run.bank, samples, widths_of(encoders), recipe.cluster.precision,
+                new=not state.iteration and not state.step, ranks=ranks,
+            )  # fmt: skip
+            unit = memory_bank.unit
+        rows = ranks.share(len(samples), unit)  # whose features this rank holds
 
         def save() -> None:
-            state.memory_bank = memory_bank.state_dict() if memory_bank is not None else None
+            if memory_bank is not None:
+                memory_bank.flush()
             state.seconds = time.perf_counter() - began
             if ranks.first:
                 run.write_state(state, encoders)
@@ -95,20 +99,18 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
         if restored is None:
             calibrate(encoders, loader, inputs, settings.group_size, interrupt.check, samples)
             save()
-        if ranks.world > 1:
-            log.info(share_of(ranks, rows, widths_of(encoders)))
         while state.iteration < settings.iterations:
             title = f"iteration {state.iteration + 1}/{settings.iterations}"
 
             if state.clusters is None:
                 started = time.perf_counter()
                 if memory_bank is not None and state.iteration:
-                    features = memory_bank.features().take(samples)
+                    features = memory_bank.features()
                 else:
                     features = compute_features(
                         encoders, loader, inputs, settings.group_size, samples=samples,
-                        folder=run.features(state.iteration), stop=interrupt.check,
-                        title=f"{title} features", ranks=ranks, unit=ROWS,
+                        folder=run.features(state.iteration), precision=recipe.cluster.precision,
+                        stop=interrupt.check, title=f"{title} features", ranks=ranks, unit=unit,
                     )  # fmt: skip
                 extracted = time.perf_counter()
                 before = (
@@ -214,13 +216,6 @@ def _pretrain(recipe: Recipe, ranks: Ranks) -> dict:
         return run.summary()
 
 
-def share_of(ranks: Ranks, rows: slice, widths: Mapping[str, int]) -> str:
-    """What a rank holds between training and training, in a line."""
-    count = rows.stop - rows.start
-    size = count * sum(widths.values()) * 4 / 1e6
-    return f"{ranks.world} processes, each with features of {count:,} samples, {size:,.1f} MB"
-
-
 def check_losses(metrics: dict[str, float], run: Run, state: State) -> None:
     """UserError for a step whose loss is not finite."""
     for name, value in metrics.items():
@@ -231,6 +226,6 @@ def check_losses(metrics: dict[str, float], run: Run, state: State) -> None:
 def diverged(what: str, run: Run, state: State) -> UserError:
     """The error of a run that cannot go on from where it stands."""
     return UserError(
-        f"{run.root}: {what} iteration {state.iteration + 1}, step {state.step}; "
+        f"{run.place}: {what} iteration {state.iteration + 1}, step {state.step}; "
         "the checkpoint before it is kept; lower train.lr in a new run"
     )

@@ -12,7 +12,7 @@ from xdc_fast.clusters.kmeans import Clustering, cluster
 from xdc_fast.clusters.points import Points
 from xdc_fast.clusters.prepare import concat_features
 from xdc_fast.encoders.build import MODALITIES
-from xdc_fast.encoders.features import Features
+from xdc_fast.encoders.feature_rows import Features
 from xdc_fast.pretraining.methods import LABEL, clustering_name, clusterings_of
 from xdc_fast.ranks import ALONE, Ranks
 from xdc_fast.recipe import Cluster, Recipe
@@ -123,10 +123,13 @@ def classes_as_clusters(
     valid = features.valid & (classes >= 0)
     assignment = np.where(valid, classes, np.int32(-1))
     parts = [features.arrays[m] for m in MODALITIES]
-    every = Points(concat_features(parts, settings, valid, ranks), "cpu", valid, ranks)
+    points = concat_features(parts, settings, valid, ranks)
+    every = Points(points, "cpu", valid, ranks, given=True)
     means, sizes = every.means(torch.from_numpy(assignment.astype(np.int64)), k)
-    centroids, points = means.numpy(), every.rows.numpy()
-    distance = np.square(points - centroids[assignment]).sum(axis=1)
+    centroids = means.numpy()
+    distance = np.empty(len(points), np.float32)
+    for place, block in every.blocks(1):
+        distance[place] = np.square(block.numpy() - centroids[assignment[place]]).sum(axis=1)
     distance[~valid] = 0
     mean = every.sum(torch.from_numpy(distance)) / max(int(sizes.sum()), 1)
     distance[~valid] = np.inf

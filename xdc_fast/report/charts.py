@@ -89,6 +89,53 @@ def line_chart(
     return svg(title, width, height, parts)
 
 
+def growth_chart(title: str, series: list[Series], here: float) -> Markup:
+    """Lines over logarithmic axes, each with its name and last value at its end.
+
+    here: the x of a vertical rule. Values of 0 are left out.
+    """
+    width, height, left = 400, 240, 40
+    drawn = [(s, [(x, y) for x, y in zip(s.x, s.y, strict=True) if y]) for s in series]
+    drawn = [(s, points) for s, points in drawn if points]
+    if not drawn:
+        return Markup(f'<p class="none">{escape(title)}: nothing.</p>')
+    ends = [f"{s.name} {compact(points[-1][1])}" for s, points in drawn]
+    right = width - 14 - LETTER * max(map(len, ends))
+    values = [y for _, points in drawn for _, y in points]
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    high = max(high, low + 1)
+    places = [x for s in series for x in s.x]
+    first, last = math.log10(min(places)), math.log10(max(places))
+
+    def at(x: float) -> float:
+        return left + (right - left) * (math.log10(x) - first) / (last - first)
+
+    def up(y: float) -> float:
+        return height - 22 - (math.log10(y) - low) / (high - low) * (height - 32)
+
+    parts = []
+    for power in range(low, high + 1, max(1, (high - low) // 5)):
+        y = up(10.0**power)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right:.1f}"/>')
+        parts.append(text_at(left - 6, y + 4, compact(10.0**power), "end"))
+    xs = sorted(set(places))
+    for x in xs[:: max(1, math.ceil(len(xs) * 34 / (right - left)))]:
+        parts.append(text_at(at(x), height - 8, compact(x), "middle"))
+    parts.append(f'<path class="chance" d="M{at(here):.1f} 10V{height - 22}"/>')
+    for s, points in drawn:
+        path = "L".join(f"{at(x):.1f} {up(y):.1f}" for x, y in points)
+        parts.append(f'<path class="line {s.kind}{" dashed" * s.dashed}" d="M{path}"/>')
+        parts += [
+            f'<g class="{s.kind}"><circle class="hit" cx="{at(x):.1f}" cy="{up(y):.1f}" r="9">'
+            f"<title>{escape(s.name)}, {compact(x)}: {compact(y)}</title></circle></g>"
+            for x, y in points
+        ]
+    heights = spread([up(points[-1][1]) for _, points in drawn], 8, height - 20)
+    for (s, _), end, y in zip(drawn, ends, heights, strict=True):
+        parts.append(text_at(right + 8, y + 4, end, kind=f"label {s.kind}"))
+    return svg(title, width, height, parts)
+
+
 def bar_chart(title: str, counts: np.ndarray, kind: str, top: int) -> Markup:
     """Cluster sizes, largest first; dotted, the size if all were equal. top: of the y axis."""
     width, height, left = 520, 190, 38
@@ -230,6 +277,14 @@ def spread(heights: list[float], low: float, high: float) -> list[float]:
         below = high if place == len(order) - 1 else out[order[place + 1]] - GAP
         out[i] = min(out[i], below) if over else out[i]
     return out
+
+
+def compact(value: float) -> str:
+    """Three significant digits at the most, and a letter for thousands: 1.5k, 65M."""
+    for scale, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale * 0.9995:
+            return f"{value / scale:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def number(value: float) -> str:

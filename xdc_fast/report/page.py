@@ -34,20 +34,21 @@ from xdc_fast.report.wording import (
     words,
 )
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.storage import Place
 
 
-def write_report(run: Run, shards: ShardSet) -> Path:
+def write_report(run: Run, shards: ShardSet) -> Place:
     """Write RUN/report.html and the tables beside it; returns the path of the page.
 
     The same run gives the same bytes. Raises UserError when the run has no finished iteration, was
     made from other shards, or has a damaged file, and Busy when another process writes the page.
     """
-    busy = f"{run.root}: another process is writing its report; wait for it"
+    busy = f"{run.place}: another process is writing its report; wait for it"
     with locked(run.root / ".report.lock", busy):
         return _write(run, shards)
 
 
-def _write(run: Run, shards: ShardSet) -> Path:
+def _write(run: Run, shards: ShardSet) -> Place:
     summary = run.summary()
     check_shards(run, summary, shards)
     records = summary["iterations"]
@@ -57,10 +58,12 @@ def _write(run: Run, shards: ShardSet) -> Path:
         folder = run.iteration(records[-1]["iteration"])
         raise damaged(folder, f"not the clusterings of method={summary['method']}", ANEW)
     labels = choose_labels(shards)
-    label, truth = labels[0] if labels else None, None
-    if label:
-        codes, names = shards.label(label)
-        truth = [names[code] if code >= 0 else None for code in codes]
+    label = labels[0] if labels else None
+    codes, names = shards.label(label) if label else (None, [])
+
+    def truth(index: int) -> str | None:
+        return None if codes is None or codes[index] < 0 else names[codes[index]]
+
     probes = read_probes(run, label)
     matching = chance = None
     if all(m in clusters for m in MODALITIES):
@@ -83,7 +86,7 @@ def _write(run: Run, shards: ShardSet) -> Path:
     environment.filters |= {each.__name__: each for each in filters}
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     page = template.render(
-        name=run.root.resolve().name,
+        name=run.place.resolve().name,
         summary=summary,
         recipe=dump_recipe(run.recipe),
         training_label=run.recipe.label if summary["method"] == "supervised" else None,
@@ -110,16 +113,16 @@ def _write(run: Run, shards: ShardSet) -> Path:
         paint=lambda sample: paint(sample.mel, low, high),
     )
     write_tables(run.root, clusters, decks, label, tables, shards.sources)
-    path = run.root / "report.html"
-    write(path, page)
-    return path
+    write(run.root / "report.html", page)
+    run.folder.publish()
+    return run.place / "report.html"
 
 
 def check_shards(run: Run, summary: dict, shards: ShardSet) -> None:
     """Raises UserError unless the run was made from these shards."""
     if (summary["data"], summary["samples"]) != (shards.fingerprint, len(shards)):
         raise UserError(
-            f"{run.root}: was trained on other shards than those in {shards.root} "
+            f"{run.place}: was trained on other shards than those in {shards.root} "
             f"({summary['samples']} samples, {len(shards)} there); give its own with --data"
         )
 
@@ -131,7 +134,8 @@ def choose_labels(shards: ShardSet) -> list[str]:
 
 def read_probes(run: Run, label: str | None) -> list[dict]:
     """The newest result of `xdc probe` for each label, that of `label` first."""
-    files = sorted(run.root.glob("probes/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    names = [name for name in run.folder.names("probes") if name.endswith(".json")]
+    files = sorted(map(run.folder.file, names), key=lambda path: path.stat().st_mtime_ns)
     found = {result["label"]: result for result in map(read_probe, files)}
     return sorted(found.values(), key=lambda probe: (probe["label"] != label, probe["label"]))
 

@@ -8,6 +8,7 @@ All are of the last iteration.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from xdc_fast.shards.tables import write_csv
 TOPS = tuple(chain.from_iterable((f"top{i}", f"share{i}") for i in range(1, TOP + 1)))
 CLUSTERS = ("clustering", "cluster", "samples", "label", "purity", "entropy", *TOPS)
 SPREAD = ("k", "empty", "largest_share", "effective")
+BLOCK = 65_536
 QUALITY = ("clustering", "label", "classes", *SPREAD, *METRICS)
 
 
@@ -78,9 +80,15 @@ def write_tables(
         for table in tables
         for name, line in table["lines"].items()
     ])  # fmt: skip
-    columns = [arrays["assignment"].tolist() for arrays in clusters.values()]
+    columns = [one_by_one(arrays["assignment"]) for arrays in clusters.values()]
     rows = zip(range(len(sources)), map(text, sources), *columns, strict=True)
     write_csv(root / "assignments.csv", ("index", "source", *clusters), rows)
+
+
+def one_by_one(numbers: np.ndarray) -> Iterator[int]:
+    """The numbers (N,); a list of all would take nine times their memory."""
+    for first in range(0, len(numbers), BLOCK):
+        yield from numbers[first : first + BLOCK].tolist()
 
 
 def text(cell: str) -> str:

@@ -48,7 +48,10 @@ class RemoteFiles:
     """The files of the set at a URL; `files / NAME` is a copy of a table on this machine.
 
     Copies lie in the cache, in a folder for this URL and this content of the manifest.
+    said: what loaders have told about how they read it.
     """
+
+    said = ""
 
     def __init__(self, root: URL, cache: Cache):
         self.root, self.cache = root, cache

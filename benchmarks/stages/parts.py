@@ -47,7 +47,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
 
 def child(function: Callable[[Path], object], path: Path) -> tuple[float, float]:
     """Seconds of a function in a process of its own, without its imports, and MB of it."""
-    code = f"from benchmarks.stages.plan import *; told({function.__name__}, {str(path)!r})"
+    code = f"from benchmarks.stages.parts import *; told({function.__name__}, {str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, memory = json.loads(done.stdout)
     return seconds, memory
