@@ -17,6 +17,7 @@ TEST = [
     "types-tqdm",
     *ONNX,
 ]
+RAY = ["ray>=2.40"]
 DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6", "sphinx-click>=6"]
 # peers; a missing one is named
 BENCH = ["torchcodec==0.11.*", "librosa>=0.11", "nnAudio>=0.3.4", "imageio-ffmpeg>=0.6"]
@@ -58,7 +59,7 @@ setup(
         "tensorboard>=2.18",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "bench": BENCH, "docs": DOCS, "onnx": ONNX},
+    extras_require={"test": TEST, "bench": BENCH, "docs": DOCS, "onnx": ONNX, "ray": RAY},
     entry_points={
         "console_scripts": [
             "xdc-shard = xdc_fast.tools.shard:main",

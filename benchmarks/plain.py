@@ -54,8 +54,8 @@ Reader = Callable[[bytes, Cut], torch.Tensor]
 
 
 def draw_cuts(rows: np.ndarray, function: WindowFunction, crop: int = SHAPE.crop) -> list[Cut]:
-    """The clips of SAMPLE rows, with the windows that a loader draws for them."""
-    windows = function(rows["index"], rows)
+    """The clips of the SAMPLE rows of a set, with the windows that a loader draws for them."""
+    windows = function(np.arange(len(rows)), rows)
     seconds = windows.frames / rows["fps"][:, None] + SLACK
     places = zip(
         *(windows.start, rows["height"], rows["width"], windows.top, windows.left, windows.flip),

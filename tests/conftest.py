@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.common.nodes import nodes  # noqa: F401, a fixture
 from tests.common.object_server import serving
 from tests.common.one_track import AUDIO_ONLY, VIDEO_ONLY, make_mixed_media, pack_folder
 from tests.common.pretraining import recipe

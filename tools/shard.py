@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets.collect import READERS, SHORTEST
-from xdc_fast.packing.pack import Summary
+from xdc_fast.packing.seal import Status, Summary
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.storage import Place
 from xdc_fast.tools import PATH, SEED, SHARDS, Group, after_a_signal, json_option, print_result
@@ -55,7 +56,11 @@ def settings_options(command: Callable) -> Callable:
     f"and splits. It sets --tracks, and --min-seconds to {SHORTEST}.",
 )
 @settings_options
-@click.option("--shard-mb", type=int, default=256, show_default=True, help="Megabytes of a shard.")
+@click.option(
+    "--shard-mb",
+    type=int,
+    help="Megabytes of a shard. By default it has 256, and 100 samples, but 4096 at most.",
+)
 @click.option("--workers", type=int, help="Processes. By default there are as many as cores.")
 @click.option(
     "--time-limit",
@@ -64,15 +69,32 @@ def settings_options(command: Callable) -> Callable:
     show_default=True,
     help="Seconds that a file, or a segment of one, may take. It is refused after that.",
 )
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Pack every N-th part of the inputs, from part I on, counted from 0. For several machines "
+    "that see the same OUT; `seal` makes the set.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Processes of this machine, or tasks of a Ray cluster (pip install xdc_fast[ray]).",
+)
+@click.option("--address", help="Of the Ray cluster. By default one is started on this machine.")
 @json_option
 def pack(
     sources: tuple[Path, ...],
     out: Path,
     labels: Path | None,
     dataset: str | None,
-    shard_mb: int,
+    shard_mb: int | None,
     workers: int | None,
     time_limit: float,
+    part: str | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     **settings: object,
 ) -> None:
@@ -89,11 +111,61 @@ def pack(
     given = {name: value for name, value in settings.items() if value is not None}
     summary = pack(
         sources, out, labels, dataset,
-        workers=workers, shard_mb=shard_mb, time_limit=time_limit, **given,
+        workers=workers, shard_mb=shard_mb, time_limit=time_limit, part=part,
+        engine=engine, address=address, **given,
     )  # fmt: skip
+    print_result(summary.as_dict(), describe_packing(summary), as_json)
+    if not summary.packed and part is None:
+        raise UserError(f"{out}: nothing was packed; {out / 'refused.csv'} says why")
+
+
+@main.command()
+@click.argument("out", type=PATH)
+@json_option
+def seal(out: Path, as_json: bool) -> None:
+    """Make a set of the parts that `pack --part` has packed into OUT.
+
+    All of them must be done. What is missing is named.
+    """
+    from xdc_fast.packing.seal import seal
+
+    summary = seal(out)
     print_result(summary.as_dict(), describe_packing(summary), as_json)
     if not summary.packed:
         raise UserError(f"{out}: nothing was packed; {out / 'refused.csv'} says why")
+
+
+@main.command()
+@click.argument("out", type=PATH)
+@json_option
+def status(out: Path, as_json: bool) -> None:
+    """Show how far packing into OUT is, over all machines, and when it may end."""
+    from xdc_fast.packing.seal import status
+
+    found = status(out)
+    print_result(asdict(found), describe_status(out, found), as_json)
+
+
+def describe_status(out: Path, found: Status) -> Iterator[str]:
+    """How far packing is, in lines."""
+    if found.sealed:
+        yield f"{out}: a complete set of {found.videos} inputs"
+        return
+    yield (
+        f"{out}: {found.done_parts} of {found.parts} parts and {found.done_videos} of "
+        f"{found.videos} videos are done, {found.rate:.2f} videos/s"
+    )
+    if not found.missing:
+        yield f"all parts are done; run `xdc-shard seal {out}`"
+        return
+    named = ", ".join(map(str, found.missing[:12])) + (", ..." if found.missing[12:] else "")
+    yield f"missing parts: {named}"
+    if found.left is not None:
+        end = datetime.now() + timedelta(seconds=found.left)
+        hours, minutes = divmod(round(found.left / 60), 60)
+        yield f"{hours} h {minutes:02d} min are left at this rate, until {end:%Y-%m-%d %H:%M}"
+    else:
+        yield "nothing was finished within the last hour"
 
 
 def describe_packing(summary: Summary) -> Iterator[str]:
@@ -152,12 +224,17 @@ def ls(shards: Place, as_json: bool) -> None:
         codes, names = opened.label(name)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         classes[name] = dict(zip(names, counts.tolist(), strict=True))
-    lines = describe_set(opened.manifest, classes)
-    print_result({**opened.manifest, "labels": classes}, lines, as_json)
+    records = map(opened.record, opened.shards)
+    if as_json:
+        print_result({**opened.manifest, "labels": classes, "shards": [*records]}, (), as_json)
+    else:
+        print_result({}, describe_set(opened.manifest, classes, records), as_json)
 
 
-def describe_set(manifest: dict, classes: dict[str, dict[str, int]]) -> Iterator[str]:
-    """A manifest, and how many samples each class of each label has, in lines."""
+def describe_set(
+    manifest: dict, classes: dict[str, dict[str, int]], shards: Iterable[dict]
+) -> Iterator[str]:
+    """A manifest, how many samples each class of each label has, and the shards, in lines."""
     yield "  ".join(f"{key}={value}" for key, value in manifest["settings"].items())
     yield (
         f"{manifest['samples']} samples, {manifest['frames']} frames, "
@@ -169,7 +246,7 @@ def describe_set(manifest: dict, classes: dict[str, dict[str, int]]) -> Iterator
         shown = ", ".join(f"{known} {count}" for known, count in most[:12])
         rest = f", and {len(most) - 12} more" if len(most) > 12 else ""
         yield f"label {name}: {len(most)} classes: {shown}{rest}"
-    for shard in manifest["shards"]:
+    for shard in shards:
         last = shard["first"] + shard["samples"] - 1
         yield (
             f"{shard['name']}  {shard['samples']:7d} samples ({shard['first']} to {last})  "
@@ -190,7 +267,7 @@ def index(shards: Path, as_json: bool) -> None:
     from xdc_fast.shards.index import index
 
     manifest = index(shards)
-    lines = [f"{shards}: indexed {manifest['samples']} samples in {len(manifest['shards'])} shards"]
+    lines = [f"{shards}: indexed {manifest['samples']} samples in {manifest['shards']} shards"]
     if refused := manifest["refused"]:
         why = ", ".join(f"{count} {reason}" for reason, count in refused.items())
         lines.append(f"  left out: {why}; {shards / 'refused.csv'} lists them")

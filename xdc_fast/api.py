@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # each function imports what it needs: `nmi` needs neither to
 
     from xdc_fast.clusters.kmeans import Clustering
     from xdc_fast.kernels.mel import MelSpec
-    from xdc_fast.packing.pack import Summary
+    from xdc_fast.packing.seal import Summary
 
     Waveform = TypeVar("Waveform", np.ndarray, torch.Tensor)
 
@@ -34,8 +34,11 @@ def pack(
     dataset: str | None = None,
     *,
     workers: int | None = None,
-    shard_mb: int = 256,
+    shard_mb: int | None = None,
     time_limit: float = 600.0,
+    part: str | None = None,
+    engine: str = "processes",
+    address: str | None = None,
     **settings: object,
 ) -> Summary:
     """Pack media files into a shard set, as `xdc-shard pack` does.
@@ -49,8 +52,13 @@ def pack(
             they bring labels and splits.
         workers: processes; by default as many as cores. They import the script, so it calls this
             below `if __name__ == "__main__":`.
-        shard_mb: megabytes of a shard.
+        shard_mb: megabytes of a shard; by default 256, and 100 samples, but 4,096 at most.
         time_limit: seconds that a file, or a segment of one, may take.
+        part: "I/N" packs every N-th part of the inputs, from part I on, counted from 0, and leaves
+            the set to `xdc-shard seal`.
+        engine: "processes" of this machine, or "ray": a task of a Ray cluster for every 1,024
+            inputs, of one process unless `workers` says otherwise.
+        address: of the Ray cluster; by default one is started on this machine.
         settings: as options of the command: codec ("jpeg", "h264" or "copy"), fps, short_side
             (pixels), audio_rate (Hz), max_seconds, min_seconds, segment (seconds of a sample),
             tracks ("both", "video" or "audio").
@@ -68,7 +76,7 @@ def pack(
     (48, 48, 0)
     """
     from xdc_fast.packing.datasets.collect import READERS, SHORTEST, collect_dataset
-    from xdc_fast.packing.pack import pack
+    from xdc_fast.packing.pack import ENGINES, Share, pack
     from xdc_fast.packing.settings import DAY, PackSettings
     from xdc_fast.packing.sources import collect
 
@@ -93,13 +101,22 @@ def pack(
     for name, (value, limit) in limits.items():
         if value is not None and (wrong := fault(value, limit)):
             raise UserError(f"{name}={value}: must be {wrong}")
+    if engine not in ENGINES:
+        raise UserError(f"engine={engine}: must be {' or '.join(ENGINES)}")
+    if address is not None and engine != "ray":
+        raise UserError(f"address={address}: only with engine=ray")
+    share = None if part is None else Share.parse(part)
     if dataset is None:
         inputs = collect(paths, None if labels is None else Path(labels), out)
     else:
         inputs = collect_dataset(dataset, paths[0], out)
     for note in inputs.notes:
         log.info(note)
-    return pack(inputs, out, chosen, shard_mb=shard_mb, workers=workers, time_limit=time_limit)
+    return pack(
+        inputs, out, chosen,
+        shard_mb=shard_mb, workers=workers, time_limit=time_limit, share=share, engine=engine,
+        address=address,
+    )  # fmt: skip
 
 
 def _refuse_unknown(settings: Iterable[str], known: list[str]) -> None:

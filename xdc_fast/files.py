@@ -147,6 +147,25 @@ def write(path: Path, content: bytes | memoryview | str) -> None:
         file.write(content.encode(errors=FOR_EYES) if isinstance(content, str) else content)
 
 
+def move_new(path: Path, name: Path) -> bool:
+    """Gives a file another name, in the same file system, that no file has yet; whether it could.
+
+    Where one has it, the file stays where it is.
+    """
+    with naming(name):
+        try:
+            os.link(path, name)
+        except FileExistsError:
+            return False
+        except OSError:  # the file system has no links
+            if name.exists():
+                return False
+            os.replace(path, name)
+            return True
+    path.unlink()
+    return True
+
+
 def write_new(path: Path, content: bytes | memoryview) -> None:
     """The whole content of a file that is not there yet; FileExistsError where it is."""
     with naming(path):

@@ -237,9 +237,10 @@ def decoding_alone(
     """The limit: all packets of a sampler decoded on the pool's threads."""
     packets, rows = [], []
     for step in range(sampler.steps):
-        places = [shards.row(int(i)) for i in sampler.indices(step)]
+        indices = sampler.indices(step)
+        places = [shards.row(int(i)) for i in indices]
         rows.append(np.array([row for _, row in places]))
-        frames = WINDOWS(rows[-1]["index"], rows[-1]).frames
+        frames = WINDOWS(indices, rows[-1]).frames
         packets.append(
             [shards.packets(*place, numbers) for place, numbers in zip(places, frames, strict=True)]
         )

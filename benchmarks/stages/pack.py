@@ -80,7 +80,7 @@ def packed_size(video: Path) -> tuple[int, int]:
 def pack_ours(videos: list[Path], out: Path, workers: int) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     pack(collect(videos, None, out), out, PackSettings(), workers=workers)
-    return out / "shard-000000.tar"
+    return out / "part-000000-00000.tar"
 
 
 def pack_files(convert: Callable, run: Callable, out: Path, videos: list[Path]) -> Path:

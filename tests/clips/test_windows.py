@@ -11,7 +11,7 @@ SHAPE = ClipShape(frames=8, fps=7.5, crop=32, samples=16096, sample_rate=16000)
 
 def rows(count=1, *, seconds=4.0, fps=15.0, width=57, height=43, first=0):
     table = np.zeros(count, SAMPLE)
-    table["index"] = np.arange(first, first + count)
+    table["place"] = np.arange(first, first + count)
     table["fps"], table["frames"] = fps, round(seconds * fps)
     table["samples"] = round(seconds * 16000)
     table["width"], table["height"] = width, height
@@ -19,11 +19,11 @@ def rows(count=1, *, seconds=4.0, fps=15.0, width=57, height=43, first=0):
 
 
 def lay_random(table, **settings):
-    return random_windows(table["index"], table, SHAPE, **settings)
+    return random_windows(table["place"], table, SHAPE, **settings)
 
 
 def lay_fixed(table, shape, position=0.5):
-    return fixed_windows(table["index"], table, shape, position)
+    return fixed_windows(table["place"], table, shape, position)
 
 
 def test_both_spans_share_their_centre():

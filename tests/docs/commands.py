@@ -28,8 +28,10 @@ RECORD = """#!/bin/sh
 LAUNCHERS = {
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "scontrol": "echo node0",
+    "sbatch": 'while [ "$1" != --wrap ]; do shift; done; exec sh -c "$2"',
 }
-CLUSTER = {"NODE": "0", "SLURM_NNODES": "4", "SLURM_NODEID": "0", "SLURM_NODELIST": "node[0-3]"}
+CLUSTER = {"NODE": "0", "SLURM_NNODES": "4", "SLURM_NODEID": "0", "SLURM_NODELIST": "node[0-3]",
+           "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "64", "JOB": "1"}  # fmt: skip
 END = "\x1e"
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]*")  # RECIPE, SHARDS: what the reader puts in
 MAKE = {m[1] for m in re.finditer(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)}

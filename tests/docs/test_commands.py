@@ -74,17 +74,29 @@ def test_blocks_are_fenced_and_python_compiles(page):
         compile(block.text, block.name, "exec")
 
 
-def test_the_kubernetes_job_holds_a_command(tmp_path):
-    (block,) = [b for page in PAGES for b in blocks(page, "yaml") if "kind: Job" in b.text]
-    service, job = yaml.safe_load_all(block.text)
+def test_the_kubernetes_jobs_hold_commands(tmp_path):
+    packing, training = [
+        b.text for page in PAGES for b in blocks(page, "yaml") if "kind: Job" in b.text
+    ]
+    service, job = yaml.safe_load_all(training)
     pod = job["spec"]["template"]["spec"]
     assert service["metadata"]["name"] == pod["subdomain"] == job["metadata"]["name"]
+    line = command_of(job, tmp_path / "training")
+    assert f"--nnodes {job['spec']['completions']} " in line
+    job = yaml.safe_load(packing)
+    line = command_of(job, tmp_path / "packing")
+    assert line.strip().endswith(f"--part $JOB_COMPLETION_INDEX/{job['spec']['completions']}")
+
+
+def command_of(job, folder):
+    """The line of a job's container, which the commands take."""
+    pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     (line,) = container["args"]
-    assert refusals(calls(line.replace("$JOB_COMPLETION_INDEX", "0"), tmp_path)) == []
-    assert f"--nnodes {job['spec']['completions']} " in line
+    assert refusals(calls(line.replace("$JOB_COMPLETION_INDEX", "0"), folder)) == []
+    return line
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

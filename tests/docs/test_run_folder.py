@@ -62,9 +62,11 @@ def test_the_page_names_every_key_and_array(run):
 
 def test_the_page_names_the_arrays_of_extract(run):
     out = run.root.parent / "features"
-    assert {"extract.json", "samples.csv", "shard-000000.npz"} <= {p.name for p in out.iterdir()}
+    assert {"extract.json", "samples.csv", "part-000000-00000.npz"} <= {
+        p.name for p in out.iterdir()
+    }
     rows = table(PAGE, "The arrays of an npz file")[1:]
-    with np.load(out / "shard-000000.npz") as arrays:
+    with np.load(out / "part-000000-00000.npz") as arrays:
         assert {name for row in rows for name in names(row)} == set(arrays)
         for row in rows:
             wanted, axes = row[1].split(" ", 1)

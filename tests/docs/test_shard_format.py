@@ -1,7 +1,9 @@
 """docs/shards.md suffices to read and to write a set: what follows it meets what is on disk."""
 
 import csv
+import hashlib
 import json
+import re
 import struct
 import tarfile
 import wave
@@ -57,7 +59,7 @@ def test_the_pages_reader_gets_what_was_packed(packed, read_sample, toy_videos):
         rows = list(csv.DictReader(file))
     for number in (0, len(shards) // 2, len(shards) - 1):
         frames, sound, metadata = read_sample(packed, number)
-        assert metadata["index"] == number and metadata["source"] == rows[number]["source"]
+        assert metadata["source"] == rows[number]["source"]
         assert metadata["labels"].items() <= rows[number].items()
         with av.open(str(toy_videos / metadata["source"])) as video:
             source = [f.reformat(40, 40, "rgb24").to_ndarray() for f in video.decode(video=0)]
@@ -72,13 +74,12 @@ def test_the_pages_reader_gets_what_was_packed(packed, read_sample, toy_videos):
                 assert np.array_equal(sound, np.frombuffer(told.readframes(10**9), "<i2"))
 
 
-@pytest.mark.parametrize("name", ["samples", "packets"])
-def test_the_pages_record_layout_is_that_of_the_bytes(packed, name):
+def test_the_pages_record_layout_is_that_of_the_bytes(packed):
     """Each field unpacked by hand, at the byte and with the type that the page gives."""
-    fields = table(PAGE, f"`shard-000000.{name}.npy`, ")[1:]
+    fields = table(PAGE, "`part-000000-00000.samples.npy`, ")[1:]
     size = max(int(at) + int(code(kind)[-1]) for _, kind, at, _ in fields)
-    assert f"`shard-000000.{name}.npy`, {size} bytes per" in PAGE.read_text(encoding="utf-8")
-    path = packed / f"shard-000000.{name}.npy"
+    assert f"`part-000000-00000.samples.npy`, {size} bytes per" in PAGE.read_text(encoding="utf-8")
+    path = packed / "part-000000-00000.samples.npy"
     rows = np.load(path)
     assert [code(row[0]) for row in fields] == list(rows.dtype.names)
     data = path.read_bytes()
@@ -91,20 +92,59 @@ def test_the_pages_record_layout_is_that_of_the_bytes(packed, name):
             assert value == rows[number][code(field)]
 
 
+def test_the_pages_table_of_shards_is_that_on_disk(packed):
+    fields = table(PAGE, "`shards.npy` is a NumPy array")[1:]
+    rows, names = np.load(packed / "shards.npy"), sorted(path.name for path in packed.glob("*.tar"))
+    assert [code(row[0]) for row in fields] == list(rows.dtype.names)
+    for (name, kind, _), dtype in zip(fields, rows.dtype.descr, strict=True):
+        assert code(name) == dtype[0]
+        assert kind == ("32 bytes" if dtype[1:] == ("|u1", (32,)) else f"`{dtype[1]}`") or (
+            name == "`name`" and dtype[1].startswith("|S")
+        )
+    assert [name.decode() for name in rows["name"]] == names
+    text = (packed / "samples.csv").read_bytes()
+    for row in rows:
+        path = packed / row["name"].decode()
+        for field, suffix in (("", ".tar"), ("idx_", ".idx"), ("samples_npy_", ".samples.npy")):
+            content = path.with_suffix(suffix).read_bytes()
+            assert hashlib.sha256(content).digest() == row[f"{field}sha256"].tobytes()
+        lines = text[row["rows"] :][: row["rows_bytes"]]
+        assert hashlib.sha256(lines).digest() == row["rows_sha256"].tobytes()
+        first = csv.reader([lines.decode().splitlines()[0]])
+        assert next(first)[0] == str(row["first"])
+        assert (
+            lines.count(b"\n") == row["samples"] == len(np.load(path.with_suffix(".samples.npy")))
+        )
+
+
+def test_the_pages_labels_are_those_on_disk(packed):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    with (packed / "samples.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for number, column in enumerate(manifest["labels"]):
+        told = json.loads((packed / f"label-{number:03d}.json").read_text())
+        assert told["column"] == column and told["classes"] == sorted(told["classes"])
+        codes = np.load(packed / f"label-{number:03d}.npy")
+        assert codes.dtype == "<i4"
+        assert [told["classes"][code] for code in codes] == [row[column] for row in rows]
+
+
 def test_offsets_are_those_of_the_tar(packed):
-    with tarfile.open(packed / "shard-000000.tar") as tar:
+    with (packed / "samples.csv").open(newline="", encoding="utf-8") as file:
+        keys = [row["key"] for row in csv.DictReader(file)]
+    with tarfile.open(packed / "part-000000-00000.tar") as tar:
         members = {m.name: m for m in tar}
     assert all((m.uid, m.gid, m.uname, m.mtime, m.mode) == (0, 0, "", 0, 0o644) for m in
                members.values())  # fmt: skip
     files = {"video": "mp4", "audio": "wav", "meta": "json"}
-    rows = np.load(packed / "shard-000000.samples.npy")
-    lines = (packed / "shard-000000.idx").read_text().splitlines()
+    rows = np.load(packed / "part-000000-00000.samples.npy")
+    lines = (packed / "part-000000-00000.idx").read_text().splitlines()
     assert lines[0] == f"v1.2 {len(rows)}"
     for row, line in zip(rows, lines[1:], strict=True):
         words = iter(line.split(" "))
         groups = list(zip(words, words, words, words, strict=True))
         for (field, extension), group in zip(files.items(), groups, strict=True):
-            member = members[f"{row['index']:09d}.{extension}"]
+            member = members[f"{keys[row['place']]}.{extension}"]
             assert (row[field], row[f"{field}_bytes"]) == (member.offset_data, member.size)
             place = (extension, str(member.offset_data), str(member.size), member.name)
             assert group == place
@@ -128,10 +168,11 @@ def test_the_page_names_every_key_and_file(packed):
         known = [part.rstrip("`,") for part in known]
         assert header[: len(known)] == known
     files = {code(row[0]) for row in table(PAGE, "one folder:")[1:]}
-    found = {p.name.replace("000001", "000000") for p in packed.iterdir()}
-    assert {name for name in found if not name.startswith("shard-00000")} <= files
-    assert {name for name in found if name.startswith("shard-000000")} == {
-        name for name in files if name.startswith("shard-")
+    files |= {name for several in files for name in several.split(", ")}
+    found = {re.sub(r"(-0000|label-00)\d", r"\g<1>0", p.name) for p in packed.iterdir()}
+    assert found <= files
+    assert {name for name in found if name.startswith("part-")} == {
+        name for name in files if name.startswith("part-")
     }
     assert manifest["inputs"]["count"] == manifest["samples"] + sum(manifest["refused"].values())
 

@@ -103,7 +103,7 @@ def test_an_interrupted_extraction_goes_on_to_equal_bytes(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
     for name in files:
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
-    assert (tmp_path / "out" / "shard-000000.npz").stat().st_mtime_ns == stamp
+    assert (tmp_path / "out" / "part-000000-00000.npz").stat().st_mtime_ns == stamp
 
 
 def test_an_extraction_killed_at_its_first_files_goes_on(done, model, toy_shards, tmp_path):
@@ -120,7 +120,7 @@ def test_short_samples_give_one_clip(toy_shards, tmp_path):
     model = load("random", ("video.frames=40",), recipe=TINY)
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert result["clips"] == 48
-    part = np.load(tmp_path / "out" / "shard-000000.npz")
+    part = np.load(tmp_path / "out" / "part-000000-00000.npz")
     assert not part["start"].any() and np.allclose(part["stop"], 3, atol=0.1)
 
 
@@ -140,12 +140,12 @@ def test_damaged_samples_are_left_out(model, toy_shards, tmp_path, monkeypatch):
     read = SampleReader.read_waveform
 
     def damaged(self, name, row, start, out):
-        if row["index"] == 3:
+        if self.shards.index_of(name, row) == 3:
             raise sample_error(ValueError("damaged"), name, "key", "audio")
         return read(self, name, row, start, out)
 
     monkeypatch.setattr(SampleReader, "read_waveform", damaged)
     result = extract_features(model, toy_shards, tmp_path / "out", stride=0.5)
     assert (result["n_unreadable"], result["clips"]) == (4, 47 * 4)
-    assert 3 not in np.load(tmp_path / "out" / "shard-000000.npz")["index"]
+    assert 3 not in np.load(tmp_path / "out" / "part-000000-00000.npz")["index"]
     assert json.loads((tmp_path / "out" / "extract.json").read_text())["stride"] == 0.5

@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.common.seal import reseal
+from tests.common.seal import rename_shard, reseal
 from tests.faults.trials import Trial, call, fault
 from tests.faults.world import LABEL, World
 from xdc_fast.shards.tables import write_manifest
 
 FOREIGN = (
-    *("../set/shard-000000.tar", "/etc/passwd", "/tmp/x.tar", "a/b.tar", "..", ".", "", ".tar"),
-    *("shard-000000.npy", "a\0.tar", "a\\b.tar", "shard-000000.tar/../shard-000000.tar"),
+    *(
+        "../set/part-000000-00000.tar",
+        "/etc/passwd",
+        "/tmp/x.tar",
+        "a/b.tar",
+        "..",
+        ".",
+        "",
+        ".tar",
+    ),
+    *("part-000000-00000.npy", "a\0.tar", "a\\b.tar", "x.tar/../part-000000-00000.tar"),
 )
 VALUES = (None, "text", [], {}, -1, 1e300, 2**70, True, [[1]], float("nan"))
 
@@ -60,12 +69,15 @@ def manifests(world: World, draw: np.random.Generator, count: int) -> Iterator[T
         "probe": ("xdc", "probe", run, "--data", copy, *LABEL),
         "report": ("xdc", "report", run, "--data", copy),
     }
+    table = (copy / "shards.npy").read_bytes()
     for name in FOREIGN[: count + 3]:
-        shards = [{**whole["shards"][0], "name": name}, *whole["shards"][1:]]
-        write_manifest(copy, {**whole, "shards": shards})
+        rename_shard(copy, name)
         for reader, command in readers.items():
-            reason = fault(call(*command), 2, named="manifest.json")
-            yield Trial(f"shard name {name!r}: {reader}", reason)
+            if reader not in ("index", "pack"):  # which do not read the names
+                reason = fault(call(*command), 2, named="shards.npy")
+                yield Trial(f"shard name {name!r}: {reader}", reason)
+    (copy / "shards.npy").write_bytes(table)
+    write_manifest(copy, whole)
     for key in whole:
         for value in [value for value in VALUES[:count] if value != whole[key]]:
             write_manifest(copy, whole)
@@ -78,13 +90,15 @@ def sidecars(world: World, draw: np.random.Generator, count: int) -> Iterator[Tr
     """Values drawn at random in the tables of a tar, under a checksum that is right."""
     copy = world.copy(world.shards)
     for kind in ("samples", "packets"):
-        path = copy / f"shard-000000.{kind}.npy"
+        path = copy / f"part-000000-00000.{kind}.npy"
         rows = np.load(path)
-        for column in rows.dtype.names or ():
+        for column in rows.dtype.names or (...,):
             for _ in range(count):
                 changed, row = rows.copy(), int(draw.integers(len(rows)))
                 info = np.iinfo(np.int32)
-                changed[column][row] = draw.choice([info.min, -5, -1, 0, 1, 7, 10**6, info.max])
+                values = [0, 1, 7, 10**6, info.max]
+                values += [info.min, -5, -1] if rows.dtype.names else []
+                changed[column][row] = draw.choice(values)
                 if (changed == rows).all():
                     continue
                 np.save(path, changed)

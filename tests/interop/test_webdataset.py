@@ -18,7 +18,7 @@ def decode(sample):
     """Every second picture, the whole sound, and the metadata."""
     meta = json.loads(sample["json"])
     return {
-        "index": meta["index"],
+        "key": sample["__key__"],
         "class": meta["labels"]["class"],
         "frames": decode_frames(sample["mp4"], np.arange(0, meta["frames"], 2)),
         "waveform": decode_waveform(sample["wav"], 16000),
@@ -31,11 +31,11 @@ def test_a_pipeline_gives_the_samples_of_the_set(codec, request):
     tars = [str(shards.root / name) for name in shards.shards]
     pipeline = webdataset.WebDataset(tars, shardshuffle=False).map(decode)
     found = list(pipeline)
-    assert [sample["index"] for sample in found] == list(range(len(shards)))
+    assert [sample["key"] for sample in found] == shards.keys
     codes, classes = shards.label("class")
     assert [sample["class"] for sample in found] == [classes[code] for code in codes]
-    for sample in (found[0], found[29], found[47]):
-        ours = shards[sample["index"]]
+    for index in (0, 29, 47):
+        sample, ours = found[index], shards[index]
         assert np.array_equal(sample["waveform"], ours.audio())
         apart = np.abs(sample["frames"].astype(int) - ours.video()[::2])
         # libjpeg and FFmpeg interpolate the chroma of a JPEG in their own ways
@@ -59,6 +59,8 @@ def test_workers_of_a_data_loader_share_the_tars(toy_shards):
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn"
     )
-    found = {sample["index"]: sample for sample in loader}
-    assert found.keys() == set(range(len(toy_shards)))
-    assert torch.equal(found[5]["waveform"], torch.from_numpy(toy_shards[5].audio()))
+    found = {sample["key"]: sample for sample in loader}
+    assert found.keys() == set(toy_shards.keys)
+    assert torch.equal(
+        found[toy_shards.keys[5]]["waveform"], torch.from_numpy(toy_shards[5].audio())
+    )

@@ -140,7 +140,7 @@ def fill_disk(path, settings, spans, sink_of):
 def test_interrupted_and_started_again_it_ends_with_the_same_bytes(mixed_media, tmp_path, settings):
     with pytest.raises(UserError, match="run the same command again"):
         pack_folder(mixed_media, tmp_path / "set", settings, shard_mb=0, task=fill_disk)
-    assert (tmp_path / "set" / "shard-000000.tar").exists()
+    assert (tmp_path / "set" / "part-000000-00000.tar").exists()
     pack_folder(mixed_media, tmp_path / "set", settings, shard_mb=0, workers=2)
     pack_folder(mixed_media, tmp_path / "whole", settings, shard_mb=0)
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")

@@ -45,7 +45,7 @@ def test_verify_and_index_know_one_track(kind, request, tmp_path):
     assert changed == {"manifest.json"}
     assert ShardSet(copy).modalities == ShardSet(whole).modalities
     assert cli("verify", copy, "--decode").exit_code == 0
-    path = copy / "shard-000000.tar"
+    path = copy / "part-000000-00000.tar"
     data = bytearray(path.read_bytes())
     first = ShardSet(copy).rows()[0]
     start = int(max(first["video"], first["pcm"]))

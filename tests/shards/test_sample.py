@@ -130,11 +130,11 @@ def test_a_sample_of_another_program(tmp_path):
     path = make_media(tmp_path / "a.mp4", seconds=2, size=(64, 48))
     (tmp_path / "set").mkdir()
     writer = ShardWriter(tmp_path / "set" / "other.tar")
-    writer.add(7, {"mp4": path, "cls": b"3"})
+    writer.add("seven", {"mp4": path, "cls": b"3"})
     writer.close()
     index_tars(tmp_path / "set")
     (sample,) = ShardSet(tmp_path / "set")
-    assert (sample.index, sample.key, sample.labels) == (0, "000000007", {"class": "3"})
+    assert (sample.index, sample.key, sample.labels) == (0, "seven", {"class": "3"})
     assert sample.meta == {} and sample.video().shape == (50, 48, 64, 3)
     assert abs(len(sample.audio()) - 2 * 44100) < 2048 and np.ptp(sample.audio()) > 1000
 

@@ -28,7 +28,6 @@ from xdc_fast.errors import UserError
 from xdc_fast.kernels.mel import MelSpec
 from xdc_fast.kernels.packets import copy_packets
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import sample_key
 from xdc_fast.shards.sample import UNREADABLE, SampleError, sample_error
 
 DEPTH = 2  # batches that DALI works on at a time
@@ -261,7 +260,7 @@ class DaliLoader:
                     raise ValueError("no JPEG packets, unlike the set's first sample")
                 places[slot] = self.shards.packet_places(name, row, frames[slot])
             except UNREADABLE as error:
-                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+                errors[slot] = sample_error(error, name, self.shards.key_of(name, row), "video")
         longest = max((int(found["bytes"].max()) for found in places.values()), default=0)
         data = np.empty((*frames.shape, longest), np.uint8)
         for slot, found in places.items():
@@ -273,7 +272,7 @@ class DaliLoader:
                 height, width = int(row["height"]), int(row["width"])
                 copy_packets(tar, offsets - first, sizes, data[slot], height, width)
             except UNREADABLE as error:
-                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+                errors[slot] = sample_error(error, name, self.shards.key_of(name, row), "video")
         return data, errors
 
     def _read_files(
@@ -288,7 +287,7 @@ class DaliLoader:
                 if data[slot][4:8].tobytes() != b"ftyp":
                     raise ValueError("not an mp4 file")
             except UNREADABLE as error:
-                errors[slot] = sample_error(error, name, sample_key(row["index"]), "video")
+                errors[slot] = sample_error(error, name, self.shards.key_of(name, row), "video")
         return data, errors
 
 

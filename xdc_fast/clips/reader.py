@@ -11,7 +11,7 @@ from xdc_fast.clips.windows import ClipShape, Windows
 from xdc_fast.errors import UserError
 from xdc_fast.kernels.pictures import crop_pictures
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import SAMPLE, sample_key
+from xdc_fast.shards.format import SAMPLE
 from xdc_fast.shards.sample import UNREADABLE, sample_error
 
 
@@ -60,7 +60,7 @@ class SampleReader:
         small = int(sides.argmin())
         if sides[small] < self.shape.crop and "video" in self.modalities:
             raise UserError(
-                f"{self.shards.root}: sample {sample_key(rows['index'][small])} is "
+                f"{self.shards.root}: sample {self.shards.key_of(found[small][0], rows[small])} is "
                 f"{rows['width'][small]}x{rows['height'][small]} pixels, the recipe crops "
                 f"{self.shape.crop}; set video.crop={sides[small]} or less, or pack with "
                 f"--short-side {max(16, self.shape.crop + self.shape.crop % 2)} or more"
@@ -118,7 +118,7 @@ class SampleReader:
             top, left, mirrored = windows.top[slot], windows.left[slot], windows.flip[slot]
             crop_pictures(pictures, int(top), int(left), bool(mirrored), out)
         except UNREADABLE as error:
-            raise sample_error(error, name, sample_key(row["index"]), "video") from error
+            raise sample_error(error, name, self.shards.key_of(name, row), "video") from error
 
     def read_waveform(self, name: str, row: np.void, start: int, out: np.ndarray) -> None:
         """The sound from sample `start` on into `out`, int16 (S,); zeros beyond either end.
@@ -128,4 +128,4 @@ class SampleReader:
         try:
             self.shards.waveform(name, row, int(start), self.shape.samples, out)
         except UNREADABLE as error:
-            raise sample_error(error, name, sample_key(row["index"]), "audio") from error
+            raise sample_error(error, name, self.shards.key_of(name, row), "audio") from error

@@ -2,7 +2,7 @@
 
 OUT/extract.json      what made them; another model, set or stride is refused
 OUT/samples.csv       the set's own: the source and the labels of each sample
-OUT/shard-000000.npz  of a shard of the set: index int64 (M,), the sample of each clip; start, stop
+OUT/TAR.npz           of a shard of the set: index int64 (M,), the sample of each clip; start, stop
                       float64 (M,), its seconds, of the longer track; video, audio float32 (M, D),
                       those that there are; n_unreadable int64, clips left out
 """

@@ -45,12 +45,14 @@ class Outcome(NamedTuple):
 
     place: of its input among those of the file. number: of the sink that holds the sample; None
     where there is none. span: see Segment. answer: the metadata that the file itself gives.
+    segment: its number among those that are cut out of its input; None where that is not cut.
     """
 
     place: int
     number: int | None
     span: Span | None
     answer: dict | Refusal
+    segment: int | None = None
 
 
 @dataclass
@@ -213,7 +215,8 @@ class Conversion(ABC):
                     broken.add(place)
                     whole = self.spans[place]
                     span = (span[0], whole[1] if whole else math.inf)
-                yield Outcome(place, part.number, span, answer)
+                cut = None if self.settings.segment is None else part.segment.number
+                yield Outcome(place, part.number, span, answer, cut)
 
     def refuse(self, part: Part, refusal: Refusal) -> None:
         if self.spans[part.segment.place] and refusal.reason == "no overlap":

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from xdc_fast.errors import UserError
 
 NAME_COLUMNS = ("file", "path", "filename", "name")
 EDGES = ("start", "end")  # columns that say which segment of a file a line means, in seconds
-NO_EDGES = (None, None)
 LONGEST = 1e9  # seconds
 SEPARATORS = (",", ";", "\t")
+HEAD = 4096  # characters, among which a hint is looked for
+PIECE = 1 << 20  # bytes
 HINT = re.compile(r"\s*sep=(.)[^\S\r\n]*(?:\r?\n|\Z)")  # a first line that spreadsheets write
 SECONDS = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
@@ -39,35 +40,16 @@ class Line:
     end: float | None = None
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[str]]:
-    """The lines of a CSV, and the names of its columns of labels.
+def read_table(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[Line], list[str]]:
+    """The lines of a CSV, one by one, and the names of its columns of labels.
 
     columns: the names that the one with file names may have; the first that the table has is taken.
     The separator is a comma, a semicolon or a tab; a line `sep=;` before the table may name it.
     Blanks around cells, lines without any cell, and empty cells beyond the named columns do not
     count. Raises UserError, which names the line.
     """
-    text, skipped = _text(path), 0
-    if hint := HINT.match(text):
-        text, skipped = text[hint.end() :], hint[0].count("\n")
-    try:
-        header_line = next((line for line in text.splitlines() if line.strip(",;\t ")), "")
-
-        def likeness(one: str) -> tuple[bool, int]:
-            names = [
-                name.strip().lower() for name in next(csv.reader([header_line], delimiter=one))
-            ]
-            return any(name in columns for name in names), len(names)
-
-        separator = hint[1] if hint else max(SEPARATORS, key=likeness)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        records = [
-            (skipped + reader.line_num, [cell.strip() for cell in record]) for record in reader
-        ]
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error}); mend it") from None
-    records = [(number, cells) for number, cells in records if any(cells)]
-    _, header = records[0] if records else (1, [])
+    records = _records(path, columns)
+    separator, header = next(records)
     named = [name for name in header if name]
     if twice := [name for name in named if named.count(name) > 1]:
         raise UserError(f"{path}: two columns of the same name, '{twice[0]}'; rename one")
@@ -81,42 +63,87 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[Line], list[s
             f"{path}: a column '{edges[0]}' alone; give 'start' and 'end' of segments in seconds, "
             "empty where a file is meant from its beginning or to its end; or rename it"
         )
-    lines = []
-    for number, cells in records[1:]:
-        while len(cells) > len(header) and not cells[-1]:
-            cells.pop()
-        if len(cells) != len(header):
-            raise UserError(
-                f"{path}: line {number} ({cells[0]}) has {len(cells)} cells, and the first line "
-                f"names {len(header)} columns; quote a cell that holds a '{separator}'"
-            )
-        row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
-        name = row.pop(key)
-        where = f"{path}: line {number} ({name})"
-        start, end = (_seconds(row.pop(edge), edge, where) for edge in edges) if edges else NO_EDGES
-        if (start or 0.0) >= (math.inf if end is None else end):
-            raise UserError(
-                f"{where}: it ends at {end:g} s, and starts at {start or 0:g} s; mend it"
-            )
-        lines.append(Line(number, name, row, start, end))
-    return lines, [name for name in named if name not in (key, *edges)]
+
+    def lines() -> Iterator[Line]:
+        for number, cells in records:
+            while len(cells) > len(header) and not cells[-1]:
+                cells.pop()
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}: line {number} ({cells[0]}) has {len(cells)} cells, and the first "
+                    f"line names {len(header)} columns; quote a cell that holds a '{separator}'"
+                )
+            row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+            name = row.pop(key)
+            if not edges:
+                yield Line(number, name, row)
+                continue
+            where = f"{path}: line {number} ({name})"
+            start, end = (_seconds(row.pop(edge), edge, where) for edge in edges)
+            if (start or 0.0) >= (math.inf if end is None else end):
+                raise UserError(
+                    f"{where}: it ends at {end:g} s, and starts at {start or 0:g} s; mend it"
+                )
+            yield Line(number, name, row, start, end)
+
+    return lines(), [name for name in named if name not in (key, *edges)]
 
 
-def _text(path: Path) -> str:
-    """A table as text; UserError where it is not UTF-8, nor UTF-16 with its mark."""
+def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
+    """The separator of a CSV and its header, then the number and the cells of each line."""
     try:
-        content = path.read_bytes()
-        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if marked else "utf-8-sig")
+        with path.open(encoding=_encoding(path), newline="") as file:
+            hint = HINT.match(file.read(HEAD))
+            file.seek(0)
+            skipped = file.read(hint.end()).count("\n") if hint else 0
+            begin = file.tell()
+            header = next((line for line in iter(file.readline, "") if line.strip(",;\t \r\n")), "")
+            file.seek(begin)
+
+            def likeness(one: str) -> tuple[bool, int]:
+                names = [name.strip().lower() for name in next(csv.reader([header], delimiter=one))]
+                return any(name in columns for name in names), len(names)
+
+            separator = hint[1] if hint else max(SEPARATORS, key=likeness)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            first = True
+            for record in reader:
+                cells = [cell.strip() for cell in record]
+                if any(cells):
+                    yield (separator if first else skipped + reader.line_num), cells
+                    first = False
+            if first:
+                yield separator, []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); mend it") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line} is not UTF-8; save the table as UTF-8") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}: line {line} holds a zero character; save the table as UTF-8")
-    return text
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}); mend it") from None
+
+
+def _encoding(path: Path) -> str:
+    """That of a table; UserError where it is not UTF-8, nor UTF-16 with its mark."""
+    with path.open("rb") as file:
+        marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding, line = "utf-16" if marked else "utf-8-sig", 1
+        file.seek(0)
+        decode = codecs.getincrementaldecoder(encoding)().decode
+        while True:
+            content = file.read(PIECE)
+            try:
+                text = decode(content, final=not content)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise UserError(
+                    f"{path}: line {line} is not UTF-8; save the table as UTF-8"
+                ) from None
+            if (place := text.find("\0")) >= 0:
+                line += text.count("\n", 0, place)
+                raise UserError(
+                    f"{path}: line {line} holds a zero character; save the table as UTF-8"
+                )
+            if not content:
+                return encoding
+            line += text.count("\n")
 
 
 def _seconds(cell: str, column: str, where: str) -> float | None:
@@ -144,7 +171,8 @@ class LabelTable:
     lines: list[Line] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.lines, self.columns = read_table(self.path, NAME_COLUMNS)
+        lines, self.columns = read_table(self.path, NAME_COLUMNS)
+        self.lines = list(lines)
         self._used: dict[int, str] = {}  # line: the file that it names
         self._by_stem: dict[str, list[tuple[Line, PurePosixPath]]] = {}
         for line in self.lines:

@@ -2,76 +2,76 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import math
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, remove_leftovers
-from xdc_fast.packing.convert import Outcome, convert_all
-from xdc_fast.packing.encode import metadata
-from xdc_fast.packing.journal import Journal
-from xdc_fast.packing.media import Refusal
-from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.sources import PackInputs, Source, by_file
+from xdc_fast.files import remove_leftovers, write
+from xdc_fast.packing.cluster import pack_on_ray
+from xdc_fast.packing.convert import convert_all
+from xdc_fast.packing.parts import WORK, OpenPart, Records, scratch_folder
+from xdc_fast.packing.seal import Summary, join, remove_work, seal, summarize
+from xdc_fast.packing.settings import PackSettings, ShardLimit
+from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.packing.workers import Convert, FatalError, Job, run_jobs
-from xdc_fast.shards.format import (
-    FORMAT,
-    MANIFEST,
-    MISSING,
-    MISSING_COLUMNS,
-    REFUSED,
-    REFUSED_COLUMNS,
-    SAMPLE_COLUMNS,
-    SAMPLES,
-    sample_key,
-    shard_name,
-)
-from xdc_fast.shards.scan import ScanError, scan
-from xdc_fast.shards.tables import PAIRED, complete, read_manifest, write_csv, write_manifest
-from xdc_fast.shards.tar import ShardWriter
+from xdc_fast.shards.format import FORMAT, MANIFEST, MISSING, MISSING_COLUMNS, REFUSED
+from xdc_fast.shards.tables import csv_lines, read_manifest
 
 log = logging.getLogger(__name__)
 
-WORK = ".packing"  # inside OUT until the set is complete
+PART = 1024  # inputs
+ENGINES = ("processes", "ray")
 
 
-@dataclass
-class Summary:
-    """The result of a packing run; inputs = packed + refused."""
+class Share(NamedTuple):
+    """Every `of`-th part, from part `number` on."""
 
-    inputs: int
-    packed: int
-    reasons: dict[str, int]
-    """Refused inputs by reason, a key of packing.media.REASONS."""
-    shards: int
-    bytes: int
-    """Of all shards."""
-    seconds: float
-    """That this call took."""
-    cut: int
-    """Samples cut to max_seconds."""
-    unpaired: dict
-    """`samples` whose sources have one track alone for more than a second, and those `seconds`."""
-    already: bool = False
-    """The set was complete before."""
+    number: int = 0
+    of: int = 1
 
-    @property
-    def refused(self) -> int:
-        return sum(self.reasons.values())
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Of I/N; raises UserError."""
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise UserError(f"part={text}: must be I/N, with I from 0 to N-1, such as 0/8")
+        return cls(int(number), int(of))
 
-    def as_dict(self) -> dict:
-        """The counts that other programs read."""
-        keys = ("inputs", "packed", "refused", "reasons", "shards", "bytes", "seconds")
-        return {key: getattr(self, key) for key in keys}
+
+@dataclass(frozen=True)
+class Task:
+    """One part to be packed, wherever.
+
+    first: the number of its first input. sources: its inputs.
+    """
+
+    number: int
+    first: int
+    sources: list[Source]
+
+
+@dataclass(frozen=True)
+class How:
+    """How parts are packed.
+
+    columns: of labels. workers: processes. time_limit: seconds for one file, or for a segment of
+    it. convert: what a worker does with a file.
+    """
+
+    settings: PackSettings
+    limit: ShardLimit
+    columns: list[str]
+    workers: int
+    time_limit: float
+    convert: Convert = convert_all
 
 
 def pack(
@@ -79,69 +79,153 @@ def pack(
     out: Path,
     settings: PackSettings,
     *,
-    shard_mb: float = 256,
+    shard_mb: float | None = None,
     workers: int | None = None,
     time_limit: float = 600.0,
+    share: Share | None = None,
+    part: int = PART,
+    engine: str = "processes",
+    address: str | None = None,
     task: Convert = convert_all,
 ) -> Summary:
-    """Pack `inputs` into the folder `out`, or continue a run that was interrupted there.
+    """Pack `inputs` into the folder `out`, or continue what was begun there.
 
-    shard_mb: size of a shard in MB, reached or passed by its last sample. workers: processes; by
-    default as many as cores. time_limit: seconds for one file, or for a segment of it. task: what
-    a worker does with a file; tests replace it by one that fails.
+    shard_mb: size of a tar in MB, reached or passed by its last sample; None: see ShardLimit.
+    workers: processes; by default as many as cores. time_limit: seconds for one file, or for a
+    segment of it. share: pack these parts alone, and leave the set to `seal`. part: inputs of a
+    part. engine: one of ENGINES; with ray, `workers` are those of a part, by default one, and
+    address is that of the cluster. task: what a worker does with a file; tests replace it by one
+    that fails.
     Raises UserError when there is nothing to pack, when `out` holds anything else, and when the
-    disk is full or a worker cannot start. Finished shards are kept.
+    disk is full or a worker cannot start. What is finished is kept.
     """
     begun = time.monotonic()
     if not inputs.sources:
         raise UserError("no inputs: the sources hold no files that could be media")
-    if settings.codec == "copy" and any(source.span for source in inputs.sources):
-        raise UserError(
-            "codec=copy packs whole videos, and segments are listed; take another codec"
-        )
+    firsts, total = plan(inputs, settings, part)
     run = {
         "format": FORMAT,
-        "settings": {**settings.as_dict(), "shard_mb": shard_mb},
-        "inputs": {"count": len(inputs.sources), "sha256": inputs.fingerprint()},
+        "settings": {**settings.as_dict(), "shard_mb": shard_mb, "part": part},
+        "inputs": {"count": len(inputs.sources), "sha256": total},
         "packer": {name: version(name) for name in ("xdc_fast", "av")},
     }
     if (out / MANIFEST).exists():
-        manifest = read_manifest(out)
-        _check_same_run(out, manifest, {part: run[part] for part in run if part != "packer"})
-        if (out / WORK).exists():
-            with _claim(out):
-                shutil.rmtree(out / WORK)
-        log.info("%s: already packed with these inputs and settings", out)
-        return summarize(manifest, begun, already=True)
-    with _claim(out):
-        try:
-            journal = Journal(out / WORK / "journal.jsonl", run)
-            _check_same_run(out, journal.head, run)
-            _check_shards(out, journal)
-            scratch = out / WORK / "scratch"
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            _pack_rest(inputs, out, settings, journal, scratch, shard_mb, workers, time_limit, task)
-            manifest = _finish(inputs, out, run, journal)
-        except (OSError, FatalError, ScanError) as error:
+        return _already(out, run, begun)
+    _claim(out)
+    records = Records(out)
+    try:
+        check_same_run(out, records.begin({**run, "labels": inputs.columns, "firsts": firsts}), run)
+        if inputs.missing:
+            write(out / WORK / MISSING, csv_lines([MISSING_COLUMNS, *inputs.missing]))
+        workers = workers or (1 if engine == "ray" else len(os.sched_getaffinity(0)))
+        how = How(settings, ShardLimit(shard_mb), inputs.columns, workers, time_limit, task)
+        number, of = share or Share()
+        wanted = range(number, len(firsts), of)
+        ends = [*firsts[1:], len(inputs.sources)]
+        total_inputs = sum(ends[n] - firsts[n] for n in wanted)
+        bar = progress.bar(total=total_inputs, unit="video", desc="packing", leave=True)
+        while left := [n for n in wanted if not records.is_done(n)]:
+            bar.n = total_inputs - sum(ends[n] - firsts[n] for n in left)
+            bar.refresh()
+            tasks = (Task(n, firsts[n], [*inputs.sources[firsts[n] : ends[n]]]) for n in left)
+            if engine == "ray":
+                pack_on_ray(tasks, out, how, address, bar.update)
+            else:
+                pack_parts(tasks, out, how, bar.update)
+        bar.close()
+        if share is None:
+            return seal(out, begun)
+        return summarize(join([records.part(n) for n in wanted]), begun)
+    except (OSError, FatalError) as error:
+        if (out / MANIFEST).exists():  # another process was faster
+            return _already(out, run, begun)
+        raise UserError(
+            f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
+            "again to continue"
+        ) from None
+
+
+def plan(inputs: PackInputs, settings: PackSettings, size: int) -> tuple[list[int], str]:
+    """Where parts of `size` inputs begin, by the number of their first input, and a hash.
+
+    A part has all inputs of its files. The hash is over names, sizes, labels and segments; it does
+    not depend on the machine or the path.
+    Raises UserError for segments that settings.codec cannot cut.
+    """
+    firsts, before = [0], None
+    total = hashlib.sha256()
+    for number, source in enumerate(inputs.known()):
+        if number - firsts[-1] >= size and source.path != before:
+            firsts.append(number)
+        before = source.path
+        total.update(source.identity)
+        if source.span and settings.codec == "copy":
             raise UserError(
-                f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
-                "again to continue"
-            ) from None
-    return summarize(manifest, begun)
+                "codec=copy packs whole videos, and segments are listed; take another codec"
+            )
+    return firsts, total.hexdigest()
 
 
-def summarize(manifest: dict, begun: float, already: bool = False) -> Summary:
-    seconds = round(time.monotonic() - begun, 2)
-    count, reasons = manifest["inputs"]["count"], manifest["refused"]
-    shards, size = len(manifest["shards"]), manifest["bytes"]
-    cut, unpaired = manifest["cut"], manifest.get("unpaired", PAIRED)
-    return Summary(
-        count, manifest["samples"], reasons, shards, size, seconds, cut, unpaired, already
-    )
+def pack_parts(tasks: Iterable[Task], out: Path, how: How, tell: Callable[[int], object]) -> None:
+    """Pack parts, one file after the other, and record them; those that are done are passed over.
+
+    tell: is told how many inputs are through. A part of which another process has written other
+    records is left. Raises FatalError, and OSError when `out` cannot be written.
+    """
+    records = Records(out)
+    opened: dict[int, OpenPart] = {}
+
+    def jobs() -> Iterator[Job]:
+        for task in tasks:
+            if records.is_done(task.number):
+                tell(len(task.sources))
+                continue
+            part = OpenPart(
+                records, task.number, task.first, task.sources, how.columns, how.settings,
+                how.limit, scratch,
+            )  # fmt: skip
+            opened[task.number] = part
+            left = part.jobs()
+            tell(len(task.sources) - sum(len(job.spans) for job in left))
+            if not left:
+                opened.pop(task.number).finish()
+            for job in left:
+                if part.lost:
+                    break
+                yield job
+
+    with scratch_folder(out) as scratch:
+        outcomes = run_jobs(jobs(), how.settings, scratch, how.workers, how.time_limit, how.convert)
+        try:
+            for job, outcome, made in outcomes:
+                part = job.part
+                if outcome is not None:
+                    if not part.lost:
+                        part.add(job, outcome, made)
+                    continue
+                for file in scratch.glob(f"{job.number}-*"):
+                    file.unlink()
+                tell(len(job.spans))
+                if not part.lost:
+                    part.end_job(job)
+                if part.ends_with(job):
+                    opened.pop(part.number).finish()
+        finally:
+            outcomes.close()
+            for part in opened.values():
+                part.abandon()
 
 
-def _check_same_run(out: Path, old: dict, new: dict) -> None:
+def _already(out: Path, run: dict, begun: float) -> Summary:
+    """The summary of a set that is complete; raises UserError where it is another one."""
+    manifest = read_manifest(out)
+    check_same_run(out, manifest, {name: run[name] for name in run if name != "packer"})
+    remove_work(out)
+    log.info("%s: already packed with these inputs and settings", out)
+    return summarize(manifest, begun, already=True)
+
+
+def check_same_run(out: Path, old: dict, new: dict) -> None:
     """Raises UserError unless `old` has the inputs, settings and versions of `new`."""
     for part in new:
         was, now = old.get(part), new[part]
@@ -160,9 +244,8 @@ def _check_same_run(out: Path, old: dict, new: dict) -> None:
         )
 
 
-@contextmanager
-def _claim(out: Path) -> Iterator[None]:
-    """Lock OUT for this run; raises UserError where it holds other files or is locked."""
+def _claim(out: Path) -> None:
+    """Make OUT a folder for a set; raises UserError where it holds other files."""
     if not (out / WORK).exists():
         if out.exists() and not out.is_dir():
             raise UserError(f"{out}: is a file; choose a folder")
@@ -171,148 +254,7 @@ def _claim(out: Path) -> Iterator[None]:
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
             )
         try:
-            (out / WORK).mkdir(parents=True)
+            (out / WORK).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{out}: {error.strerror}; choose another folder") from None
-    with locked(out / WORK / "lock", f"{out}: another run is packing there; wait for it"):
-        remove_leftovers(out)
-        yield
-
-
-def _check_shards(out: Path, journal: Journal) -> None:
-    """Raises UserError when a finished shard is gone or has another size than the journal says."""
-    for record in journal.records:
-        shard = record["shard"]
-        path = out / shard["name"] if shard else None
-        if path and not (path.is_file() and path.stat().st_size == shard["bytes"]):
-            raise UserError(
-                f"{path}: a finished shard is gone or changed; put it back or pack elsewhere"
-            )
-
-
-def _pack_rest(
-    inputs: PackInputs,
-    out: Path,
-    settings: PackSettings,
-    journal: Journal,
-    scratch: Path,
-    shard_mb: float,
-    workers: int | None,
-    time_limit: float,
-    task: Convert,
-) -> None:
-    """Convert the inputs that the journal lacks, and record every finished shard."""
-    (start, told), index = journal.reached, journal.next_index
-    sources: list[Source] = []
-    jobs: list[Job] = []
-    for group in by_file(inputs.sources):
-        number = len(sources)
-        sources += group
-        if number >= start:
-            spans = [source.span for source in group]
-            jobs.append(Job(number, group[0].path, spans, told if number == start else 0))
-    workers = workers or len(os.sched_getaffinity(0))
-    bar = progress.bar(
-        total=len(inputs.sources), initial=start, unit="video", desc="packing", leave=True
-    )
-    shard = OpenShard(out, journal.shards, index, settings)
-    outcomes = run_jobs(jobs, settings, scratch, workers, time_limit, task)
-    try:
-        for job, outcome, files in outcomes:
-            if outcome is None:
-                start, told = job.number + len(job.spans), 0
-                for file in scratch.glob(f"{job.number}-*"):
-                    file.unlink()
-                bar.update(len(job.spans))
-            if shard.rows and shard.writer.bytes >= shard_mb * 1_000_000:
-                journal.append(shard.finish(start, told))
-                shard = OpenShard(out, journal.shards, journal.next_index, settings)
-            if outcome is not None:
-                shard.add(sources[job.number + outcome.place], outcome, inputs.columns, *files)
-                start, told = job.number, told + 1
-        if shard.rows or shard.refused:
-            journal.append(shard.finish(start, told))
-    finally:
-        outcomes.close()
-        shard.writer.abandon()
-        bar.close()
-
-
-class OpenShard:
-    """The shard that is being written, and its rows of the set's tables."""
-
-    def __init__(self, out: Path, number: int, first: int, settings: PackSettings):
-        self.out, self.name, self.first = out, shard_name(number), first
-        self.settings = settings
-        self.writer = ShardWriter(out / WORK / f"{self.name}.tar")
-        self.rows: list[list] = []
-        self.refused: list[list[str]] = []
-        self.cut = 0
-        self.unpaired: list[float] = []
-
-    def add(
-        self, source: Source, outcome: Outcome, columns: list[str], video: Path, audio: Path
-    ) -> None:
-        """Append a sample whose tracks were written to `video` and `audio`, or its refusal."""
-        span, facts = outcome.span, outcome.answer
-        if isinstance(facts, Refusal):
-            edges = [str(time) if math.isfinite(time) else "" for time in span or [math.inf] * 2]
-            self.refused.append([source.name, facts.reason, facts.detail, *edges])
-            return
-        index = self.first + len(self.rows)
-        labels = {name: source.labels.get(name, "") for name in columns}
-        facts = {**facts, "index": index, "source": source.name, "labels": labels}
-        if span is not None:
-            facts["span"] = [time if math.isfinite(time) else None for time in span]
-        self.cut += facts.pop("cut")
-        if unpaired := facts.pop("unpaired"):
-            self.unpaired.append(unpaired)
-        tracks = {"video": ("mp4", video), "audio": ("wav", audio)}
-        files: dict[str, bytes | Path] = dict(tracks[m] for m in self.settings.modalities)
-        self.writer.add(index, {**files, "json": metadata(facts)})
-        for file in (video, audio):
-            file.unlink(missing_ok=True)
-        key, shard, start = sample_key(index), f"{self.name}.tar", span[0] if span else 0.0
-        row = [index, key, shard, source.name, start, facts["seconds"], facts["frames"]]
-        self.rows.append(row + list(labels.values()))
-
-    def finish(self, next_input: int, told: int) -> dict:
-        """Close the tar, put it in its place with its sidecars, and return its journal record.
-
-        told: outcomes of the file of `next_input` that are in this shard or an earlier one.
-        """
-        record: dict = {"next_input": next_input, "told": told, "rows": self.rows}
-        record["refused"] = self.refused
-        record["cut"], record["unpaired"] = self.cut, self.unpaired
-        if not self.rows:
-            return {**record, "shard": None}
-        total = self.writer.close()
-        tar = self.out / f"{self.name}.tar"
-        os.replace(self.writer.path, tar)
-        found = scan(tar, self.first, self.settings.audio_rate, self.settings.modalities)
-        if found.refused:
-            raise ScanError(tar, f"sample {': '.join(found.refused[0])}")
-        shard = {"name": tar.name, "samples": len(self.rows), "first": self.first}
-        shard |= {"bytes": self.writer.bytes, "sha256": total}
-        return {**record, "shard": {**shard, "sidecars": found.write(self.out / self.name)}}
-
-
-def _finish(inputs: PackInputs, out: Path, run: dict, journal: Journal) -> dict:
-    """Write the tables and, last, the manifest; a set without samples gets no manifest."""
-    rows = [row for record in journal.records for row in record["rows"]]
-    refused = [row for record in journal.records for row in record["refused"]]
-    shards = [record["shard"] for record in journal.records if record["shard"]]
-    write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
-    cut = sum(record["cut"] for record in journal.records)
-    alone = [seconds for record in journal.records for seconds in record["unpaired"]]
-    unpaired = {"samples": len(alone), "seconds": round(sum(alone), 3)}
-    run = {**run, "inputs": {**run["inputs"], "count": len(rows) + len(refused)}}
-    reasons = [row[1] for row in refused]
-    manifest = complete(run, rows, inputs.columns, cut, unpaired, reasons, shards)
-    if rows:
-        write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *inputs.columns), rows)
-        if inputs.missing:
-            write_csv(out / MISSING, MISSING_COLUMNS, inputs.missing)
-        manifest = write_manifest(out, manifest)
-    shutil.rmtree(out / WORK)
-    return manifest
+    remove_leftovers(out)

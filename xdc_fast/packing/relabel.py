@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, write
+from xdc_fast.files import locked
 from xdc_fast.packing.labels import LabelTable
 from xdc_fast.shards.dataset import ShardSet
-from xdc_fast.shards.format import LOCK, SAMPLE_COLUMNS, SAMPLES
+from xdc_fast.shards.format import LOCK, REFUSED, SAMPLE_COLUMNS
 from xdc_fast.shards.tables import (
-    BEFORE,
     RELABELED,
+    SetWriter,
+    changing,
     check_labels,
+    read_csv,
     read_manifest,
     settle,
-    write_csv,
-    write_manifest,
 )
 
 
 def relabel(out: Path, labels: Path) -> dict:
-    """Give the samples of a set the labels of a table, in samples.csv alone.
+    """Give the samples of a set the labels of a table, in its tables alone.
 
     labels: a CSV as `pack --labels` takes it; a line names a sample by its source, or the source
     and where in it a segment starts, or by its key. Its
@@ -37,25 +37,25 @@ def relabel(out: Path, labels: Path) -> dict:
         if not table.columns:
             raise UserError(f"{labels}: no column beside the one of files; add one with labels")
         check_labels(table.columns, labels)
-        rows, labeled = shards.table(), 0
-        for row in rows:
-            found = table.labels_of(row["source"], start=float(row["start"])) or table.labels_of(
-                row["key"]
-            )
-            labeled += bool(found)
-            row.update(found)
-        table.check_used(row["source"] for row in rows)
         names = sorted({*shards.label_names, *table.columns})
-        columns = (*SAMPLE_COLUMNS, *names)
-        relabeled = sorted({*shards.manifest.get(RELABELED, ()), *table.columns})
-        write(out / BEFORE, (out / SAMPLES).read_bytes())
-        try:
-            write_csv(out / SAMPLES, columns, ([row.get(c, "") for c in columns] for row in rows))
-            write_manifest(out, {**shards.manifest, "labels": names, RELABELED: relabeled})
-        finally:
-            settle(out)
+        columns, labeled = (*SAMPLE_COLUMNS[1:], *names), 0
+        with changing(out):
+            with SetWriter(out, names) as tables:
+                for name, rows in shards.lines():
+                    for row in rows:
+                        found = table.labels_of(row["source"], start=float(row["start"]))
+                        found = found or table.labels_of(row["key"])
+                        labeled += bool(found)
+                        row.update(found)
+                    cells = [[row.get(column, "") for column in columns] for row in rows]
+                    tables.add(shards.record(name), cells)
+                table.check_used([shards.line(0)["source"]])
+                tables.refuse([[*row.values()] for row in read_csv(out / REFUSED)])
+            old = shards.manifest
+            relabeled = sorted({*old.get(RELABELED, ()), *table.columns})
+            tables.finish({**old, RELABELED: relabeled}, old["cut"], old["unpaired"])
     return {
-        "samples": len(rows),
+        "samples": len(shards),
         "labeled": labeled,
         "unused_lines": table.unused,
         "columns": table.columns,

@@ -41,8 +41,8 @@ class Segment:
     """What one sample is made of: what lies between `begin` and `end`, seconds on a file's clock.
 
     place: of its input among those of the file. within: where this input begins and ends. span: in
-    seconds from the beginning of the file; None where all of it is meant. first: of its input.
-    limited: its input may be longer, but is cut there.
+    seconds from the beginning of the file; None where all of it is meant. number: among those that
+    are cut out of its input. limited: its input may be longer, but is cut there.
     """
 
     place: int
@@ -50,8 +50,13 @@ class Segment:
     end: float
     within: Span
     span: Span | None
-    first: bool = True
+    number: int = 0
     limited: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether its input begins with it."""
+        return self.number == 0
 
 
 class Begins(Protocol):
@@ -90,7 +95,7 @@ def _cut(
         if k and start >= min(end, clock.end):
             return
         part = round(start - clock.origin, 6), round(stop - clock.origin, 6)
-        yield Segment(place, start, stop, (begin, end), part, k == 0, limited and stop == end)
+        yield Segment(place, start, stop, (begin, end), part, k, limited and stop == end)
 
 
 def share(

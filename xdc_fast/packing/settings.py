@@ -11,6 +11,8 @@ from xdc_fast.shards.format import TRACKS
 from xdc_fast.shards.streams import nearest_rate
 
 DAY = 86_400  # seconds
+MEGABYTES, MOST_MEGABYTES = 256, 4096  # of a tar
+LEAST = 100  # samples of a tar, where they are not huge
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,17 @@ class PackSettings:
             if settings[name] == usual:
                 del settings[name]
         return settings
+
+
+@dataclass(frozen=True)
+class ShardLimit:
+    """When a tar is closed: when it has `megabytes`, or by default MEGABYTES and LEAST samples, but
+    MOST_MEGABYTES at most."""
+
+    megabytes: float | None = None
+
+    def is_full(self, samples: int, size: int) -> bool:
+        """Whether a tar of so many samples and bytes is closed."""
+        if self.megabytes is not None:
+            return size >= self.megabytes * 1e6
+        return size >= (MEGABYTES if samples >= LEAST else MOST_MEGABYTES) * 1e6

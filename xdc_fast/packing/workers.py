@@ -11,15 +11,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import av
+import numpy as np
 
 from xdc_fast.interrupt import blocked
 from xdc_fast.packing.convert import Outcome, convert_all
@@ -27,6 +30,11 @@ from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.segments import Span
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sink import Files, Sink
+from xdc_fast.shards.describe import Unusable
+from xdc_fast.shards.scan import describe_files
+
+if TYPE_CHECKING:
+    from xdc_fast.packing.parts import OpenPart
 
 # what FFmpeg reports of the files we write; errors of the source have become refusals before
 OUR_FAULT = {
@@ -34,11 +42,22 @@ OUR_FAULT = {
     *(errno.EIO, errno.EACCES, errno.ENOENT),
 }
 AHEAD = 8  # files per worker that may wait for a slow one before them
-NO_FILES = (Path(), Path())
 IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
 SinkOf = Callable[[int], Sink]
 Convert = Callable[[Path, PackSettings, list[Span | None], SinkOf], Iterator[Outcome | None]]
+
+
+class Made(NamedTuple):
+    """A sample that a worker has made: its files, and what shards say of them.
+
+    row, packets: as of `describe_files`.
+    """
+
+    video: Path
+    audio: Path
+    row: np.ndarray
+    packets: np.ndarray
 
 
 class FatalError(Exception):
@@ -49,10 +68,12 @@ class FatalError(Exception):
 class Job:
     """A file, and what has become of its samples.
 
-    number: of its first input. spans: of its inputs. skip: outcomes that an earlier run has
-    recorded, of the first ones. died: the processes that it has cost since its last outcome.
+    part: that the file belongs to. number: of its first input. spans: of its inputs. skip: outcomes
+    that an earlier run has recorded, of the first ones. died: the processes that it has cost since
+    its last outcome.
     """
 
+    part: OpenPart
     number: int
     path: Path
     spans: list[Span | None]
@@ -60,26 +81,25 @@ class Job:
     died: int = field(default=0, init=False)
     attempt: int = field(default=0, init=False)
     finished: bool = field(default=False, init=False)
-    ready: deque[tuple[Outcome, tuple[Path, Path]]] = field(default_factory=deque, init=False)
+    ready: deque[tuple[Outcome, Made | None]] = field(default_factory=deque, init=False)
     _heard: int = field(default=0, init=False)  # outcomes of this attempt
     _ends: dict[int, float] = field(default_factory=dict, init=False)  # of the last, by place
 
     def __post_init__(self) -> None:
         self._known = self.skip
 
-    def begin(self, scratch: Path) -> None:
+    def begin(self) -> None:
         """A process begins with it, from the first sample on."""
-        self.scratch, self._heard = scratch, 0
+        self._heard = 0
         self.attempt += 1
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: Outcome, made: Made | None) -> None:
         """Note an outcome, unless it is known already."""
         self._heard += 1
         self._ends[outcome.place] = math.inf if outcome.span is None else outcome.span[1]
         if self._heard > self._known:
             self._known, self.died = self._heard, 0
-            files = scratch_files(self.scratch, self.number, self.attempt, outcome.number or 0)
-            self.ready.append((outcome, files))
+            self.ready.append((outcome, made))
 
     def refuse_rest(self, refusal: Refusal) -> None:
         """Let all that has no outcome yet have this one."""
@@ -87,9 +107,9 @@ class Job:
         for place, span in enumerate(self.spans):
             begin, end = self._ends.get(place), math.inf if span is None else span[1]
             if begin is None and place >= recorded:
-                self.ready.append((Outcome(place, None, span, refusal), NO_FILES))
+                self.ready.append((Outcome(place, None, span, refusal), None))
             elif begin is not None and begin < end:
-                self.ready.append((Outcome(place, None, (begin, end), refusal), NO_FILES))
+                self.ready.append((Outcome(place, None, (begin, end), refusal), None))
         self.finished = True
 
 
@@ -102,8 +122,8 @@ def scratch_files(scratch: Path, job: int, attempt: int, number: int) -> tuple[P
 def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
     """What a worker process does: convert each file that comes and answer what became of it.
 
-    None says that all is well. After the outcomes comes (), or what the rest of the file is refused
-    for, (reason, detail), or the message of a fatal error.
+    None says that all is well. An outcome comes with what was Made. After the outcomes comes (), or
+    what the rest of the file is refused for, (reason, detail), or the message of a fatal error.
     """
     end_with_parent()
     gc.freeze()  # what has been imported stays
@@ -117,14 +137,34 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
         end: tuple | str = ()
         try:
             for outcome in task(path, settings, spans, sink_of):
-                pipe.send(outcome)
+                pipe.send(outcome and Told(outcome, make(outcome, settings, sink_of)))
         except MemoryError:
             os._exit(errno.ENOMEM)  # another process may have the memory that this one lacks
+        except Unusable as error:
+            end = f"{path}: the sample made of it cannot be read: {error}"
         except (av.FFmpegError, OSError, ValueError) as error:
             of_source = isinstance(error, (av.FFmpegError, ValueError))
             ours = not of_source or getattr(error, "errno", None) in OUR_FAULT
             end = str(error) if ours else ("undecodable", str(error))
         pipe.send(end)
+
+
+class Told(NamedTuple):
+    """What a worker tells of a sample."""
+
+    outcome: Outcome
+    made: Made | None
+
+
+def make(outcome: Outcome, settings: PackSettings, sink_of: Callable[[int], Files]) -> Made | None:
+    """What shards will say of a sample; None for a refusal. Raises Unusable."""
+    if outcome.number is None or isinstance(outcome.answer, Refusal):
+        return None
+    files = sink_of(outcome.number)
+    tracks = {"video": ("mp4", files.video), "audio": ("wav", files.audio)}
+    own = dict(tracks[modality] for modality in settings.modalities)
+    found = describe_files(own, settings.audio_rate, settings.modalities)
+    return Made(files.video, files.audio, *found)
 
 
 def end_with_parent() -> None:
@@ -166,9 +206,9 @@ class Worker:
     def is_idle(self) -> bool:
         return self.started and self.job is None
 
-    def give(self, job: Job, scratch: Path, time_limit: float) -> None:
+    def give(self, job: Job, time_limit: float) -> None:
         self.pipe.send((job.number, job.attempt + 1, job.path, job.spans))
-        job.begin(scratch)
+        job.begin()
         self.job, self.deadline = job, time.monotonic() + time_limit
 
     def free(self) -> None:
@@ -181,16 +221,17 @@ class Worker:
 
 
 def run_jobs(
-    jobs: list[Job],
+    jobs: Iterable[Job],
     settings: PackSettings,
     scratch: Path,
     workers: int,
     time_limit: float,
     task: Convert = convert_all,
-) -> Generator[tuple[Job, Outcome | None, tuple[Path, Path]]]:
+) -> Generator[tuple[Job, Outcome | None, Made | None]]:
     """Convert files in `workers` processes and yield the outcomes in the order of `jobs`.
 
-    Each comes with the files of its sample; None is the end of a job. What takes longer than
+    Each comes with what was made of it; None is the end of a job. Jobs are taken as they are
+    needed. What takes longer than
     `time_limit` seconds without an outcome is refused, and a new process takes the place of the
     old. A file whose process dies is tried once more while nothing else is decoded, as it may have
     died for want of memory. Closing the generator ends the processes. Raises FatalError.
@@ -198,11 +239,14 @@ def run_jobs(
     arguments = (settings, scratch, task)
     crew: list[Worker] = []
     again: deque[Job] = deque()
-    asked = answered = idle_deaths = 0
+    left = iter(jobs)
+    waiting: deque[Job] = deque()  # without an end, in their order; the last ones have not begun
+    begun = idle_deaths = 0  # begun: of those that wait
     try:
-        for _ in range(min(workers, len(jobs))):
+        waiting.extend(islice(left, AHEAD * workers))
+        for _ in range(min(workers, len(waiting))):
             crew.append(Worker(*arguments))
-        while answered < len(jobs):
+        while waiting:
             for i, worker in enumerate(crew):
                 if (job := worker.job) is not None and _listen(worker, time_limit):
                     idle_deaths = 0
@@ -221,17 +265,19 @@ def run_jobs(
                 with suppress(OSError):  # it has just died and is replaced next
                     if again:
                         if not busy:
-                            worker.give(again[0], scratch, time_limit)
+                            worker.give(again[0], time_limit)
                             again.popleft()
-                    elif asked < min(len(jobs), answered + AHEAD * workers):
-                        worker.give(jobs[asked], scratch, time_limit)
-                        asked += 1
-            job = jobs[answered]
+                    elif begun < len(waiting):
+                        worker.give(waiting[begun], time_limit)
+                        begun += 1
+            job = waiting[0]
             while job.ready:
                 yield job, *job.ready.popleft()
             if job.finished:
-                yield job, None, NO_FILES
-                answered += 1
+                yield job, None, None
+                waiting.popleft()
+                begun -= 1
+                waiting.extend(islice(left, 1))
             else:
                 _sleep(crew)
     finally:
@@ -272,10 +318,10 @@ def _listen(worker: Worker, time_limit: float) -> bool:
             said = worker.pipe.recv()
             if isinstance(said, str):
                 raise FatalError(said)
-            if said is None or isinstance(said, Outcome):
+            if said is None or isinstance(said, Told):
                 worker.deadline = time.monotonic() + time_limit
                 if said is not None:
-                    job.hear(said)
+                    job.hear(*said)
                 return True
             if said:
                 job.refuse_rest(Refusal(*said))

@@ -84,8 +84,9 @@ def show_sample(shards: ShardSet, inputs: ClipTransform, stretch: Stretch, index
 
 def name_of(shards: ShardSet, index: int) -> str:
     """The source of a sample, and where in it a segment begins."""
-    start = shards.starts[index]
-    return f"{shards.sources[index]} from {start:g} s" if start else shards.sources[index]
+    line = shards.line(index)
+    start = float(line["start"])
+    return f"{line['source']} from {start:g} s" if start else line["source"]
 
 
 def read_frames(shards: ShardSet, index: int, numbers: np.ndarray) -> list[bytes]:

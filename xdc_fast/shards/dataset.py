@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
-from bisect import bisect_right
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
-from itertools import accumulate
 from operator import index as as_index
 from pathlib import Path
 
@@ -22,13 +21,14 @@ from xdc_fast.shards.decode import decode_frames, decode_waveform
 from xdc_fast.shards.format import LABEL_SEPARATOR, SAMPLE_COLUMNS, SAMPLES
 from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.sample import Sample
+from xdc_fast.shards.shard_table import record_of
 from xdc_fast.shards.sidecars import open_sidecars
 from xdc_fast.shards.streams import Clock
-from xdc_fast.shards.tables import modalities_of, read_manifest
-from xdc_fast.shards.tar import checksum
-from xdc_fast.storage import URL, Place, place_of
+from xdc_fast.shards.tables import modalities_of, open_shards, read_label, read_manifest
+from xdc_fast.storage import URL, Place, place_of, read_range
 
 CACHE_GB = 50.0
+PLACE = np.dtype([("offset", "<i8"), ("bytes", "<i8")])  # of a packet in its tar
 
 
 def _map(path: Path, size: int) -> np.ndarray:
@@ -66,6 +66,8 @@ class ShardSet:
         sample_rate: of the sound, in Hz.
         label_names: the label columns.
         settings: how the set was packed; see the shard format.
+        shards: the names of its tars.
+        shard_sizes: int64 (tars,), the samples of each.
         manifest: the content of manifest.json.
 
     Raises:
@@ -95,19 +97,19 @@ class ShardSet:
         self.modalities: tuple[str, ...] = modalities_of(manifest)
         self.sample_rate: int = manifest["settings"]["audio_rate"]
         self.label_names: list[str] = manifest["labels"]
-        self.shards: list[str] = [shard["name"] for shard in manifest["shards"]]
-        self.shard_sizes = np.array([s["samples"] for s in manifest["shards"]], dtype=np.int64)
-        self._first = [0, *accumulate(self.shard_sizes.tolist())]
+        self._table = open_shards(self.files, manifest)
+        self._firsts = self._table["first"].copy()
+        self.shard_sizes: np.ndarray = self._table["samples"].copy()
         # by the tar's name; a map lives as long as an array refers to it, evicted or not
         keep = lru_cache(maxsize=512)
         self._map = keep(lambda name: _map(self.files / name, self.record(name)["bytes"]))
-        self._records = {shard["name"]: shard for shard in manifest["shards"]}
         self._sidecars = keep(self._open_sidecars)
+        self._lines = lru_cache(maxsize=64)(self._read_lines)
         self._labels: dict[str, tuple[np.ndarray, list[str]]] = {}
         self._memberships: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return self.manifest["samples"]
 
     def __getitem__(self, index: int) -> Sample:
         number = as_index(index)
@@ -125,17 +127,35 @@ class ShardSet:
         """The tar's file name and the SAMPLE row of one sample."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.root}: sample {index} of {len(self)}")
-        shard = bisect_right(self._first, index) - 1
-        name = self.shards[shard]
-        return name, self._sidecars(name)[0][index - self._first[shard]]
+        number = self._shard_of(index)
+        name = self._name(number)
+        return name, self._sidecars(name)[0][index - self._firsts[number]]
+
+    def _shard_of(self, index: int) -> int:
+        """The number of the tar that holds a sample; empty ones hold none."""
+        return int(self._firsts.searchsorted(index, side="right")) - 1
 
     def rows(self) -> np.ndarray:
         """All SAMPLE rows, shape (N,)."""
         return np.concatenate([self._sidecars(name)[0] for name in self.shards])
 
+    def index_of(self, name: str, row: np.void) -> int:
+        """The index of a sample by its tar and its SAMPLE row."""
+        return self.record(name)["first"] + int(row["place"])
+
+    def key_of(self, name: str, row: np.void) -> str:
+        """The key of a sample by its tar and its SAMPLE row, for messages about it."""
+        try:
+            return self.line(self.index_of(name, row))["key"]
+        except UserError:  # samples.csv is damaged too
+            return f"number {int(row['place'])}"
+
     def record(self, name: str) -> dict:
-        """What the manifest says of a tar: name, samples, first, bytes, sha256, sidecars."""
-        return self._records[name]
+        """What shards.npy says of a tar; see `shard_table.record_of`."""
+        number = int(self._table["name"].searchsorted(name.encode()))
+        if number == len(self._table) or self._name(number) != name:
+            raise KeyError(name)
+        return record_of(self._table[number])
 
     def _open_sidecars(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return open_sidecars(self.files, self.record(name), self.modalities)
@@ -176,8 +196,16 @@ class ShardSet:
         return [data[offset - first : offset - first + size] for offset, size in places]
 
     def packet_places(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
-        """Where these packets lie in their tar, rows of PACKET (T,)."""
-        return self._sidecars(name)[1][row["packet"] + frames]
+        """Where these packets lie in their tar, rows of PLACE (T,).
+
+        They reach to the next one: where tracks are interleaved, more may follow a JPEG's end.
+        """
+        table, first = self._sidecars(name)[1], row["packet"] + frames
+        places = np.empty(len(frames), PLACE)
+        begins = table[first]
+        places["offset"] = row["video"] + begins.astype(np.int64)
+        places["bytes"] = table[first + 1] - begins
+        return places
 
     def pictures(self, name: str, row: np.void, frames: np.ndarray) -> np.ndarray:
         """Pictures of a video file by number, uint8 (T, H, W, 3), RGB; as of `decode_frames`."""
@@ -220,46 +248,71 @@ class ShardSet:
 
     def table(self) -> list[dict[str, str]]:
         """The rows of samples.csv; raises UserError where it is damaged."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self._rows()]
+        return [row for _, rows in self.lines() for row in rows]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of samples.csv."""
         return (*SAMPLE_COLUMNS, *self.label_names)
 
+    def lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
+        """The rows of samples.csv, tar by tar, after its name; UserError where it is damaged."""
+        for number, name in enumerate(self.shards):
+            rows = self._read_lines(number)
+            yield name, [dict(zip(self.columns, row, strict=True)) for row in rows]
+
+    def line(self, index: int) -> dict[str, str]:
+        """The row of samples.csv of one sample; raises UserError where it is damaged."""
+        number = self._shard_of(index)
+        row = self._lines(number)[index - int(self._firsts[number])]
+        return dict(zip(self.columns, row, strict=True))
+
     def _column(self, name: str) -> list[str]:
         place = self.columns.index(name)
         return [row[place] for row in self._rows()]
 
     def _rows(self) -> Iterator[list[str]]:
-        """The rows of samples.csv, which is as the manifest says; raises UserError."""
-        path, hint = self.files / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
+        for number in range(len(self._table)):
+            yield from self._read_lines(number)
+
+    def _read_lines(self, number: int) -> list[list[str]]:
+        """The rows of samples.csv of a tar's samples; raises UserError."""
+        path, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
+        record = self._table[number]
         try:
-            if not self._table_is_whole:
-                raise damaged(path, "its checksum is not the manifest's", hint)
-            with path.open(newline="", encoding="utf-8") as file:
-                rows, count = csv.reader(file), 0
-                if tuple(next(rows)) != self.columns:
-                    raise damaged(path, f"its columns are not {', '.join(self.columns)}", hint)
-                for count, row in enumerate(rows, 1):
-                    if len(row) != len(self.columns):
-                        raise damaged(path, f"row {count} has {len(row)} cells", hint)
-                    yield row
-            if count != len(self):
-                raise damaged(path, f"{count} rows for {len(self)} samples", hint)
+            begin, size = int(record["rows"]), int(record["rows_bytes"])
+            if isinstance(path, Path):
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    text = file.read(size)
+            else:
+                text = bytes(read_range(path, begin, size))
+            if hashlib.sha256(text).digest() != record["rows_sha256"].tobytes():
+                raise damaged(path, "its checksum is not that of the set", hint)
+            rows = list(csv.reader(io.StringIO(text.decode(), newline="")))
         except (OSError, ValueError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{path}: {reason}; {hint}") from None
-
-    @cached_property
-    def _table_is_whole(self) -> bool:
-        return checksum(self.files / SAMPLES) == self.manifest["tables"][SAMPLES]
+        if len(rows) != record["samples"]:
+            raise damaged(path, f"{len(rows)} rows for {record['samples']} samples", hint)
+        for row in rows:
+            if len(row) != len(self.columns):
+                raise damaged(path, f"a row of {len(row)} cells", hint)
+        return rows
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the shards' checksums: 16 hexadecimal digits, equal where the bytes are."""
-        sums = "".join(shard["sha256"] for shard in self.manifest["shards"])
+        sums = self._table["sha256"].tobytes().hex()
         return hashlib.sha256(sums.encode()).hexdigest()[:16]
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """The names of the tars."""
+        return [self._name(number) for number in range(len(self._table))]
+
+    def _name(self, number: int) -> str:
+        return self._table["name"][number].decode()
 
     @cached_property
     def keys(self) -> list[str]:
@@ -277,7 +330,7 @@ class ShardSet:
         return [float(start) for start in self._column("start")]
 
     def labels_of(self, index: int) -> dict[str, str]:
-        """{column: text} of one sample, by samples.csv; "" where it has no label."""
+        """{column: text} of one sample; "" where it has no label."""
         tables = {column: self._coded(column) for column in self.label_names}
         return {
             column: classes[codes[index]] if codes[index] >= 0 else ""
@@ -309,11 +362,8 @@ class ShardSet:
 
     def _coded(self, column: str) -> tuple[np.ndarray, list[str]]:
         if column not in self._labels:
-            values = self._column(column)
-            classes = sorted({value for value in values if value})
-            code = {name: i for i, name in enumerate(classes)}
-            codes = np.array([code.get(value, -1) for value in values], dtype=np.int64)
-            self._labels[column] = codes, classes
+            number = self.label_names.index(column)
+            self._labels[column] = read_label(self.files, number, self.manifest)
         return self._labels[column]
 
     def memberships(self, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:

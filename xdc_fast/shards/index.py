@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,6 @@ import numpy as np
 from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.files import locked
-from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.format import (
     FORMAT,
     LOCK,
@@ -23,25 +24,24 @@ from xdc_fast.shards.format import (
 )
 from xdc_fast.shards.scan import Scan, ScanError, scan, survey
 from xdc_fast.shards.tables import (
+    LABELS,
     PAIRED,
     RELABELED,
+    SetWriter,
     check_labels,
-    complete,
     modalities_of,
     read_csv,
     read_manifest,
     settle,
-    write_csv,
-    write_manifest,
 )
 from xdc_fast.shards.tar import checksum
 
 log = logging.getLogger(__name__)
-SHARD, KEY = SAMPLE_COLUMNS.index("shard"), SAMPLE_COLUMNS.index("key")
+KEY, SHARD = (SAMPLE_COLUMNS.index(name) - 1 for name in ("key", "shard"))
 
 
 def index(out: Path) -> dict:
-    """Rebuild the sidecars, samples.csv, refused.csv and the manifest of a WebDataset.
+    """Rebuild the sidecars, the tables and the manifest of a WebDataset.
 
     out: a folder of .tar files. A sample has a video file, its sound in a file of its own or in the
     video file, and json metadata, or a cls or txt label. The set has the tracks that most of the
@@ -51,7 +51,8 @@ def index(out: Path) -> dict:
     Returns the manifest. Raises UserError for a tar that cannot be read, tars without one usable
     sample, or a manifest of another program.
     """
-    paths = sorted(out.glob("*.tar")) if out.is_dir() else []
+    found = out.glob("*.tar") if out.is_dir() else []
+    paths = sorted(found, key=lambda path: os.fsencode(path.name))
     if not paths:
         raise UserError(f"{out}: no .tar files there")
     with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
@@ -60,42 +61,45 @@ def index(out: Path) -> dict:
 
 def _index(out: Path, paths: list[Path]) -> dict:
     old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).exists() else None
-    if old:
+    if old and old["format"] == FORMAT:
         settle(out)
     own = _own_labels(out, old)
+    refused = _refused_by_pack(out, paths)
     scans, shards = _scan_all(paths, old)
     names = sorted({*own}.union(*(found.label_names for found in scans)))
     check_labels(names, out)
-    rows, refused = [], _refused_by_pack(out, paths)
     for path, found in zip(paths, scans, strict=True):
-        rows += found.rows(path.name, names)
         refused += found.refusals(path.name)
-    for name, labels in own.items():
-        for row in rows:
-            row[len(SAMPLE_COLUMNS) + names.index(name)] = labels.get((row[SHARD], row[KEY]), "")
-    if not rows:
+    if not any(found.keys for found in scans):
         source, reason, detail, *_ = refused[0]
         raise UserError(f"{out}: no sample can be used: {source}: {reason}: {detail}")
-    write_csv(out / SAMPLES, (*SAMPLE_COLUMNS, *names), rows)
-    write_csv(out / REFUSED, REFUSED_COLUMNS, refused)
-    head = _head(old, scans, len(rows) + len(refused), [*own])
-    cut, unpaired = (old or {}).get("cut", 0), (old or {}).get("unpaired", PAIRED)
-    reasons = [row[REFUSED_COLUMNS.index("reason")] for row in refused]
-    manifest = complete(head, rows, names, cut, unpaired, reasons, shards)
-    return write_manifest(out, manifest)
+    with SetWriter(out, names) as tables:
+        for found, shard in zip(scans, shards, strict=True):
+            rows = found.rows(shard["name"], names)
+            for name, labels in own.items():
+                for row in rows:
+                    row[LABELS + names.index(name)] = labels.get((row[SHARD], row[KEY]), "")
+            tables.add(shard, rows)
+        tables.refuse(refused)
+    head = _head(old, scans, tables.samples + len(refused), [*own])
+    old = old or {}
+    return tables.finish(head, old.get("cut", 0), old.get("unpaired", PAIRED))
 
 
 def _own_labels(out: Path, old: dict | None) -> dict[str, dict[tuple[str, str], str]]:
     """{column: {(shard, key): label}} of the columns that `label` has written."""
-    names = (old or {}).get(RELABELED, [])
-    if not names:
+    path = out / SAMPLES
+    if not old or not (names := old.get(RELABELED, [])):
         return {}
     try:
-        table = ShardSet(out).table()
-    except UserError as error:
-        log.warning("%s; the labels %s are lost, give them again", error, ", ".join(names))
+        if checksum(path) != old["tables"][SAMPLES]:
+            raise ValueError("damaged: its checksum is not the manifest's")
+        table = read_csv(path)
+        return {name: {(row["shard"], row["key"]): row[name] for row in table} for name in names}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        lost = ", ".join(names)
+        log.warning("%s: %s; the labels %s are lost, give them again", path, error, lost)
         return {}
-    return {name: {(row["shard"], row["key"]): row[name] for row in table} for name in names}
 
 
 def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
@@ -109,22 +113,20 @@ def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
 
 
 def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dict]]:
-    """Scan every shard and write its sidecars; returns the manifest's `shards` too."""
+    """Scan every shard and write its sidecars; returns the records of the shards too."""
     scans: list[Scan] = []
     shards: list[dict] = []
-    first = 0
     try:
         if old:
             modalities, rate = modalities_of(old), old["settings"]["audio_rate"]
         else:
             modalities, rate = survey(paths)
         for path in progress.bar(paths, unit="shard", desc="indexing"):
-            found = scan(path, first, rate, modalities)
+            found = scan(path, rate, modalities)
             scans.append(found)
-            shard = {"name": path.name, "samples": len(found.keys), "first": first}
+            shard = {"name": path.name, "samples": len(found.keys)}
             shard |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
             shards.append({**shard, "sidecars": found.write(path.with_suffix(""))})
-            first += len(found.keys)
     except ScanError as error:
         raise UserError(str(error)) from None
     return scans, shards

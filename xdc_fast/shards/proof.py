@@ -41,7 +41,7 @@ def _check_pictures(shards: ShardSet, name: str, row: np.void) -> None:
     for number, picture in enumerate(each_picture(file, range(row["frames"]), clock_of(row))):
         _check_size(picture, row, number)
         through.append(_checksum(picture))
-    draw = np.random.default_rng(int(row["index"]))
+    draw = np.random.default_rng(int(row["place"]))
     for first in range(0, len(numbers), STRIDE):
         start = min(first + int(draw.integers(STRIDE)), max(len(numbers) - WINDOW, 0))
         window = numbers[start : start + WINDOW]

@@ -52,12 +52,12 @@ class Sample:
     @property
     def key(self) -> str:
         """The name of the sample's files in the tar, without extension."""
-        return self._shards.keys[self.index]
+        return self._shards.line(self.index)["key"]
 
     @property
     def source(self) -> str:
         """The file that the sample was made of, as samples.csv names it."""
-        return self._shards.sources[self.index]
+        return self._shards.line(self.index)["source"]
 
     @property
     def labels(self) -> dict[str, str]:

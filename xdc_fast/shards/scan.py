@@ -25,8 +25,8 @@ from xdc_fast.shards.describe import (
     tracks_of,
 )
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.shard_table import SIDECARS
 from xdc_fast.shards.sidecars import bounds_fault
-from xdc_fast.shards.tables import SIDECARS
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
 
 VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
@@ -35,6 +35,7 @@ AUDIO = (
     *("m4a", "mka", "aac", "aif", "aiff", "caf", "wma"),
 )
 SURVEYED = 100  # samples
+MOST = np.iinfo(PACKET).max  # bytes
 WAV_HEAD = 4096  # bytes; a header that is longer goes to the decoder
 
 
@@ -42,9 +43,9 @@ WAV_HEAD = 4096  # bytes; a header that is longer goes to the decoder
 class Scan:
     """One shard's tables.
 
-    samples: SAMPLE rows. packets: PACKET rows. idx: DALI's index file. keys and metadata: of each
-    sample. rate: of the sound, Hz. refused: (key, reason, detail) of the samples that cannot be
-    used, and that are in no table.
+    samples: SAMPLE rows. packets: the PACKET table. idx: DALI's index file. keys and
+    metadata: of each sample. rate: of the sound, Hz. refused: (key, reason, detail) of the samples
+    that cannot be used, and that are in no table.
     """
 
     samples: np.ndarray
@@ -60,7 +61,7 @@ class Scan:
         return {name for metadata in self.metadata for name in _labels(metadata)}
 
     def rows(self, shard: str, label_names: list[str]) -> list[list]:
-        """The rows of samples.csv; shard: the tar's file name."""
+        """The rows of samples.csv without their index; shard: the tar's file name."""
         return [
             [*self._facts(number, shard), *(labels.get(name, "") for name in label_names)]
             for number, labels in enumerate(map(_labels, self.metadata))
@@ -71,12 +72,12 @@ class Scan:
         return [(f"{shard}/{key}", reason, detail, "", "") for key, reason, detail in self.refused]
 
     def _facts(self, number: int, shard: str) -> list:
-        """The SAMPLE_COLUMNS of one sample."""
+        """The SAMPLE_COLUMNS of one sample but its index."""
         row, key, metadata = self.samples[number], self.keys[number], self.metadata[number]
         frames, video = int(row["frames"]), row["video"] >= 0
         seconds = frames / float(row["fps"]) if video else int(row["samples"]) / self.rate
         source = _text(metadata.get("source") or key)
-        return [int(row["index"]), key, shard, source, _start(metadata), seconds, frames]
+        return [key, shard, source, _start(metadata), seconds, frames]
 
     def write(self, stem: Path) -> dict[str, str]:
         """Write the sidecars STEM.idx, .samples.npy and .packets.npy; returns their checksums."""
@@ -128,10 +129,10 @@ class ScanError(Exception):
         self.what = what
 
 
-def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan:
+def scan(path: Path, rate: int, modalities: tuple[str, ...]) -> Scan:
     """Read a shard.
 
-    first: index of its first sample. rate: of the sound, Hz. modalities: the tracks of the set,
+    rate: of the sound, Hz. modalities: the tracks of the set,
     video, audio or both. Samples that lack one of them, or that cannot be read, are refused.
     Raises ScanError.
     """
@@ -152,7 +153,7 @@ def scan(path: Path, first: int, rate: int, modalities: tuple[str, ...]) -> Scan
             except Unusable as error:
                 refused.append((entry.key, error.reason, error.detail))
                 continue
-            row["index"] = first + len(found)
+            row["place"] = len(found)
             row["packet"] = count if len(places) else -1
             count += len(places)
             found.append(entry)
@@ -169,7 +170,7 @@ def _check_bounds(
 ) -> None:
     """Raises Unusable for a row that readers would refuse; size: of the tar."""
     row["packet"] = 0 if len(places) else -1
-    alone = {"samples": 1, "first": 0, "bytes": size}
+    alone = {"samples": 1, "bytes": size}
     if fault := bounds_fault(row[None], places, alone, modalities):
         raise Unusable("damaged", fault.replace(" of sample 0", ""))
 
@@ -215,6 +216,40 @@ def _entries(path: Path) -> Iterator[Entry]:
         raise ScanError(path, f"not a valid tar ({error}); repair or remove it") from None
 
 
+def describe_files(
+    files: dict[str, Path], rate: int, modalities: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The SAMPLE row and the PACKET table of a sample whose files are in no tar yet.
+
+    files: by extension. Their offsets are from the beginning of the first one, as if they lay one
+    after the other without headers; `moved` brings them into a tar. Raises Unusable.
+    """
+    members, size = {}, 0
+    for extension, path in files.items():
+        member = Member(path.name, extension, size, path.stat().st_size)
+        members[extension], size = member, size + member.size
+    row, packets, _ = _LooseFiles(files, Entry("", members)).describe(modalities, rate)
+    _check_bounds(row, packets, size, modalities)
+    return row, packets
+
+
+def moved(row: np.ndarray, place: int, packet: int, entry: Entry) -> np.ndarray:
+    """A row of `describe_files` for sample number `place` of a tar, whose files entry names.
+
+    packet: its first number in the table of packets.
+    """
+    row = row.copy()
+    row["place"] = place
+    row["packet"] = packet if row["packet"] >= 0 else -1
+    members = entry.members
+    if row["pcm"] >= 0:
+        row["pcm"] += members["wav"].offset - row["audio"]
+    for column, extension in (("video", "mp4"), ("audio", "wav"), ("meta", "json")):
+        if member := members.get(extension):
+            row[column], row[f"{column}_bytes"] = member.offset, member.size
+    return row
+
+
 class _SampleFiles:
     """The files of one sample in an open tar. Its methods raise Unusable."""
 
@@ -236,7 +271,7 @@ class _SampleFiles:
     def describe(
         self, modalities: tuple[str, ...], rate: int
     ) -> tuple[np.ndarray, np.ndarray, dict]:
-        """Its SAMPLE row, its PACKET rows (none unless all frames are JPEGs), and its metadata."""
+        """Its SAMPLE row, where its frames begin (empty unless all are JPEGs), its metadata."""
         row, packets = np.zeros((), SAMPLE), np.zeros(0, PACKET)
         row["video"] = row["audio"] = row["pcm"] = -1
         metadata = self._metadata(row)
@@ -269,9 +304,8 @@ class _SampleFiles:
         if not len(places) or not video.is_picture(content, places[0]):
             check_last(content, video, origin)
             return np.zeros(0, PACKET)
-        packets = np.zeros(len(places), PACKET)
-        packets["offset"], packets["bytes"] = row["video"] + places[:, 0], places[:, 1]
-        return packets
+        begins = np.append(places[:, 0], places[-1].sum())
+        return begins.astype(PACKET) if begins[-1] <= MOST else np.zeros(0, PACKET)
 
     def _locate(self, track: str, extensions: tuple[str, ...], row: np.ndarray) -> Member:
         """The file that holds a track, put into the row."""
@@ -333,3 +367,14 @@ class _SampleFiles:
                 return plain
             position += size + size % 2
         return False
+
+
+class _LooseFiles(_SampleFiles):
+    """The files of one sample, each by itself."""
+
+    def __init__(self, files: dict[str, Path], entry: Entry):
+        self._files, self._members = files, entry.members
+
+    def _read(self, member: Member, most: int | None = None) -> bytes:
+        with self._files[member.extension].open("rb") as file:
+            return file.read(member.size if most is None else min(member.size, most))

@@ -20,9 +20,9 @@ MOST_FRAMES = 1000  # a second
 def open_sidecars(
     root: Path | RemoteFiles, shard: dict, modalities: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The SAMPLE rows and the PACKET rows of a shard, mapped.
+    """The SAMPLE rows (N,) and the PACKET table of a shard, mapped.
 
-    shard: its record in the manifest. modalities: the tracks of the set. Raises UserError where a
+    shard: its record. modalities: the tracks of the set. Raises UserError where a
     file is missing or damaged, or says what cannot be of its tar.
     """
     hint = f"put back a copy of it, or rebuild it with `xdc-shard index {root}`"
@@ -33,7 +33,7 @@ def open_sidecars(
         try:
             if checksum(path) != shard["sidecars"][suffix]:
                 raise damaged(path, "its checksum is not the manifest's", hint)
-            tables.append(_map(path, dtype, hint))
+            tables.append(map_array(path, dtype, hint))
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; {hint}") from None
     samples, packets = tables
@@ -42,8 +42,8 @@ def open_sidecars(
     return samples, packets
 
 
-def _map(path: Path, dtype: np.dtype, hint: str) -> np.ndarray:
-    """The rows of an .npy file, mapped.
+def map_array(path: Path, dtype: np.dtype, hint: str) -> np.ndarray:
+    """The items of an .npy file of one axis, mapped.
 
     np.load would parse the header with `ast`, which is not safe in threads before Python 3.12
     (python/cpython#106905). Slices of np.memmap itself cost ten times those of the plain array.
@@ -52,7 +52,8 @@ def _map(path: Path, dtype: np.dtype, hint: str) -> np.ndarray:
         start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, header length
         header = file.read(start - 10)
     rest = path.stat().st_size - start
-    if str(dtype.descr).encode() not in header or rest < 0 or rest % dtype.itemsize:
+    wanted = repr(np.lib.format.dtype_to_descr(dtype)).encode()
+    if wanted not in header or rest < 0 or rest % dtype.itemsize:
         raise damaged(path, "not a table of this format", hint)
     if not rest:
         return np.empty(0, dtype)
@@ -67,22 +68,21 @@ def bounds_fault(
     Arguments as of `open_sidecars`, and what it returns.
     """
     if len(samples) != shard["samples"]:
-        return f"{len(samples)} samples, the manifest says {shard['samples']}"
+        return f"{len(samples)} samples, {shard['samples']} were written"
     with np.errstate(all="ignore"):
         for name, right in _checks(samples, packets, shard, modalities).items():
             if not right.all():
                 where = int(np.flatnonzero(~right)[0])
-                return f"{name} of sample {shard['first'] + where} is out of bounds"
+                return f"{name} of sample {where} is out of bounds"
     packed = samples["packet"] >= 0
-    counts = samples["frames"][packed].astype(np.int64)
-    if int(counts.sum()) != len(packets):
-        return f"{len(packets)} packets for {int(counts.sum())} frames"
-    begins = np.repeat(samples["video"][packed], counts)
-    ends = begins + np.repeat(samples["video_bytes"][packed], counts)
-    offsets, sizes = packets["offset"], packets["bytes"].astype(np.int64)
-    inside = (begins <= offsets) & (sizes > 0) & (offsets <= ends - sizes)
-    follows = (offsets[1:] >= offsets[:-1] + sizes[:-1]) | (begins[1:] != begins[:-1])
-    return "" if inside.all() and follows.all() else "packets outside of their file"
+    ends = np.cumsum(samples["frames"][packed].astype(np.int64) + 1)
+    count = int(ends[-1]) if len(ends) else 0
+    if count != len(packets):
+        return f"{len(packets)} places of packets, {count} for its frames"
+    rising = packets[1:] > packets[:-1]
+    rising[ends[:-1] - 1] = True  # from one sample to the next
+    inside = packets[ends - 1] <= samples["video_bytes"][packed]
+    return "" if rising.all() and inside.all() else "packets outside of their file"
 
 
 def _checks(
@@ -91,10 +91,10 @@ def _checks(
     """{column: bool (N,), whether its values can be}."""
     rows, size = {name: samples[name] for name in SAMPLE.names or ()}, shard["bytes"]
     frames = rows["frames"].astype(np.int64)
-    packed = rows["packet"] >= 0
-    firsts = np.cumsum(np.where(packed, frames, 0)) - np.where(packed, frames, 0)
+    counts = np.where(rows["packet"] >= 0, frames + 1, 0)
+    firsts = np.cumsum(counts) - counts
     checks = {
-        "index": rows["index"] == shard["first"] + np.arange(len(samples)),
+        "place": rows["place"] == np.arange(len(samples)),
         "meta": (rows["meta"] >= 0)
         & (rows["meta_bytes"] >= 0)
         & (rows["meta"] <= size - rows["meta_bytes"]),

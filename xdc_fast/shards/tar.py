@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xdc_fast.shards.format import sample_key
-
 BLOCK = 512
 PIECE = 1 << 20
 
@@ -24,17 +22,21 @@ class ShardWriter:
         self._file = path.open("wb")
         self._sum = hashlib.sha256()
 
-    def add(self, index: int, files: dict[str, bytes | Path]) -> None:
+    def add(self, key: str, files: dict[str, bytes | Path]) -> Entry:
         """Append one sample; files maps an extension to its content or where it lies, in order."""
+        added = Entry(key)
         for extension, content in files.items():
-            entry = tarfile.TarInfo(f"{sample_key(index)}.{extension}")
+            info = tarfile.TarInfo(f"{key}.{extension}")
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
-                entry.size, entry.mode = file.seek(0, io.SEEK_END), 0o644
+                info.size, info.mode = file.seek(0, io.SEEK_END), 0o644
                 file.seek(0)
-                self._write(entry.tobuf(tarfile.USTAR_FORMAT))
+                self._write(info.tobuf(tarfile.USTAR_FORMAT))
+                member = Member(info.name, extension, self.bytes, info.size)
                 while block := file.read(PIECE):
                     self._write(block)
-            self._write(bytes(-entry.size % BLOCK))
+            self._write(bytes(-info.size % BLOCK))
+            added.members[extension] = member
+        return added
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

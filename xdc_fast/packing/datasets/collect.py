@@ -14,7 +14,8 @@ from xdc_fast.errors import UserError
 from xdc_fast.packing.datasets import readers
 from xdc_fast.packing.datasets.listing import Holding, Row
 from xdc_fast.packing.media import Refusal, open_media
-from xdc_fast.packing.sources import PackInputs, Source, printable
+from xdc_fast.packing.sources import PackInputs
+from xdc_fast.packing.spool import Source, printable
 from xdc_fast.shards.format import MISSING
 
 
