@@ -24,7 +24,7 @@ from xdc_fast.storage import place_of
 cache = Cache(Path(sys.argv[1]), int(sys.argv[2]))
 for number in map(int, sys.argv[3].split(",")):
     name = f"{number}.tar"
-    with cache.open(cache.folder / "set" / name, place_of("s3://b") / name, 1 << 20) as file:
+    with cache.open(cache.folder / "xdc-set-1" / name, place_of("s3://b") / name, 1 << 20) as file:
         assert file.read() == bytes([number]) * (1 << 20)
 """
 
@@ -41,7 +41,9 @@ def files(server):
 
 
 def read(cache, name, sha256=None):
-    with cache.open(cache.folder / "set" / name, place_of("s3://b") / name, SIZE, sha256) as file:
+    with cache.open(
+        cache.folder / "xdc-set-1" / name, place_of("s3://b") / name, SIZE, sha256
+    ) as file:
         return file.read()
 
 
@@ -92,7 +94,7 @@ def test_the_limit_holds_while_files_are_fetched_and_the_oldest_go(server, files
         read(cache, name)
     read(cache, "1.tar")  # used, so that 2 is the oldest
     read(cache, "4.tar")
-    assert {path.name for path in (cache.folder / "set").glob("*.tar")} == {
+    assert {path.name for path in (cache.folder / "xdc-set-1").glob("*.tar")} == {
         "1.tar", "3.tar", "4.tar"
     }  # fmt: skip
 
@@ -114,7 +116,17 @@ def test_a_process_that_is_killed_leaves_nothing_in_the_way(server, files, tmp_p
     assert held(cache.folder) >= SIZE  # what it was at
     for name in ("1.tar", "2.tar", "0.tar"):
         assert read(cache, name) == bytes([int(name[0])]) * SIZE
-    assert {path.name for path in (cache.folder / "set").iterdir()} == {"2.tar", "0.tar"}
+    assert {path.name for path in (cache.folder / "xdc-set-1").iterdir()} == {"2.tar", "0.tar"}
+
+
+def test_other_files_in_the_folder_are_left_alone(server, files, tmp_path):
+    cache = Cache(tmp_path / "kept", 2 * SIZE + 1000)
+    (cache.folder / "photos").mkdir(parents=True)
+    (cache.folder / "photos" / "one.tar").write_bytes(bytes(4 * SIZE))
+    for name in files:
+        read(cache, name)
+    assert (cache.folder / "photos" / "one.tar").stat().st_size == 4 * SIZE
+    assert len(list((cache.folder / "xdc-set-1").glob("*.tar"))) == 2
 
 
 def test_a_file_with_another_checksum_is_not_kept(server, files, tmp_path):
@@ -122,7 +134,7 @@ def test_a_file_with_another_checksum_is_not_kept(server, files, tmp_path):
     assert read(cache, "0.tar", files["0.tar"]) == bytes(SIZE)
     with pytest.raises(StorageError, match=r"s3://b/1\.tar: its checksum is not that of the set"):
         read(cache, "1.tar", files["2.tar"])
-    assert {path.name for path in (cache.folder / "set").iterdir()} == {"0.tar"}
+    assert {path.name for path in (cache.folder / "xdc-set-1").iterdir()} == {"0.tar"}
 
 
 def test_a_file_larger_than_the_cache_is_refused(server, files, tmp_path):

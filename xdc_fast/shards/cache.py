@@ -20,6 +20,7 @@ from xdc_fast.storage import URL
 
 ROOM = ".room"  # the lock of who makes room
 USED = ".used"  # bytes that are taken at most; counted anew when they seem too many
+PREFIX = "xdc-set-"  # of the folders in it, one for each set
 WAIT = 0.05  # seconds until another look whether a file under way has arrived
 
 
@@ -94,9 +95,12 @@ class Cache:
         ledger.write_text(str(used + size))
 
     def _files(self) -> list[tuple[bool, float, int, Path]]:
-        """(whether it is a table and no tar, last use, bytes, path) of all files, in that order."""
+        """(whether it is a table and no tar, last use, bytes, path) of all files, in that order.
+
+        What else a user keeps in the folder is not ours to count or to remove.
+        """
         found = []
-        for folder in (path for path in self.folder.iterdir() if path.is_dir()):
+        for folder in self.folder.glob(f"{PREFIX}*"):
             remove_leftovers(folder)
             for path in folder.iterdir():
                 with suppress(FileNotFoundError):

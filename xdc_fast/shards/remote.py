@@ -14,7 +14,7 @@ import numpy as np
 
 from xdc_fast import storage
 from xdc_fast.files import write
-from xdc_fast.shards.cache import Cache
+from xdc_fast.shards.cache import PREFIX, Cache
 from xdc_fast.shards.format import MANIFEST
 from xdc_fast.storage import URL, NotFound, StorageError
 
@@ -60,7 +60,7 @@ class RemoteFiles:
         with suppress(NotFound):
             manifest = (root / MANIFEST).read_bytes()
         made_of = hashlib.sha256(str(root).encode() + b"\0" + manifest).hexdigest()
-        self.folder = cache.folder / made_of[:16]
+        self.folder = cache.folder / f"{PREFIX}{made_of[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         if manifest and not (self.folder / MANIFEST).is_file():
             write(self.folder / MANIFEST, manifest)
