@@ -118,7 +118,7 @@ def join(videos: list[Path], folder: Path) -> list[Path]:
                         end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
                         packet.stream = streams[kinds.index(packet.stream)]
                         out.mux(packet)
-                    offset = end
+                    offset = end + Fraction(1, 10)  # streams may begin before zero
     return found
 
 
