@@ -47,6 +47,7 @@ def test_mistakes_are_refused_before_anything_is_written(toy_shards, toy_h264, f
 def test_a_run_goes_on_with_other_settings_of_the_machine(finished, toy_shards, tmp_path):
     """Of all top-level settings, those that no weight depends on."""
     other = {"threads": 1, "loader": "host", "device": "cpu", "decoder_load": 1.0}
+    other |= {"read": "ranges", "cache": str(tmp_path), "cache_gb": 2.0, "max_unreadable": 0.5}
     result = {"method", "label", "split", "k", "seed", "data", "out"}
     single = {f.name for f in fields(Recipe)} - {"video", "audio", "cluster", "train"}
     assert single == other.keys() | result
