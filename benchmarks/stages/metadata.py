@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.harness import Figure
 from xdc_fast.clusters.kmeans import Clustering
 from xdc_fast.clusters.quality import agreement, sizes
+from xdc_fast.pretraining.folder import Folder
 from xdc_fast.pretraining.learner import balanced_weights
 from xdc_fast.pretraining.run import Run
 from xdc_fast.recipe import Recipe
@@ -42,7 +43,7 @@ def cases(quick: bool, threads: int) -> Iterator[Figure]:
     video, audio = (clustering.assignment for clustering in clusterings.values())
     sources = [f"videos/{number:09d}.mp4" for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), Recipe(k=K))
+        run = Run(Folder(Path(folder)), Recipe(k=K))
         run.save_clusters(0, clusterings)
         work: dict[str, Callable[[], object]] = {
             "write both clusterings": lambda: run.save_clusters(0, clusterings),

@@ -70,7 +70,11 @@ def test_stage(stage):
         check_item(item)
         assert item["case"] and item["unit"]
         # machine code and Python's lock have none
-        assert item["peers"] or stage in ("sass", "ranks", "metadata") or "lock" in item["case"]
+        assert (
+            item["peers"]
+            or stage in ("sass", "ranks", "metadata", "parts")
+            or "lock" in item["case"]
+        )
     assert len({item["case"] for item in items}) == len(items)
 
 

@@ -257,14 +257,15 @@ class ShardSet:
 
     def lines(self) -> Iterator[tuple[str, list[dict[str, str]]]]:
         """The rows of samples.csv, tar by tar, after its name; UserError where it is damaged."""
+        path = self.files / SAMPLES
         for number, name in enumerate(self.shards):
-            rows = self._read_lines(number)
+            rows = self._read_lines(number, path)
             yield name, [dict(zip(self.columns, row, strict=True)) for row in rows]
 
     def line(self, index: int) -> dict[str, str]:
         """The row of samples.csv of one sample; raises UserError where it is damaged."""
         number = self._shard_of(index)
-        row = self._lines(number)[index - int(self._firsts[number])]
+        row = self._lines(number, self.root / SAMPLES)[index - int(self._firsts[number])]
         return dict(zip(self.columns, row, strict=True))
 
     def _column(self, name: str) -> list[str]:
@@ -272,12 +273,13 @@ class ShardSet:
         return [row[place] for row in self._rows()]
 
     def _rows(self) -> Iterator[list[str]]:
+        path = self.files / SAMPLES  # of a set on storage, a copy
         for number in range(len(self._table)):
-            yield from self._read_lines(number)
+            yield from self._read_lines(number, path)
 
-    def _read_lines(self, number: int) -> list[list[str]]:
-        """The rows of samples.csv of a tar's samples; raises UserError."""
-        path, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
+    def _read_lines(self, number: int, path: Place) -> list[list[str]]:
+        """The rows of samples.csv, which lies at `path`, of a tar's samples; raises UserError."""
+        shown, hint = self.root / SAMPLES, f"rebuild it with `xdc-shard index {self.root}`"
         record = self._table[number]
         try:
             begin, size = int(record["rows"]), int(record["rows_bytes"])
@@ -288,16 +290,16 @@ class ShardSet:
             else:
                 text = bytes(read_range(path, begin, size))
             if hashlib.sha256(text).digest() != record["rows_sha256"].tobytes():
-                raise damaged(path, "its checksum is not that of the set", hint)
+                raise damaged(shown, "its checksum is not that of the set", hint)
             rows = list(csv.reader(io.StringIO(text.decode(), newline="")))
         except (OSError, ValueError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"{path}: {reason}; {hint}") from None
+            raise UserError(f"{shown}: {reason}; {hint}") from None
         if len(rows) != record["samples"]:
-            raise damaged(path, f"{len(rows)} rows for {record['samples']} samples", hint)
+            raise damaged(shown, f"{len(rows)} rows for {record['samples']} samples", hint)
         for row in rows:
             if len(row) != len(self.columns):
-                raise damaged(path, f"a row of {len(row)} cells", hint)
+                raise damaged(shown, f"a row of {len(row)} cells", hint)
         return rows
 
     @cached_property
