@@ -20,7 +20,7 @@ from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
 SLOW = (  # ten seconds and more
-    *("beside", "compile", "iteration", "kmeans", "model", "ranks", "remote", "startup"),
+    *("beside", "compile", "iteration", "kmeans", "model", "parts", "ranks", "remote", "startup"),
 )
 FORM = {
     *("stage", "case", "device", "threads", "unit", "ours", "peers", "missing", "limit"),

@@ -1,4 +1,4 @@
-"""Inputs in a file, however many there are: about 50 bytes of memory for each."""
+"""Inputs in a file, however many there are: only a few numbers of each are in memory."""
 
 from __future__ import annotations
 
