@@ -19,7 +19,7 @@ from xdc_fast.interrupt import AGAIN, Interrupted, raising
 from xdc_fast.storage import URL, place_of
 
 
-class Place(click.Path):
+class GivenPath(click.Path):
     """A path of a file or folder. An empty text, as of a variable that is not set, is none: Path
     would take it for the folder one is in."""
 
@@ -29,16 +29,16 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-class ShardsPlace(Place):
-    """A folder with shards, or its URL on storage."""
+class PathOrURL(GivenPath):
+    """A folder, or its URL on storage."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = place_of(value) if value else value
         return found if isinstance(found, URL) else super().convert(value, param, ctx)
 
 
-PATH = Place(path_type=Path)
-SHARDS = ShardsPlace(path_type=Path)
+PATH = GivenPath(path_type=Path)
+PLACE = PathOrURL(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)  # what scikit-learn takes
 SHARED = ("pretrain", "bench", "probe", "finetune", "svm", "retrieve", "extract")
 WAYS_OUT = {

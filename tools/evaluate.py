@@ -13,7 +13,7 @@ import click
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.tools import PATH, SEED, SHARDS, Number, json_option, print_result
+from xdc_fast.tools import PATH, PLACE, SEED, Number, json_option, print_result
 
 if TYPE_CHECKING:
     from xdc_fast.models.load import Model
@@ -26,7 +26,7 @@ Function = Callable[..., Any]
 
 out_option = click.option(
     "--out",
-    type=SHARDS,
+    type=PLACE,
     metavar="OUT",
     help="Keep the results in this folder. Otherwise they are kept in the run, if WHERE is one.",
 )
@@ -81,7 +81,7 @@ def common(*arguments: str, data_required: bool = True, modality: str | None = N
             click.option(
                 "--data",
                 required=data_required,
-                type=SHARDS,
+                type=PLACE,
                 metavar="SHARDS",
                 help="Evaluate on this set.",
             ),

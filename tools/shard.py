@@ -16,7 +16,7 @@ from xdc_fast.packing.datasets.collect import READERS, SHORTEST
 from xdc_fast.packing.seal import Status, Summary
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.storage import Place
-from xdc_fast.tools import PATH, SEED, SHARDS, Group, after_a_signal, json_option, print_result
+from xdc_fast.tools import PATH, PLACE, SEED, Group, after_a_signal, json_option, print_result
 
 
 @click.group(name="xdc-shard", cls=Group)
@@ -186,7 +186,7 @@ def describe_packing(summary: Summary) -> Iterator[str]:
 
 
 @main.command()
-@click.argument("shards", type=SHARDS)
+@click.argument("shards", type=PLACE)
 @click.option(
     "--decode", is_flag=True, help="Also decode every frame, all sound, and windows at random."
 )
@@ -212,7 +212,7 @@ def verify(shards: Place, decode: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("shards", type=SHARDS)
+@click.argument("shards", type=PLACE)
 @json_option
 def ls(shards: Place, as_json: bool) -> None:
     """Show what SHARDS, a folder or a URL, holds: settings, counts, labels, shards."""

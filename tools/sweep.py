@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from xdc_fast.storage import Place
-from xdc_fast.tools import PATH, SHARDS, after_a_signal, json_option, print_result
+from xdc_fast.tools import PATH, PLACE, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import clips_option, random_split_options
 
 
@@ -18,7 +18,7 @@ from xdc_fast.tools.evaluate import clips_option, random_split_options
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE[,VALUE]...]...")
 @click.option(
     "--data",
-    type=SHARDS,
+    type=PLACE,
     metavar="SHARDS",
     help="Probe every run on this set. The set to train on is the setting data=SHARDS.",
 )

@@ -12,7 +12,7 @@ from xdc_fast import progress
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import describe, load_recipe
 from xdc_fast.storage import Place, place_of
-from xdc_fast.tools import PATH, SHARDS, Group, Number, after_a_signal, json_option, print_result
+from xdc_fast.tools import PATH, PLACE, Group, Number, after_a_signal, json_option, print_result
 from xdc_fast.tools.evaluate import extract, finetune, probe, retrieve, svm
 from xdc_fast.tools.export import export
 from xdc_fast.tools.plan import plan
@@ -48,9 +48,9 @@ def pretrain(recipe: Path, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=SHARDS)
+@click.argument("run", type=PLACE)
 @click.option(
-    "--data", metavar="SHARDS", type=SHARDS, help="The shard set of the run, where it has moved."
+    "--data", metavar="SHARDS", type=PLACE, help="The shard set of the run, where it has moved."
 )
 @json_option
 def report(run: Place, data: Place | None, as_json: bool) -> None:

@@ -3,7 +3,6 @@ read back: whatever a file holds instead of what was written, the answer is one 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import json
@@ -158,38 +157,13 @@ def move_new(path: Path, name: Path) -> bool:
         except FileExistsError:
             return False
         except OSError:  # the file system has no links
-            if name.exists():
-                return False
-            os.replace(path, name)
+            with locked(name.with_name(f".{name.name}.lock")):
+                if name.exists():
+                    return False
+                os.replace(path, name)
             return True
     path.unlink()
     return True
-
-
-def write_new(path: Path, content: bytes | memoryview) -> None:
-    """The whole content of a file that is not there yet; FileExistsError where it is."""
-    with naming(path):
-        part = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            write(part, content)
-            os.link(part, path)
-        except FileExistsError:
-            raise
-        except OSError:  # the file system has no links
-            with locked(path.with_name(f".{path.name}.lock")):
-                if path.exists():
-                    raise FileExistsError(
-                        errno.EEXIST, os.strerror(errno.EEXIST), str(path)
-                    ) from None
-                os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def copy(path: Path, name: Path) -> None:
-    """A copy of a file under another name, by `replacing`."""
-    with path.open("rb") as source, replacing(name, "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def link(path: Path, name: Path) -> None:

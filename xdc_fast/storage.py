@@ -171,42 +171,25 @@ def size(place: Place) -> int:
 
 def read_range(place: Place, start: int, count: int) -> memoryview:
     """`count` bytes from byte `start` on; raises OSError where there are fewer."""
-    return read_ranges(place, [(start, count)])[0]
-
-
-def read_ranges(
-    place: Place, ranges: Sequence[tuple[int, int]], coalesce: int = 0
-) -> list[memoryview]:
-    """Several (start, count) of one file, in their order; raises OSError where one is not there.
-
-    coalesce: ranges with at most so many bytes between them are read by one request.
-    """
     import obstore
 
     if isinstance(place, Path):
         with place.open("rb") as file:
-            found = [memoryview(os.pread(file.fileno(), n, at)) for at, n in ranges]
-    elif not all(count for _, count in ranges):  # the client refuses those
-        whole = read_ranges(place, [span for span in ranges if span[1]], coalesce)
-        return [whole.pop(0) if count else memoryview(b"") for _, count in ranges]
-    elif not ranges:
-        return []
+            part = memoryview(os.pread(file.fileno(), count, start))
+    elif not count:  # the client refuses that
+        return memoryview(b"")
     else:
-        starts, counts = zip(*ranges, strict=True)
         with _faults(place):
-            store = _open(place.store)
-            if len(ranges) == 1:
-                parts = [obstore.get_range(store, place.key, start=starts[0], length=counts[0])]
-            else:
-                parts = obstore.get_ranges(
-                    store, place.key, starts=starts, lengths=counts, coalesce=coalesce
-                )
-        found = [memoryview(part) for part in parts]
-    return _checked(place, ranges, found)
+            found = obstore.get_range(_open(place.store), place.key, start=start, length=count)
+        part = memoryview(found)
+    return _checked(place, start, count, part)
 
 
 async def fetch_ranges(place: URL, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-    """As `read_ranges`, of an object, in an event loop: a request for each, all at a time."""
+    """Several (start, count) of an object, in an event loop: a request for each, all at a time.
+
+    Raises OSError where one is not there.
+    """
     import obstore
 
     starts, counts = zip(*ranges, strict=True)
@@ -221,16 +204,15 @@ async def fetch_ranges(place: URL, ranges: Sequence[tuple[int, int]]) -> list[me
             parts = await obstore.get_ranges_async(
                 store, place.key, starts=starts, lengths=counts, coalesce=0
             )
-    return _checked(place, ranges, [memoryview(part) for part in parts])
+    return [
+        _checked(place, *span, memoryview(part)) for span, part in zip(ranges, parts, strict=True)
+    ]
 
 
-def _checked(
-    place: Place, ranges: Sequence[tuple[int, int]], parts: list[memoryview]
-) -> list[memoryview]:
-    for part, (start, count) in zip(parts, ranges, strict=True):
-        if len(part) < count:
-            raise StorageError(f"{place}: ends before byte {start + count}; it has been cut")
-    return parts
+def _checked(place: Place, start: int, count: int, part: memoryview) -> memoryview:
+    if len(part) < count:
+        raise StorageError(f"{place}: ends before byte {start + count}; it has been cut")
+    return part
 
 
 def files_below(folder: Place) -> Iterator[tuple[str, int]]:
@@ -244,7 +226,8 @@ def files_below(folder: Place) -> Iterator[tuple[str, int]]:
         for place, folders, names in os.walk(folder):
             folders.sort()
             for path in map(Path(place).joinpath, sorted(names)):
-                yield path.relative_to(folder).as_posix(), path.stat().st_size
+                with suppress(FileNotFoundError):  # another process has removed it
+                    yield path.relative_to(folder).as_posix(), path.stat().st_size
         return
     if folder.scheme.startswith("http"):
         raise UserError(f"{folder}: cannot be listed over http; give s3://, gs:// or az://")
@@ -265,50 +248,27 @@ def write(place: Place, content: bytes | memoryview) -> None:
         obstore.put(_open(place.store), place.key, content, chunk_size=PIECE)
 
 
-def write_new(place: Place, content: bytes) -> bool:
-    """Writes a file unless it is there; whether it holds this content now.
-
-    Of several writers whose content differs, one gets True: an answer that was lost on its way
-    makes a writer find its own.
-    """
-    import obstore
-    from obstore.exceptions import AlreadyExistsError
-
-    try:
-        if isinstance(place, Path):
-            files.write_new(place, content)
-        else:
-            with _faults(_writable(place)):
-                obstore.put(_open(place.store), place.key, content, mode="create")
-    except (FileExistsError, AlreadyExistsError):
-        return place.read_bytes() == content
-    return True
-
-
-def upload(path: Path, place: Place) -> None:
-    """A copy of a local file at a place; nothing is there before it is whole."""
+def upload(path: Path, place: URL) -> None:
+    """A copy of a local file on storage; nothing is there before it is whole."""
     import obstore
 
-    if isinstance(place, Path):
-        files.copy(path, place)
-        return
     piece = max(PIECE, path.stat().st_size // MOST_PARTS + 1)
     with _faults(_writable(place)):
         store = _open(place.store)
         obstore.put(store, place.key, path, chunk_size=piece, max_concurrency=AT_ONCE)
 
 
-def download(place: Place, path: Path, sha256: str | None = None) -> None:
-    """A copy of a file at a local path; nothing is there before it is whole.
-
-    sha256: of its content, in hex. Raises OSError, also where the content has another checksum.
-    """
+def download(place: Place, path: Path) -> None:
+    """A copy of a file at a local path; nothing is there before it is whole. Raises OSError."""
     with files.replacing(path, "wb") as file:
-        copy_into(file, place, size(place), sha256)
+        copy_into(file, place, size(place))
 
 
 def copy_into(file: IO[bytes], place: Place, whole: int, sha256: str | None = None) -> None:
-    """Writes a file of `whole` bytes into an open one; errors as of `download`."""
+    """Writes a file of `whole` bytes into an open one.
+
+    sha256: of its content, in hex. Raises OSError, also where the content has another checksum.
+    """
     total, ahead = hashlib.sha256(), deque[Future[memoryview]]()
     spans = [(at, min(PIECE, whole - at)) for at in range(0, whole, PIECE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -398,8 +358,6 @@ def _faults(url: URL) -> Iterator[None]:
         )
     try:
         yield
-    except exceptions.AlreadyExistsError:
-        raise
     except FileNotFoundError:
         raise NotFound(f"{url}: there is no such object; look at its name") from None
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):

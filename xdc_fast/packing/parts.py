@@ -134,7 +134,7 @@ class Records:
         return self.work / f"{part:06d}" / f"{number:05d}.json"
 
     def _write_new(self, path: Path, record: dict) -> bool:
-        whole = path.with_name(f".{secrets.token_hex(8)}")
+        whole = path.with_name(f".{secrets.token_hex(8)}.part")
         write(whole, json.dumps(record, separators=(",", ":")))
         if move_new(whole, path):
             return True

@@ -73,8 +73,13 @@ def join(parts: list[dict]) -> dict:
         "shards": len(shards),
         "bytes": sum(shard["bytes"] for shard in shards),
         "cut": sum(part["cut"] for part in parts),
-        "unpaired": {"samples": len(alone), "seconds": round(sum(alone), 3)},
+        "unpaired": count_unpaired(alone),
     }
+
+
+def count_unpaired(alone: list[float]) -> dict:
+    """As of a manifest; alone: the seconds of each sample with one track alone."""
+    return {"samples": len(alone), "seconds": round(sum(alone), 3)}
 
 
 def seal(out: Path, begun: float | None = None) -> Summary:
@@ -125,7 +130,7 @@ def _seal(out: Path) -> dict:
     head = {key: run[key] for key in ("format", "settings", "inputs", "packer")}
     refused = tables.refused.total()
     head["inputs"] = {**head["inputs"], "count": tables.samples + refused}
-    unpaired = {"samples": len(alone), "seconds": round(sum(alone), 3)}
+    unpaired = count_unpaired(alone)
     if not tables.samples:
         (out / SAMPLES).unlink()
         counts = {"samples": 0, "shards": 0, "bytes": 0, "cut": cut, "unpaired": unpaired}

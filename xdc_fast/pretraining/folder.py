@@ -66,6 +66,8 @@ class StoredFolder(Folder):
     """A folder on object storage. Each process has a copy of what it needs below TMPDIR, as long
     as it lives."""
 
+    place: URL
+
     def __init__(self, place: URL):
         self.place, self.root = place, Path(mkdtemp(prefix="xdc-run-"))
         finalize(self, shutil.rmtree, self.root, ignore_errors=True)

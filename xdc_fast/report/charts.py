@@ -83,10 +83,23 @@ def line_chart(
                 f"<title>{escape(s.name)}, iteration {x:g}: {number(y)}</title></circle></g>"
                 for x, y in points
             ]
-    heights = spread([up(points[-1][1]) for _, points in drawn], 8, height - 20)
-    for (s, _), end, y in zip(drawn, ends, heights, strict=True):
-        parts.append(text_at(right + 8, y + 4, end, kind=f"label {s.kind}"))
+    parts += names_at_ends(drawn, ends, up, right, height)
     return svg(title, width, height, parts)
+
+
+def names_at_ends(
+    drawn: Sequence[tuple[Series, Sequence[tuple[float, float]]]],
+    ends: Sequence[str],
+    up: Callable[[float], float],
+    right: float,
+    height: int,
+) -> list[str]:
+    """A text beside the last point of each line, above one another where they would meet."""
+    heights = spread([up(points[-1][1]) for _, points in drawn], 8, height - 20)
+    return [
+        text_at(right + 8, y + 4, end, kind=f"label {s.kind}")
+        for (s, _), end, y in zip(drawn, ends, heights, strict=True)
+    ]
 
 
 def growth_chart(title: str, series: list[Series], here: float) -> Markup:
@@ -130,9 +143,7 @@ def growth_chart(title: str, series: list[Series], here: float) -> Markup:
             f"<title>{escape(s.name)}, {compact(x)}: {compact(y)}</title></circle></g>"
             for x, y in points
         ]
-    heights = spread([up(points[-1][1]) for _, points in drawn], 8, height - 20)
-    for (s, _), end, y in zip(drawn, ends, heights, strict=True):
-        parts.append(text_at(right + 8, y + 4, end, kind=f"label {s.kind}"))
+    parts += names_at_ends(drawn, ends, up, right, height)
     return svg(title, width, height, parts)
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from jinja2 import Environment
 from markupsafe import Markup
 
 from xdc_fast.clusters.quality import class_columns, label_counts
@@ -22,6 +19,7 @@ from xdc_fast.report.curves import label_curves, size_charts, step_curve, traini
 from xdc_fast.report.matching import SHOWN, chance_nmi, match
 from xdc_fast.report.pictures import Stretch, choose_stretch, mel_range, paint, show_sample
 from xdc_fast.report.tables import label_table, write_tables
+from xdc_fast.report.template import HERE, render
 from xdc_fast.report.tiles import make_tiles, unreadable_note
 from xdc_fast.report.wording import (
     CLUSTERINGS,
@@ -80,19 +78,15 @@ def _write(run: Run, shards: ShardSet) -> Place:
         decks.append(deal(name, arrays, table, classes))
     tables = [label_table(clusters, shards, name) for name in labels]
     stretch, low, high = show_samples(decks, ClipTransform(run.recipe), shards)
-    folder = Path(__file__).parent
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    filters = (heading, kind, method_name, seconds, share, thousandths, words)
-    environment.filters |= {each.__name__: each for each in filters}
-    template = environment.from_string((folder / "page.html").read_text("utf-8"))
-    page = template.render(
+    page = render(
+        "page.html",
+        *(heading, kind, method_name, seconds, share, thousandths, words),
         name=run.place.resolve().name,
         summary=summary,
         recipe=dump_recipe(run.recipe),
         training_label=run.recipe.label if summary["method"] == "supervised" else None,
         mels=run.recipe.audio.n_mels,
-        style=Markup((folder / "page.css").read_text("utf-8")),
-        script=Markup((folder / "page.js").read_text("utf-8")),
+        script=Markup((HERE / "page.js").read_text("utf-8")),
         tiles=make_tiles(records, probes, chance),
         unreadable=unreadable_note(records),
         probes=probes and probe_chart("Linear probes", probes),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from xdc_fast.files import write
 from xdc_fast.planner.plan import Plan, vary
 from xdc_fast.planner.text import amount
 from xdc_fast.report.charts import Series, growth_chart
+from xdc_fast.report.template import render
 
 FACTORS = [2.0**power for power in range(-6, 5)]  # of the videos that are planned
 K = [4**power for power in range(2, 9)]
@@ -50,16 +50,7 @@ def write_plan(
         name: _charts(list(plans), place)
         for (name, plans), place in zip(sections.items(), here, strict=True)
     }
-    folder = Path(__file__).parent
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["amount"] = amount
-    template = environment.from_string((folder / "plan.html").read_text("utf-8"))
-    page = template.render(
-        name=name,
-        plan=plan,
-        sections=charts,
-        style=Markup((folder / "page.css").read_text("utf-8")),
-    )
+    page = render("plan.html", amount, name=name, plan=plan, sections=charts)
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, page)
 

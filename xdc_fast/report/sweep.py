@@ -6,7 +6,6 @@ import csv
 import re
 from pathlib import Path
 
-from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from xdc_fast.encoders.build import MODALITIES
@@ -16,6 +15,7 @@ from xdc_fast.report.charts import nice_ticks, text_at
 from xdc_fast.report.paper import CAVEAT, COLUMNS, TABLES
 from xdc_fast.report.plots import Dots, Strip, strips, trend
 from xdc_fast.report.tables import text
+from xdc_fast.report.template import page_style, render
 from xdc_fast.report.wording import seconds
 
 NONE = "\N{EN DASH}"
@@ -42,8 +42,7 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
         for run in table["runs"]:
             cells = map(run.get, columns)
             writer.writerow([text(c) if isinstance(c, str) else c for c in cells])
-    here = Path(__file__).parent
-    style, panels = (here / "page.css").read_text("utf-8"), draw(table)
+    panels = draw(table)
     content = {
         "name": folder.resolve().name,
         "command": command,
@@ -58,12 +57,10 @@ def write_sweep(folder: Path, table: dict, command: str) -> None:
         "columns": COLUMNS,
         "caveat": CAVEAT,
     }
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string((here / "sweep.html").read_text("utf-8"))
-    write_as("html", page.render(**content, style=Markup(style), panels=panels))
+    write_as("html", render("sweep.html", **content, panels=panels))
     write_as("md", markdown(content))
     if panels:
-        write_as("svg", stack(panels, style))
+        write_as("svg", stack(panels, page_style()))
     else:
         (folder / "sweep.svg").unlink(missing_ok=True)
 
