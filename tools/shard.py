@@ -194,7 +194,7 @@ def describe_packing(summary: Summary) -> Iterator[str]:
 def verify(shards: Place, decode: bool, as_json: bool) -> None:
     """Check that the shards in SHARDS are what the manifest and the tables say.
 
-    SHARDS is a folder, or a URL on storage; the shards there are fetched one after the other.
+    SHARDS is a folder, or a URL on storage; the shards there are fetched a few at a time.
     The exit status is 1 when anything is damaged.
     """
     from xdc_fast.shards.verify import verify

@@ -19,11 +19,12 @@ from tests.common.media import make_media
 from tests.common.seal import reseal
 from xdc_fast.errors import UserError
 from xdc_fast.packing import workers as crew
-from xdc_fast.packing.convert import Outcome, convert_all
+from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
+from xdc_fast.packing.tracks import Outcome
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.index import index
 from xdc_fast.shards.verify import verify

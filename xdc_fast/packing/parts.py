@@ -27,11 +27,11 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.files import damaged, misfit, move_new, read_json, write
-from xdc_fast.packing.convert import Outcome
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings, ShardLimit
 from xdc_fast.packing.sources import Source, by_file
+from xdc_fast.packing.tracks import Outcome
 from xdc_fast.packing.workers import Job, Made
 from xdc_fast.shards.format import SAMPLE, SAMPLE_COLUMNS, sample_key, shard_name
 from xdc_fast.shards.scan import Scan, moved

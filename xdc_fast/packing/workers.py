@@ -25,11 +25,12 @@ import av
 import numpy as np
 
 from xdc_fast.interrupt import blocked
-from xdc_fast.packing.convert import Outcome, convert_all
+from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.segments import Span
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sink import Files, Sink
+from xdc_fast.packing.tracks import Outcome
 from xdc_fast.shards.describe import Unusable
 from xdc_fast.shards.scan import describe_files
 

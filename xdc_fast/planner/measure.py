@@ -24,10 +24,11 @@ from xdc_fast.clips.sampler import Sampler
 from xdc_fast.clips.windows import WindowFunction
 from xdc_fast.clusters.kmeans import cluster
 from xdc_fast.files import write
-from xdc_fast.packing.convert import Outcome, convert_all
+from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import PackInputs, collect
+from xdc_fast.packing.tracks import Outcome
 from xdc_fast.planner.formulas import fit_operations, start_operations
 from xdc_fast.pretraining.methods import LABEL, clusterings_of
 from xdc_fast.ranks import Ranks
