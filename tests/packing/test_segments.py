@@ -22,7 +22,7 @@ from tests.common.media import make_media, tone
 from tests.common.odd_media import write_channels, write_parts
 from tests.packing.test_clocks import lecture
 from xdc_fast.errors import UserError
-from xdc_fast.packing import convert as converting
+from xdc_fast.packing import tracks as track_passes
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.pack import pack
 from xdc_fast.packing.relabel import relabel
@@ -273,8 +273,8 @@ def test_one_pass_as_far_as_it_is_needed(video, tmp_path, monkeypatch, tracks):
             ends[stream.type, item[1]] += 1
             yield item
 
-    decoded = converting.decoded
-    monkeypatch.setattr(converting, "decoded", counted)
+    decoded = track_passes.decoded
+    monkeypatch.setattr(track_passes, "decoded", counted)
     settings = PackSettings(**SMALL, tracks=tracks)
     spans = [(0.5 * k, 0.5 * k + 2) for k in range(10)]
 
