@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import time
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -52,7 +53,9 @@ def test_files_are_written_read_listed_and_removed(folder, tmp_path):
     assert storage.size(folder / "big.tar") == len(content)
     assert storage.read_range(folder / "big.tar", 5, 100) == content[5:105]
     assert storage.read_range(folder / "big.tar", 7, 0) == b""
-    assert sorted(storage.files_below(folder)) == [("a.json", 3), ("big.tar", len(content))]
+    found = sorted(storage.files_below(folder))
+    assert [(f.name, f.size) for f in found] == [("a.json", 3), ("big.tar", len(content))]
+    assert all(abs(file.time - time.time()) < 60 for file in found)
     storage.download(folder / "big.tar", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
     total = hashlib.sha256(content).hexdigest()
@@ -67,6 +70,25 @@ def test_files_are_written_read_listed_and_removed(folder, tmp_path):
     with pytest.raises(OSError, match="has been cut"):
         storage.read_range(folder / "big.tar", len(content) - 5, 10)
     assert list(storage.files_below(folder / "nothing")) == []
+
+
+@pytest.mark.parametrize("fault", [None, 503, "cut", "close"])
+def test_of_several_writers_one_makes_a_new_object(server, fault):
+    server.fault = first(fault, "PUT")
+    place = place_of("s3://b/x")
+    storage.write_new(place, b"one")  # its answer may be lost
+    assert place.read_bytes() == b"one"
+    assert not storage.write_new(place, b"other")
+    assert place.read_bytes() == b"one"
+
+
+def test_a_folder_is_written_with_its_last_file_last(folder):
+    with storage.written_here(folder, "last.json") as here:
+        (here / "last.json").write_bytes(b"{}")
+        (here / "table").write_bytes(b"1")
+    assert [found.name for found in storage.files_below(folder)] == ["last.json", "table"]
+    times = {found.name: found.time for found in storage.files_below(folder)}
+    assert isinstance(folder, Path) or times["table"] < times["last.json"]
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "cut", "close", 5.0])

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from xdc_fast import files
@@ -215,8 +216,17 @@ def _checked(place: Place, start: int, count: int, part: memoryview) -> memoryvi
     return part
 
 
-def files_below(folder: Place) -> Iterator[tuple[str, int]]:
-    """(name relative to the folder, bytes) of every file in and below a folder.
+class Found(NamedTuple):
+    """A file of a folder: its name relative to that, its bytes, and when it was written, in seconds
+    since the epoch."""
+
+    name: str
+    size: int
+    time: float
+
+
+def files_below(folder: Place) -> Iterator[Found]:
+    """Every file in and below a folder.
 
     Raises UserError for http, which has no listing. Nothing where nothing is there.
     """
@@ -227,14 +237,17 @@ def files_below(folder: Place) -> Iterator[tuple[str, int]]:
             folders.sort()
             for path in map(Path(place).joinpath, sorted(names)):
                 with suppress(FileNotFoundError):  # another process has removed it
-                    yield path.relative_to(folder).as_posix(), path.stat().st_size
+                    status = path.stat()
+                    name = path.relative_to(folder).as_posix()
+                    yield Found(name, status.st_size, status.st_mtime)
         return
     if folder.scheme.startswith("http"):
         raise UserError(f"{folder}: cannot be listed over http; give s3://, gs:// or az://")
     with _faults(folder):
         for chunk in obstore.list(_open(folder.store), prefix=folder.key or None):
             for found in chunk:
-                yield found["path"][len(folder.key) :].lstrip("/"), found["size"]
+                name = found["path"][len(folder.key) :].lstrip("/")
+                yield Found(name, found["size"], found["last_modified"].timestamp())
 
 
 def write(place: Place, content: bytes | memoryview) -> None:
@@ -246,6 +259,21 @@ def write(place: Place, content: bytes | memoryview) -> None:
         return
     with _faults(_writable(place)):
         obstore.put(_open(place.store), place.key, content, chunk_size=PIECE)
+
+
+def write_new(place: URL, content: bytes) -> bool:
+    """The whole content of an object that was not there; whether that was so.
+
+    False too where the answer to a request was lost that had made it: compare what is there.
+    """
+    import obstore
+
+    with _faults(_writable(place)):
+        try:
+            obstore.put(_open(place.store), place.key, content, mode="create")
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+    return True
 
 
 def upload(path: Path, place: URL) -> None:
@@ -283,6 +311,19 @@ def copy_into(file: IO[bytes], place: Place, whole: int, sha256: str | None = No
         raise StorageError(f"{place}: its checksum is not that of the set; put back a copy of it")
 
 
+@contextmanager
+def written_here(folder: Place, last: str) -> Iterator[Path]:
+    """A local folder to write files into that shall be in `folder`: itself, or one whose files are
+    uploaded after the block, the one named `last` after all others."""
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="xdc-") as name:
+        yield Path(name)
+        for path in sorted(Path(name).iterdir(), key=lambda path: (path.name == last, path.name)):
+            upload(path, folder / path.name)
+
+
 def delete(place: Place) -> None:
     """Removes a file; nothing happens where there is none."""
     import obstore
@@ -299,8 +340,8 @@ def delete_below(folder: Place) -> None:
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for name, _ in list(files_below(folder)):
-        delete(folder / name)
+    for found in list(files_below(folder)):
+        delete(folder / found.name)
 
 
 def check_writable(folder: Place) -> None:

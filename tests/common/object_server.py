@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -193,6 +194,7 @@ class ObjectServer:
         delimiter = query.get("delimiter", [""])[0]
         after = query.get("continuation-token", query.get("start-after", [""]))[0]
         found: dict[str, int] = {}
+        times: dict[str, str] = {}
         for file in root.rglob("*"):
             key = file.relative_to(root).as_posix()
             if file.is_file() and key.startswith(prefix) and not file.name.endswith(".part"):
@@ -200,14 +202,17 @@ class ObjectServer:
                 if delimiter and delimiter in rest:
                     found[prefix + rest.split(delimiter)[0] + delimiter] = -1
                 else:
-                    found[key] = file.stat().st_size
+                    status = file.stat()
+                    found[key] = status.st_size
+                    written = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+                    times[key] = f"{written:%FT%T.%f}Z"
         keys = sorted(key for key in found if key > after)
         more, keys = len(keys) > PAGE, keys[:PAGE]
         items = "".join(
             f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
             if found[key] < 0
             else f"<Contents><Key>{escape(key)}</Key><Size>{found[key]}</Size><ETag>x</ETag>"
-            "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
+            f"<LastModified>{times[key]}</LastModified></Contents>"
             for key in keys
         )
         token = f"<NextContinuationToken>{escape(keys[-1])}</NextContinuationToken>" if more else ""

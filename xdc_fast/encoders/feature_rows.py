@@ -91,7 +91,7 @@ class FeatureFolder:
         """The numbers of the spans that are not there, int64, in rising order. Each rank looks at
         some."""
         # a shared folder may long deny a file that was asked for before it was there
-        there = {name for name, _ in storage.files_below(self.folder)}
+        there = {found.name for found in storage.files_below(self.folder)}
         own = range(len(self.edges) - 1)[ranks.share(len(self.edges) - 1)]
         lacking = [n for n in own if self._path(n).name not in there or self._load(n) is None]
         return np.array(list(chain.from_iterable(ranks.gather(lacking))), np.int64)

@@ -44,7 +44,7 @@ class Folder:
         """The files in a folder of it and below, without hidden ones, in alphabetical order."""
         found = storage.files_below(self.root / within) if (self.root / within).is_dir() else ()
         prefix = f"{within}/" if within else ""
-        return sorted(prefix + name for name, _ in found if not is_hidden(name))
+        return sorted(prefix + file.name for file in found if not is_hidden(file.name))
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class StoredFolder(Folder):
         """As of Folder, of what is on storage and of what is not published yet."""
         prefix = f"{within}/" if within else ""
         found = storage.files_below(self.place / within if within else self.place)
-        stored = {prefix + name for name, _ in found if not is_hidden(name)}
+        stored = {prefix + file.name for file in found if not is_hidden(file.name)}
         return sorted(stored.union(super().names(within)))
 
     @contextmanager

@@ -97,8 +97,8 @@ def _tars(root: Place) -> set[str]:
     """The tars in the folder of a set; none over http, which has no listing."""
     if isinstance(root, Path):
         return {path.name for path in root.glob("*.tar")}
-    names = () if root.scheme.startswith("http") else files_below(root)
-    return {name for name, _ in names if name.endswith(".tar") and "/" not in name}
+    names = () if root.scheme.startswith("http") else (file.name for file in files_below(root))
+    return {name for name in names if name.endswith(".tar") and "/" not in name}
 
 
 def _is_whole(path: Path, total: str) -> bool:
