@@ -40,8 +40,8 @@ def settings_options(command: Callable) -> Callable:
 
 
 @main.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=PATH)
-@click.argument("out", metavar="OUT", type=PATH)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=PLACE)
+@click.argument("out", metavar="OUT", type=PLACE)
 @click.option(
     "--labels",
     type=PATH,
@@ -85,8 +85,8 @@ def settings_options(command: Callable) -> Callable:
 @click.option("--address", help="Of the Ray cluster. By default one is started on this machine.")
 @json_option
 def pack(
-    sources: tuple[Path, ...],
-    out: Path,
+    sources: tuple[Place, ...],
+    out: Place,
     labels: Path | None,
     dataset: str | None,
     shard_mb: int | None,
@@ -101,9 +101,10 @@ def pack(
     """Pack SOURCE... into shards in the folder OUT.
 
     A SOURCE is a folder, a media file, or a CSV file with a path column; its columns start and end,
-    in seconds, name segments of files. Every input is packed, or refused with a reason that
-    OUT/refused.csv names. Files that the lists of a --dataset name and
-    that SOURCE lacks are in OUT/missing.csv. The same command continues an interrupted run.
+    in seconds, name segments of files. SOURCE and OUT may be URLs on storage. Every input is
+    packed, or refused with a reason that OUT/refused.csv names. Files that the lists of a --dataset
+    name and that SOURCE lacks are in OUT/missing.csv. The same command continues an interrupted
+    run.
     """
     from xdc_fast.api import pack
 
@@ -120,9 +121,9 @@ def pack(
 
 
 @main.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @json_option
-def seal(out: Path, as_json: bool) -> None:
+def seal(out: Place, as_json: bool) -> None:
     """Make a set of the parts that `pack --part` has packed into OUT.
 
     All of them must be done. What is missing is named.
@@ -136,9 +137,9 @@ def seal(out: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @json_option
-def status(out: Path, as_json: bool) -> None:
+def status(out: Place, as_json: bool) -> None:
     """Show how far packing into OUT is, over all machines, and when it may end."""
     from xdc_fast.packing.seal import status
 
@@ -146,7 +147,7 @@ def status(out: Path, as_json: bool) -> None:
     print_result(asdict(found), describe_status(out, found), as_json)
 
 
-def describe_status(out: Path, found: Status) -> Iterator[str]:
+def describe_status(out: Place, found: Status) -> Iterator[str]:
     """How far packing is, in lines."""
     if found.sealed:
         yield f"{out}: a complete set of {found.videos} inputs"

@@ -14,6 +14,7 @@ import numpy as np
 
 from xdc_fast.errors import UserError
 from xdc_fast.recipe import Overrides, Recipe, fault, load_recipe, override
+from xdc_fast.storage import URL, Place, place_of
 
 if TYPE_CHECKING:  # each function imports what it needs: `nmi` needs neither torch nor FFmpeg
     import torch
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 def pack(
-    sources: str | Path | Iterable[str | Path],
-    out: str | Path,
+    sources: str | Place | Iterable[str | Place],
+    out: str | Place,
     labels: str | Path | None = None,
     dataset: str | None = None,
     *,
@@ -44,9 +45,9 @@ def pack(
     """Pack media files into a shard set, as `xdc-shard pack` does.
 
     Args:
-        sources: folders, files, or CSV files with a path column; one or several. The columns start
-            and end of a CSV, in seconds, name segments of files.
-        out: the folder of the set. An interrupted run there is continued.
+        sources: folders, files, or CSV files with a path column; one or several, here or on
+            storage. The columns start and end of a CSV, in seconds, name segments of files.
+        out: the folder of the set, or its URL. An interrupted run there is continued.
         labels: a CSV file with a file column; its other columns become labels.
         dataset: the name of a data set, such as "ucf101", whose official lists lie in the source;
             they bring labels and splits.
@@ -80,15 +81,16 @@ def pack(
     from xdc_fast.packing.settings import DAY, PackSettings
     from xdc_fast.packing.sources import collect
 
-    paths = [Path(sources)] if isinstance(sources, (str, os.PathLike)) else [*map(Path, sources)]
-    out = Path(out)
+    given = [sources] if isinstance(sources, (str, os.PathLike, URL)) else sources
+    places = [place_of(each) for each in given]
+    out = place_of(out)
     _refuse_unknown(settings, [field.name for field in fields(PackSettings)])
     if dataset is None:
         chosen = PackSettings(**settings)  # type: ignore[arg-type]
     elif dataset not in READERS:
         raise UserError(f"dataset {dataset}: not known; known are {', '.join(sorted(READERS))}")
-    elif len(paths) > 1 or labels is not None:
-        raise UserError("dataset takes one folder and no labels; its lists bring the labels")
+    elif len(places) > 1 or labels is not None or isinstance(places[0], URL):
+        raise UserError("dataset takes one local folder and no labels; its lists bring the labels")
     else:
         own = {"tracks": READERS[dataset].tracks, "min_seconds": SHORTEST}
         chosen = PackSettings(**(own | settings))  # type: ignore[arg-type]
@@ -107,9 +109,9 @@ def pack(
         raise UserError(f"address={address}: only with engine=ray")
     share = None if part is None else Share.parse(part)
     if dataset is None:
-        inputs = collect(paths, None if labels is None else Path(labels), out)
+        inputs = collect(places, None if labels is None else Path(labels), out)
     else:
-        inputs = collect_dataset(dataset, paths[0], out)
+        inputs = collect_dataset(dataset, Path(str(places[0])), out)
     for note in inputs.notes:
         log.info(note)
     return pack(

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -131,13 +132,13 @@ def place_of(text: str | Place) -> Place:
 
     A URL with a password or a query is refused: it would get into files and messages.
     """
-    if isinstance(text, (Path, URL)):
-        return text
+    if not isinstance(text, str):
+        return text if isinstance(text, URL) else Path(text)
     scheme, mark, rest = text.partition("://")
     if not mark or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
         return Path(text)
     scheme = scheme.lower()
-    shown = f"{scheme}://{_without_secrets(rest)}"
+    shown = f"{scheme}://{_without_secrets(rest, in_query=scheme.startswith('http'))}"
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise UserError(f"{shown}: not a place that is known; give a local path, or {known}")
@@ -154,9 +155,17 @@ def place_of(text: str | Place) -> Place:
     return URL(f"{scheme}://{host}", re.sub("/+", "/", key).strip("/"))
 
 
-def _without_secrets(rest: str) -> str:
-    """What follows the scheme of a URL, without user, password, query and fragment."""
-    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+def is_url(text: str) -> bool:
+    """Whether a text names a place that is no local path."""
+    return isinstance(place_of(text), URL) if "://" in text else False
+
+
+def _without_secrets(rest: str, in_query: bool) -> str:
+    """What follows the scheme of a URL, without user, password, and query and fragment where it
+    can have these: a key on storage may hold their signs."""
+    if in_query:
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, path = rest.partition("/")
     return f"{host.rpartition('@')[2]}{slash}{path}"
 
 
@@ -261,13 +270,20 @@ def write(place: Place, content: bytes | memoryview) -> None:
         obstore.put(_open(place.store), place.key, content, chunk_size=PIECE)
 
 
-def write_new(place: URL, content: bytes) -> bool:
-    """The whole content of an object that was not there; whether that was so.
+def write_new(place: Place, content: bytes) -> bool:
+    """The whole content of a file that was not there; whether that was so.
 
     False too where the answer to a request was lost that had made it: compare what is there.
     """
     import obstore
 
+    if isinstance(place, Path):
+        whole = place.with_name(f".{secrets.token_hex(8)}.part")
+        files.write(whole, content)
+        if files.move_new(whole, place):
+            return True
+        whole.unlink()
+        return False
     with _faults(_writable(place)):
         try:
             obstore.put(_open(place.store), place.key, content, mode="create")
@@ -337,11 +353,15 @@ def delete(place: Place) -> None:
 
 def delete_below(folder: Place) -> None:
     """Removes a folder and what is below it; nothing happens where there is none."""
+    import obstore
+
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for found in list(files_below(folder)):
-        delete(folder / found.name)
+    names = [f"{folder.key}/{found.name}".lstrip("/") for found in files_below(folder)]
+    with _faults(_writable(folder)), suppress(FileNotFoundError):
+        if names:  # many in one request
+            obstore.delete(_open(folder.store), names)
 
 
 def check_writable(folder: Place) -> None:

@@ -72,6 +72,9 @@ def extract_media(
     inputs, shape = collect([media], None, out), model.inputs.shape
     if not inputs.sources:
         raise UserError(f"{media}: holds no files that could be media; give another folder")
+    paths = [source.path for source in inputs.sources if isinstance(source.path, Path)]
+    if len(paths) < len(inputs.sources):
+        raise UserError(f"{media}: names files on storage; pack them first, and give --data")
     if any(source.span for source in inputs.sources):
         raise UserError(
             f"{media}: names segments of files; pack them with `xdc-shard pack`, and give --data"
@@ -110,7 +113,7 @@ def extract_media(
             encoders,
             model.inputs,
             packing,
-            [inputs.sources[index].path for index in missing],
+            [paths[index] for index in missing],
             lambda row: place(row).positions,
             batch=model.recipe.train.group_size,
             device=device,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xdc_fast.errors import UserError
 from xdc_fast.packing.workers import FatalError
+from xdc_fast.storage import Place, place_of
 
 if TYPE_CHECKING:
     from xdc_fast.packing.pack import How, Task
@@ -21,7 +22,7 @@ LOCAL = "127.0.0.1"  # else a host without a network looks for its address until
 
 
 def pack_on_ray(
-    tasks: Iterator[Task], out: Path, how: How, address: str | None, tell: Callable[[int], object]
+    tasks: Iterator[Task], out: Place, how: How, address: str | None, tell: Callable[[int], object]
 ) -> None:
     """Pack parts, as many at a time as the cluster has room for, and a few that wait.
 
@@ -31,13 +32,14 @@ def pack_on_ray(
     Raises UserError without Ray or a cluster, and FatalError for what stops a part.
     """
     ray = _connect(address)
+    where = str(out.absolute() if isinstance(out, Path) else out)
     try:
         pack_part = ray.remote(num_cpus=how.workers, max_retries=RETRIES)(_pack_part)
         flying: dict[Any, Task] = {}
         while True:
             room = ray.cluster_resources().get("CPU", 1) / how.workers
             for task in islice(tasks, max(0, AHEAD * max(1, int(room)) - len(flying))):
-                flying[pack_part.remote(task, str(out.absolute()), how)] = task
+                flying[pack_part.remote(task, where, how)] = task
             if not flying:
                 return
             ready, _ = ray.wait([*flying], num_returns=1, timeout=LOOK)
@@ -77,7 +79,7 @@ def _pack_part(task: Task, out: str, how: How) -> str:
     from xdc_fast.packing.pack import pack_parts
 
     try:
-        pack_parts([task], Path(out), how, lambda count: None)
+        pack_parts([task], place_of(out), how, lambda count: None)
     except (OSError, FatalError, UserError) as error:
         return str(error)
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xdc_fast.errors import UserError
+from xdc_fast.storage import Place
 
 NAME_COLUMNS = ("file", "path", "filename", "name")
 EDGES = ("start", "end")  # columns that say which segment of a file a line means, in seconds
@@ -40,7 +42,7 @@ class Line:
     end: float | None = None
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[Line], list[str]]:
+def read_table(path: Place, columns: tuple[str, ...]) -> tuple[Iterator[Line], list[str]]:
     """The lines of a CSV, one by one, and the names of its columns of labels.
 
     columns: the names that the one with file names may have; the first that the table has is taken.
@@ -89,10 +91,11 @@ def read_table(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[Line], li
     return lines(), [name for name in named if name not in (key, *edges)]
 
 
-def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
+def _records(path: Place, columns: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
     """The separator of a CSV and its header, then the number and the cells of each line."""
     try:
-        with path.open(encoding=_encoding(path), newline="") as file:
+        encoding = _encoding(path)
+        with io.TextIOWrapper(path.open("rb"), encoding, newline="") as file:
             hint = HINT.match(file.read(HEAD))
             file.seek(0)
             skipped = file.read(hint.end()).count("\n") if hint else 0
@@ -120,7 +123,7 @@ def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Any, list[s
         raise UserError(f"{path}: cannot be read as CSV ({error}); mend it") from None
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Place) -> str:
     """That of a table; UserError where it is not UTF-8, nor UTF-16 with its mark."""
     with path.open("rb") as file:
         marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

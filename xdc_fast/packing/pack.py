@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
-from xdc_fast import progress
+from xdc_fast import progress, storage
 from xdc_fast.errors import UserError
-from xdc_fast.files import remove_leftovers, write
+from xdc_fast.files import remove_leftovers
 from xdc_fast.packing.cluster import pack_on_ray
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.parts import WORK, OpenPart, Records, scratch_folder
@@ -24,6 +23,7 @@ from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.packing.workers import Convert, FatalError, Job, run_jobs
 from xdc_fast.shards.format import FORMAT, MANIFEST, MISSING, MISSING_COLUMNS, REFUSED
 from xdc_fast.shards.tables import csv_lines, read_manifest
+from xdc_fast.storage import URL, Place
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class How:
 
 def pack(
     inputs: PackInputs,
-    out: Path,
+    out: Place,
     settings: PackSettings,
     *,
     shard_mb: float | None = None,
@@ -109,14 +109,14 @@ def pack(
         "inputs": {"count": len(inputs.sources), "sha256": total},
         "packer": {name: version(name) for name in ("xdc_fast", "av")},
     }
-    if (out / MANIFEST).exists():
+    if (out / MANIFEST).is_file():
         return _already(out, run, begun)
     _claim(out)
     records = Records(out)
     try:
         check_same_run(out, records.begin({**run, "labels": inputs.columns, "firsts": firsts}), run)
         if inputs.missing:
-            write(out / WORK / MISSING, csv_lines([MISSING_COLUMNS, *inputs.missing]))
+            storage.write(out / WORK / MISSING, csv_lines([MISSING_COLUMNS, *inputs.missing]))
         workers = workers or (1 if engine == "ray" else len(os.sched_getaffinity(0)))
         how = How(settings, ShardLimit(shard_mb), inputs.columns, workers, time_limit, task)
         number, of = share or Share()
@@ -124,7 +124,7 @@ def pack(
         ends = [*firsts[1:], len(inputs.sources)]
         total_inputs = sum(ends[n] - firsts[n] for n in wanted)
         bar = progress.bar(total=total_inputs, unit="video", desc="packing", leave=True)
-        while left := [n for n in wanted if not records.is_done(n)]:
+        while left := sorted({*wanted} - records.done()):
             bar.n = total_inputs - sum(ends[n] - firsts[n] for n in left)
             bar.refresh()
             tasks = (Task(n, firsts[n], [*inputs.sources[firsts[n] : ends[n]]]) for n in left)
@@ -137,7 +137,7 @@ def pack(
             return seal(out, begun)
         return summarize(join([records.part(n) for n in wanted]), begun)
     except (OSError, FatalError) as error:
-        if (out / MANIFEST).exists():  # another process was faster
+        if (out / MANIFEST).is_file():  # another process was faster
             return _already(out, run, begun)
         raise UserError(
             f"{out}: packing stopped: {error}; what is finished is kept, run the same command "
@@ -166,7 +166,7 @@ def plan(inputs: PackInputs, settings: PackSettings, size: int) -> tuple[list[in
     return firsts, total.hexdigest()
 
 
-def pack_parts(tasks: Iterable[Task], out: Path, how: How, tell: Callable[[int], object]) -> None:
+def pack_parts(tasks: Iterable[Task], out: Place, how: How, tell: Callable[[int], object]) -> None:
     """Pack parts, one file after the other, and record them; those that are done are passed over.
 
     tell: is told how many inputs are through. A part of which another process has written other
@@ -216,7 +216,7 @@ def pack_parts(tasks: Iterable[Task], out: Path, how: How, tell: Callable[[int],
                 part.abandon()
 
 
-def _already(out: Path, run: dict, begun: float) -> Summary:
+def _already(out: Place, run: dict, begun: float) -> Summary:
     """The summary of a set that is complete; raises UserError where it is another one."""
     manifest = read_manifest(out)
     check_same_run(out, manifest, {name: run[name] for name in run if name != "packer"})
@@ -225,7 +225,7 @@ def _already(out: Path, run: dict, begun: float) -> Summary:
     return summarize(manifest, begun, already=True)
 
 
-def check_same_run(out: Path, old: dict, new: dict) -> None:
+def check_same_run(out: Place, old: dict, new: dict) -> None:
     """Raises UserError unless `old` has the inputs, settings and versions of `new`."""
     for part in new:
         was, now = old.get(part), new[part]
@@ -244,8 +244,14 @@ def check_same_run(out: Path, old: dict, new: dict) -> None:
         )
 
 
-def _claim(out: Path) -> None:
+def _claim(out: Place) -> None:
     """Make OUT a folder for a set; raises UserError where it holds other files."""
+    if isinstance(out, URL):
+        storage.check_writable(out)
+        found = (file.name.partition("/")[0] for file in storage.files_below(out))
+        if not Records(out).path.is_file() and {*found} - {REFUSED, WORK}:
+            raise UserError(f"{out}: is not empty and holds no packed set; choose another folder")
+        return
     if not (out / WORK).exists():
         if out.exists() and not out.is_dir():
             raise UserError(f"{out}: is a file; choose a folder")

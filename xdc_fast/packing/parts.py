@@ -7,7 +7,9 @@ process owns a part: several may pack the same one, and the first one's record c
     OUT/.packing/run.json           what is packed, how, and where parts begin
     OUT/.packing/parts/000012.json  a part that is done
     OUT/.packing/000012/00003.json  tar 3 of a part that is not
-    OUT/.packing/scratch-.../       of one process
+
+OUT may be on storage. What a process is making lies in a folder of its own: in
+OUT/.packing/scratch-..., or for storage below TMPDIR.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 
+from xdc_fast import storage
 from xdc_fast.errors import UserError
-from xdc_fast.files import damaged, misfit, move_new, read_json, write
+from xdc_fast.files import damaged, misfit, move_new, read_json
 from xdc_fast.packing.encode import metadata
 from xdc_fast.packing.media import Refusal
 from xdc_fast.packing.settings import PackSettings, ShardLimit
@@ -37,6 +42,7 @@ from xdc_fast.shards.format import SAMPLE, SAMPLE_COLUMNS, sample_key, shard_nam
 from xdc_fast.shards.scan import Scan, moved
 from xdc_fast.shards.shard_table import SIDECARS
 from xdc_fast.shards.tar import Entry, ShardWriter, checksum, dali_index
+from xdc_fast.storage import Place
 
 WORK = ".packing"  # inside OUT until the set is complete
 RUN = {
@@ -54,38 +60,54 @@ TOLD = {"refused": [[str]], "cut": int, "unpaired": [float]}
 OF_SHARD = {**TOLD, "next": int, "told": int, "shard": (SHARD, None)}
 OF_PART = {**TOLD, "shards": [SHARD]}
 LISTS = ("refused", "unpaired")
+RECORD = re.compile(r"\d+\.json")  # the name of one, in its folder
 SHARD_COLUMN = SAMPLE_COLUMNS.index("shard") - 1
 
 
 class Records:
     """What is finished in a folder."""
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Place):
         self.out, self.work = out, out / WORK
 
     def begin(self, run: dict) -> dict:
         """Note what is packed here, of the form RUN; returns what was noted first."""
-        (self.work / "parts").mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
+        if isinstance(self.work, Path):
+            (self.work / "parts").mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
             self._write_new(self.path, run)
         return self.run()
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.work / "run.json"
 
     def run(self) -> dict:
         """What is packed here, of the form RUN."""
         return read_json(self.path, RUN, self._hint)
 
-    def done(self) -> dict[int, float]:
-        """The parts that are done, and when they were, in seconds since the epoch."""
-        with os.scandir(self.work / "parts") as found:
-            return {
-                int(entry.name[:-5]): entry.stat().st_mtime
-                for entry in found
-                if entry.name.endswith(".json") and entry.name[0] != "."
-            }
+    def since(self) -> float:
+        """When that was written, in seconds since the epoch."""
+        times = {file.name: file.time for file in storage.files_below(self.work)}
+        return times.get(self.path.name, 0.0)
+
+    def done(self) -> set[int]:
+        """The parts that are done."""
+        found = storage.files_below(self.work / "parts")
+        return {int(file.name[:-5]) for file in found if RECORD.fullmatch(file.name)}
+
+    def written(self) -> dict[tuple[int, int | None], float]:
+        """When each record was written, in seconds since the epoch, by part and tar; no tar: of the
+        whole part."""
+        times: dict[tuple[int, int | None], float] = {}
+        for file in storage.files_below(self.work):
+            folder, _, name = file.name.partition("/")
+            if not RECORD.fullmatch(name):
+                continue
+            number = int(name[:-5])
+            key = (number, None) if folder == "parts" else (int(folder), number)
+            times[key] = file.time
+        return times
 
     def is_done(self, part: int) -> bool:
         return self._part(part).is_file()
@@ -94,28 +116,20 @@ class Records:
         """The record of a part, of the form OF_PART."""
         return self._read(self._part(part), OF_PART)
 
-    def begun(self) -> list[int]:
-        """The parts that have records of tars, and may be done by now."""
-        return sorted(int(folder.name) for folder in self.work.glob("[0-9]*"))
-
     def shards(self, part: int) -> list[dict]:
         """The records, of the form OF_SHARD, of the tars of a part that is not done."""
-        return [record for record, _ in self.dated_shards(part)]
-
-    def dated_shards(self, part: int) -> list[tuple[dict, float]]:
-        """These records, and when each was written, in seconds since the epoch."""
-        found: list[tuple[dict, float]] = []
+        found: list[dict] = []
         with suppress(FileNotFoundError):  # there is no other, or the part has just been done
             while True:
-                path = self._shard(part, len(found))
-                found.append((self._read(path, OF_SHARD), path.stat().st_mtime))
+                found.append(self._read(self._shard(part, len(found)), OF_SHARD))
         return found
 
     def add_shard(self, part: int, number: int, record: dict) -> bool:
         """Note a tar; whether there is no other record of it."""
         path = self._shard(part, number)
         try:
-            path.parent.mkdir(exist_ok=True)
+            if isinstance(path, Path):
+                path.parent.mkdir(exist_ok=True)
             return self._write_new(path, record) or self._read(path, OF_SHARD) == record
         except FileNotFoundError:
             if self.is_done(part):  # since a moment
@@ -125,23 +139,18 @@ class Records:
     def add_part(self, part: int, record: dict) -> None:
         """Note that a part is done, unless that is noted."""
         self._write_new(self._part(part), record)
-        shutil.rmtree(self.work / f"{part:06d}", ignore_errors=True)
+        storage.delete_below(self.work / f"{part:06d}")
 
-    def _part(self, part: int) -> Path:
+    def _part(self, part: int) -> Place:
         return self.work / "parts" / f"{part:06d}.json"
 
-    def _shard(self, part: int, number: int) -> Path:
+    def _shard(self, part: int, number: int) -> Place:
         return self.work / f"{part:06d}" / f"{number:05d}.json"
 
-    def _write_new(self, path: Path, record: dict) -> bool:
-        whole = path.with_name(f".{secrets.token_hex(8)}.part")
-        write(whole, json.dumps(record, separators=(",", ":")))
-        if move_new(whole, path):
-            return True
-        whole.unlink()
-        return False
+    def _write_new(self, path: Place, record: dict) -> bool:
+        return storage.write_new(path, json.dumps(record, separators=(",", ":")).encode())
 
-    def _read(self, path: Path, form: dict) -> dict:
+    def _read(self, path: Place, form: dict) -> dict:
         record = read_json(path, form, self._hint)
         shards = record["shards"] if "shards" in record else [record["shard"]]
         for shard in filter(None, shards):
@@ -156,16 +165,21 @@ class Records:
 
 
 @contextmanager
-def scratch_folder(out: Path) -> Iterator[Path]:
-    """A folder of this process in OUT; those of processes that have died on this host are removed.
+def scratch_folder(out: Place) -> Iterator[Path]:
+    """A folder of this process in OUT, or below TMPDIR where OUT is on storage.
 
-    Whoever seals the set removes the others.
+    Those of processes that have died on this host are removed. Whoever seals the set removes the
+    others in OUT.
     """
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
-    for folder in (out / WORK).glob(f"scratch-{host}.*"):
+    if isinstance(out, Path):
+        within, name = out / WORK, f"scratch-{host}"
+    else:
+        within, name = Path(gettempdir()), f"xdc-packing-{host}"
+    for folder in within.glob(f"{name}.*"):
         if not _lives(folder.name.split(".")[1]):
             shutil.rmtree(folder, ignore_errors=True)
-    folder = out / WORK / f"scratch-{host}.{os.getpid()}.{secrets.token_hex(4)}"
+    folder = within / f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
     folder.mkdir()
     try:
         yield folder
@@ -188,8 +202,8 @@ class OpenPart:
     """A part that is being packed, from where its records end.
 
     first: the number of its first input. sources: its inputs, those of a file together. columns:
-    of labels. scratch: a folder in the file system of the set. lost: another process has written
-    another record of a tar, or of the part: what is in here does not count.
+    of labels. scratch: a folder, in the file system of a set that is not on storage. lost: another
+    process has written another record of a tar, or of the part: what is in here does not count.
     """
 
     records: Records
@@ -206,7 +220,9 @@ class OpenPart:
         self._done = self.records.shards(self.number)
         for record in self._done:
             if shard := record["shard"]:
-                check_tar(self.records.out, shard)
+                out, name = self.records.out, shard["name"]
+                known = {name: storage.size(out / name)} if (out / name).is_file() else {}
+                check_tar(out, shard, known)
         last = self._done[-1] if self._done else {"next": self.first, "told": 0}
         self.reached, self.told = last["next"], last["told"]
         self._end = self.first + len(self.sources)
@@ -319,7 +335,7 @@ class OpenShard:
         self.entries.append(entry)
         self.places += len(made.packets)
 
-    def place(self, out: Path, rate: int) -> dict | None:
+    def place(self, out: Place, rate: int) -> dict | None:
         """Put the tar into its place, with its sidecars; what records say of it, of the form SHARD.
 
         rate: of the sound, Hz.
@@ -333,28 +349,41 @@ class OpenShard:
         samples, packets = np.array(self.samples, SAMPLE), np.concatenate(self.packets)
         tables = Scan(samples, packets, dali_index(self.entries), [], [], rate, [])
         about = {"name": path.name, "samples": len(samples), "bytes": size, "sha256": total}
-        return {**about, "sidecars": tables.write(path.with_suffix("")), "rows": self.rows}
+        return {**about, "sidecars": tables.write(out, path.name), "rows": self.rows}
 
 
-def place_tar(tar: Path, out: Path, total: str) -> Path:
+def place_tar(tar: Path, out: Place, total: str) -> Place:
     """Move a tar into the folder of its set; returns where it is.
 
     total: its SHA-256. Where another process has left another tar of this name, as when files were
     refused for want of time, it gets a name of its own: records say which one counts.
     """
     for name in (tar.name, f"{tar.stem}-{total[:8]}.tar"):
-        if move_new(tar, out / name):
-            return out / name
-        if checksum(out / name) == total:
-            tar.unlink()
+        if _place(tar, out, name, total):
+            tar.unlink(missing_ok=True)
             return out / name
     raise UserError(f"{out / name}: has other bytes than were written; remove it")
 
 
-def check_tar(out: Path, shard: dict) -> None:
-    """Raises UserError when a finished tar is gone or has another size than its record says."""
-    path = out / shard["name"]
-    if not (path.is_file() and path.stat().st_size == shard["bytes"]):
+def _place(tar: Path, out: Place, name: str, total: str) -> bool:
+    """Whether a tar is in a set under a name now, as no other bytes are."""
+    if isinstance(out, Path):
+        return move_new(tar, out / name) or checksum(out / name) == total
+    # who comes first says which bytes have this name; the same ones may be uploaded twice
+    claim = out / WORK / "tars" / name
+    if not storage.write_new(claim, total.encode()) and claim.read_bytes() != total.encode():
+        return False
+    storage.upload(tar, out / name)
+    return True
+
+
+def check_tar(out: Place, shard: dict, sizes: Mapping[str, int]) -> None:
+    """Raises UserError when a finished tar is gone or has another size than its record says.
+
+    sizes: bytes of the files in OUT.
+    """
+    name = shard["name"]
+    if sizes.get(name) != shard["bytes"]:
         raise UserError(
-            f"{path}: a finished shard is gone or changed; put it back or pack elsewhere"
+            f"{out / name}: a finished shard is gone or changed; put it back or pack elsewhere"
         )

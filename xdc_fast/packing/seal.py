@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from xdc_fast import progress
+from xdc_fast import progress, storage
 from xdc_fast.errors import UserError
 from xdc_fast.files import locked, write
 from xdc_fast.packing.parts import WORK, Records, check_tar
 from xdc_fast.shards.format import LOCK, MANIFEST, MISSING, SAMPLES
 from xdc_fast.shards.tables import PAIRED, REASON, SetWriter, read_manifest
+from xdc_fast.shards.verify import in_order
+from xdc_fast.storage import Place, written_here
 
 NAMED = 8  # missing parts in a message
 HOUR = 3600.0  # seconds, over which the rate is told
+AT_ONCE = 16  # records that are read
 
 
 @dataclass
@@ -82,27 +85,32 @@ def count_unpaired(alone: list[float]) -> dict:
     return {"samples": len(alone), "seconds": round(sum(alone), 3)}
 
 
-def seal(out: Path, begun: float | None = None) -> Summary:
+def seal(out: Place, begun: float | None = None) -> Summary:
     """Make a set of the parts that were packed into a folder.
 
     begun: when the run began, for the summary. Without a sample there is no set, but refused.csv.
     Raises UserError, which names what is missing, unless all parts are done.
     """
     begun = time.monotonic() if begun is None else begun
-    if not (out / MANIFEST).exists():
-        if not Records(out).path.exists():
+    if not (out / MANIFEST).is_file():
+        if not Records(out).path.is_file():
             raise UserError(f"{out}: nothing was packed there; run `xdc-shard pack` first")
-        with locked(out / LOCK):
-            if not (out / MANIFEST).exists():
-                manifest = _seal(out)
-                remove_work(out)
-                return summarize(manifest, begun)
+        # on storage there are no locks: all that seal a set write the same
+        with locked(out / LOCK) if isinstance(out, Path) else nullcontext():
+            try:
+                if not (out / MANIFEST).is_file():
+                    manifest = _seal(out)
+                    remove_work(out)
+                    return summarize(manifest, begun)
+            except FileNotFoundError:
+                if not (out / MANIFEST).is_file():  # which another process has just written
+                    raise
     manifest = read_manifest(out)
     remove_work(out)
     return summarize(manifest, begun, already=True)
 
 
-def _seal(out: Path) -> dict:
+def _seal(out: Place) -> dict:
     records = Records(out)
     run, done = records.run(), records.done()
     count = len(run["firsts"])
@@ -112,45 +120,57 @@ def _seal(out: Path) -> dict:
             f"{out}: {len(missing)} of {count} parts are missing: {named}; pack them first "
             f"(`xdc-shard status {out}` says how far packing is)"
         )
+    sizes = {file.name: file.size for file in storage.files_below(out)}
+    with written_here(out, MANIFEST) as here:
+        return _write_tables(out, here, records, count, run, sizes)
+
+
+def _write_tables(
+    out: Place, here: Path, records: Records, count: int, run: dict, sizes: dict[str, int]
+) -> dict:
+    """Write the tables and the manifest of a set into a local folder; returns the manifest.
+
+    count: of parts. sizes: bytes of the files in OUT.
+    """
     cut, alone, names = 0, [], set()
-    with SetWriter(out, run["labels"]) as tables:
-        for number in progress.bar(range(count), unit="part", desc="sealing"):
-            record = records.part(number)
+    with SetWriter(here, run["labels"]) as tables, ThreadPoolExecutor(AT_ONCE) as pool:
+        parts = in_order(pool, records.part, range(count), 2 * AT_ONCE)
+        for record in progress.bar(parts, total=count, unit="part", desc="sealing"):
             for shard in record["shards"]:
-                check_tar(out, shard)
+                check_tar(out, shard, sizes)
                 rows = shard.pop("rows")
                 tables.add(shard, rows)
                 names.add(shard["name"])
             tables.refuse(record["refused"])
             cut += record["cut"]
             alone += record["unpaired"]
-    for tar in out.glob("*.tar"):
-        if tar.name not in names:  # of a process that another one was faster than
-            tar.unlink()
+    for name in sizes:
+        if name.endswith(".tar") and "/" not in name and name not in names:
+            storage.delete(out / name)  # of a process that another one was faster than
     head = {key: run[key] for key in ("format", "settings", "inputs", "packer")}
     refused = tables.refused.total()
     head["inputs"] = {**head["inputs"], "count": tables.samples + refused}
     unpaired = count_unpaired(alone)
     if not tables.samples:
-        (out / SAMPLES).unlink()
+        (here / SAMPLES).unlink()
         counts = {"samples": 0, "shards": 0, "bytes": 0, "cut": cut, "unpaired": unpaired}
         return {**head, **counts, "refused": dict(sorted(tables.refused.items()))}
-    if (missing_list := out / WORK / MISSING).exists():
-        write(out / MISSING, missing_list.read_bytes())
+    if (missing_list := out / WORK / MISSING).is_file():
+        write(here / MISSING, missing_list.read_bytes())
     return tables.finish(head, cut, unpaired)
 
 
-def remove_work(out: Path) -> None:
+def remove_work(out: Place) -> None:
     """Remove what packing has left; what says whose it was goes last."""
-    run = Records(out).path
-    with suppress(FileNotFoundError):
-        for path in (out / WORK).iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path != run:
-                path.unlink(missing_ok=True)
-    run.unlink(missing_ok=True)
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    run, work = Records(out).path, out / WORK
+    tops = {file.name.partition("/")[0] for file in storage.files_below(work)}
+    for name in tops - {run.name}:
+        if (work / name).is_file():
+            storage.delete(work / name)
+        else:
+            storage.delete_below(work / name)
+    storage.delete(run)
+    storage.delete_below(work)
 
 
 @dataclass
@@ -172,25 +192,25 @@ class Status:
     sealed: bool = False
 
 
-def status(out: Path, now: float | None = None) -> Status:
+def status(out: Place, now: float | None = None) -> Status:
     """How far packing into a folder is; raises UserError where nothing is packed."""
-    if (out / MANIFEST).exists():
+    if (out / MANIFEST).is_file():
         count = read_manifest(out)["inputs"]["count"]
         return Status(0, 0, count, count, [], 0.0, 0.0, sealed=True)
     records = Records(out)
-    if not records.path.exists():
+    if not records.path.is_file():
         raise UserError(f"{out}: nothing is being packed there; give the OUT of `xdc-shard pack`")
-    run, done = records.run(), records.done()
+    run, written = records.run(), records.written()
     firsts = [*run["firsts"], run["inputs"]["count"]]
-    events = [(when, firsts[n + 1] - firsts[n]) for n, when in done.items()]
-    for part in records.begun():
-        if part not in done:
-            before = firsts[part]
-            for record, when in records.dated_shards(part):
-                events.append((when, record["next"] - before))
-                before = record["next"]
+    done = {part for part, tar in written if tar is None}
+    events = [(written[n, None], firsts[n + 1] - firsts[n]) for n in done]
+    for part in {part for part, _ in written} - done:
+        before = firsts[part]
+        for tar, record in enumerate(records.shards(part)):
+            events.append((written.get((part, tar), 0.0), record["next"] - before))
+            before = record["next"]
     now = time.time() if now is None else now
-    since = max(now - HOUR, records.path.stat().st_mtime)
+    since = max(now - HOUR, records.since())
     count, total = sum(videos for _, videos in events), firsts[-1]
     recent = sum(videos for when, videos in events if when >= since)
     rate = recent / max(now - since, 1e-3)

@@ -22,6 +22,7 @@ import numpy as np
 from xdc_fast.errors import UserError
 from xdc_fast.packing.labels import on_disk
 from xdc_fast.packing.segments import Span
+from xdc_fast.storage import URL, Place, is_url, place_of
 
 WHOLE = -1.0  # the start of a whole file; it comes before its segments
 FLUSH = 1 << 20  # bytes
@@ -35,7 +36,7 @@ class Source:
     span: (start, end) in seconds of the file, where only a segment of it is meant; else None.
     """
 
-    path: Path
+    path: Place
     name: str
     labels: dict[str, str] = field(default_factory=dict)
     span: Span | None = None
@@ -55,8 +56,10 @@ def known(path: str, name: str, labels: dict[str, str], span: Span | None, size:
     return Known(path, span, json.dumps(about).encode())
 
 
-def size_of(path: str | Path) -> int:
-    """Bytes of a file; -1 where there is none."""
+def size_of(path: Place) -> int:
+    """Bytes of a local file; -1 where there is none, and on storage, which is not asked."""
+    if isinstance(path, URL):
+        return -1
     with suppress(OSError, ValueError):
         found = os.stat(path)
         return found.st_size if stat.S_ISREG(found.st_mode) else -1
@@ -81,7 +84,7 @@ def locate(path: str) -> tuple[str, str, int]:
         path = path if plain else str(on_disk(Path(path)))
     if plain and name not in ("", ".", ".."):
         return path, f"{_real_folder(folder)}/{name}", size
-    return path, real_path(path), size_of(path)
+    return path, real_path(path), size_of(Path(path))
 
 
 def real_path(path: Path | str) -> str:
@@ -118,9 +121,16 @@ class Spool(Sequence[Source]):
         labels: dict[str, str] | None = None,
         span: Span | None = None,
         line: tuple[str, int] | None = None,
+        size: int | None = None,
     ) -> None:
-        """An input, as of Source; line: the list that names it, and the number in there."""
-        path, real, size = locate(path)
+        """An input, as of Source; line: the list that names it, and the number in there.
+
+        size: bytes, of an object on storage that a listing names.
+        """
+        if is_url(path):
+            real, size = path, -1 if size is None else size
+        else:
+            path, real, size = locate(path)
         self._waiting += marshal.dumps((path, name, labels or {}, span, line, size))
         self._ends.append(self._written + len(self._waiting))
         if len(self._waiting) >= FLUSH:
@@ -195,7 +205,7 @@ class Spool(Sequence[Source]):
             labels = self._read(self._labels[number])[2]
         name = printable(name)
         if self._more:
-            source = Source(Path(path), name, labels, span)
+            source = Source(place_of(path), name, labels, span)
             for more in self._more:
                 more(source)
         return path, name, labels, span, size
@@ -203,7 +213,7 @@ class Spool(Sequence[Source]):
     def _source(self, place: int) -> Source:
         number = int(self._order[place])
         path, name, labels, span, _ = self._named(number, self._read(number))
-        return Source(Path(path), name, labels, span)
+        return Source(place_of(path), name, labels, span)
 
     def known(self) -> Iterator[Known]:
         """What a plan asks of each input."""

@@ -33,6 +33,7 @@ from xdc_fast.packing.sink import Files, Sink
 from xdc_fast.packing.tracks import Outcome
 from xdc_fast.shards.describe import Unusable
 from xdc_fast.shards.scan import describe_files
+from xdc_fast.storage import URL, NotFound, Place, copy_into, size
 
 if TYPE_CHECKING:
     from xdc_fast.packing.parts import OpenPart
@@ -43,6 +44,7 @@ OUR_FAULT = {
     *(errno.EIO, errno.EACCES, errno.ENOENT),
 }
 AHEAD = 8  # files per worker that may wait for a slow one before them
+STARTS = 3  # of a worker that are tried
 IDLE_DEATHS = 5  # without an outcome between them; more are no accident
 
 SinkOf = Callable[[int], Sink]
@@ -76,7 +78,7 @@ class Job:
 
     part: OpenPart
     number: int
-    path: Path
+    path: Place
     spans: list[Span | None]
     skip: int = 0
     died: int = field(default=0, init=False)
@@ -137,10 +139,18 @@ def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert)
 
         end: tuple | str = ()
         try:
-            for outcome in task(path, settings, spans, sink_of):
+            here = path
+            if isinstance(path, URL):
+                here = scratch / f"{job}-{attempt}-source{path.suffix[:16]}"
+                with here.open("wb") as file:
+                    copy_into(file, path, size(path))
+                pipe.send(None)
+            for outcome in task(here, settings, spans, sink_of):
                 pipe.send(outcome and Told(outcome, make(outcome, settings, sink_of)))
         except MemoryError:
             os._exit(errno.ENOMEM)  # another process may have the memory that this one lacks
+        except NotFound:
+            end = "unreadable", "no such object"
         except Unusable as error:
             end = f"{path}: the sample made of it cannot be read: {error}"
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -195,8 +205,13 @@ class Worker:
         # a new process runs the caller's main module again; ours need not wait for its imports
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
-            with blocked():
-                self.process.start()
+            for _ in range(STARTS):
+                with blocked(), suppress(EOFError, ConnectionError):  # the fork server was killed
+                    self.process.start()
+                    break
+                time.sleep(0.1)
+            else:
+                raise FatalError("a worker process could not start")
         finally:
             sys.modules["__main__"] = main
         child.close()

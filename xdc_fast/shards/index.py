@@ -126,7 +126,7 @@ def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dic
             scans.append(found)
             shard = {"name": path.name, "samples": len(found.keys)}
             shard |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
-            shards.append({**shard, "sidecars": found.write(path.with_suffix(""))})
+            shards.append({**shard, "sidecars": found.write(path.parent, path.name)})
     except ScanError as error:
         raise UserError(str(error)) from None
     return scans, shards

@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from xdc_fast.files import write
 from xdc_fast.shards.describe import (
     Unusable,
     Video,
@@ -28,6 +27,7 @@ from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
 from xdc_fast.shards.shard_table import SIDECARS
 from xdc_fast.shards.sidecars import bounds_fault
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
+from xdc_fast.storage import Place, write
 
 VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
 AUDIO = (
@@ -79,11 +79,12 @@ class Scan:
         source = _text(metadata.get("source") or key)
         return [key, shard, source, _start(metadata), seconds, frames]
 
-    def write(self, stem: Path) -> dict[str, str]:
-        """Write the sidecars STEM.idx, .samples.npy and .packets.npy; returns their checksums."""
+    def write(self, out: Place, tar: str) -> dict[str, str]:
+        """Write the sidecars of a tar, .idx, .samples.npy and .packets.npy, beside it; returns
+        their checksums."""
         sums = {}
         for suffix, content in self.sidecars().items():
-            write(Path(f"{stem}{suffix}"), content)
+            write(out / f"{tar.removesuffix('.tar')}{suffix}", content)
             sums[suffix] = hashlib.sha256(content).hexdigest()
         return sums
 

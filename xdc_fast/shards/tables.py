@@ -35,6 +35,7 @@ from xdc_fast.shards.remote import RemoteFiles
 from xdc_fast.shards.shard_table import ShardTable, fault_of, read_shards
 from xdc_fast.shards.sidecars import map_array
 from xdc_fast.shards.tar import checksum
+from xdc_fast.storage import Place
 
 # in the rows of samples.csv without their index
 FRAMES, SECONDS = (SAMPLE_COLUMNS.index(name) - 1 for name in ("frames", "seconds"))
@@ -90,7 +91,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def check_labels(names: list[str], where: Path) -> None:
+def check_labels(names: list[str], where: Place) -> None:
     """Raises UserError for a label whose name samples.csv uses itself; where: it comes from."""
     for name in names:
         if name in SAMPLE_COLUMNS:
@@ -280,7 +281,7 @@ def _sum_of(manifest: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_manifest(out: Path | RemoteFiles, to_upgrade: bool = False) -> dict:
+def read_manifest(out: Place | RemoteFiles, to_upgrade: bool = False) -> dict:
     """The manifest of a set; raises UserError where there is none or it is damaged.
 
     to_upgrade: also one of format 1 or 2.

@@ -17,6 +17,7 @@ from xdc_fast.packing.media import Refusal, open_media
 from xdc_fast.packing.sources import PackInputs
 from xdc_fast.packing.spool import Source, printable
 from xdc_fast.shards.format import MISSING
+from xdc_fast.storage import Place
 
 
 class Reader(NamedTuple):
@@ -100,7 +101,7 @@ READERS = {
 }
 
 
-def collect_dataset(name: str, root: Path, out: Path) -> PackInputs:
+def collect_dataset(name: str, root: Path, out: Place) -> PackInputs:
     """The inputs of the data set `name`, a key of READERS, that lie under `root`.
 
     Videos are found by name in any folder; links are followed, and files under `out` are left out.

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from xdc_fast.errors import UserError
 from xdc_fast.packing.sources import NO_MEDIA, files_under
+from xdc_fast.storage import Place
 
 LISTS = (".csv", ".txt")
 
@@ -46,7 +47,7 @@ class Holding:
     Paths are relative to ROOT, in sorted order. site: where the lists come from, for messages.
     """
 
-    def __init__(self, root: Path, out: Path, site: str):
+    def __init__(self, root: Path, out: Place, site: str):
         self.root, self.site = root, site
         self.media: dict[str, list[str]] = {}
         self.lists: dict[str, list[str]] = {}
