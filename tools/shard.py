@@ -73,7 +73,7 @@ def settings_options(command: Callable) -> Callable:
     "--part",
     metavar="I/N",
     help="Pack every N-th part of the inputs, from part I on, counted from 0. For several machines "
-    "that see the same OUT; `seal` makes the set.",
+    "that see the same OUT, such as one on storage; `seal` makes the set.",
 )
 @click.option(
     "--engine",

@@ -40,8 +40,8 @@ def videos(tmp_path_factory):
     return folder
 
 
-def run(videos, out, **options):
-    inputs = collect([videos], videos / "labels.csv", out)
+def run(videos, out, labels=None, **options):
+    inputs = collect([videos], labels or videos / "labels.csv", out)
     return pack(inputs, out, SMALL, **{"workers": 1, "part": 2, "shard_mb": 0, **options})
 
 
@@ -170,14 +170,17 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.packing.test_parts import run
+from xdc_fast.storage import place_of
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
+    videos, out, labels = map(place_of, sys.argv[1:4])
+    run(videos, out, labels, workers=int(sys.argv[4]))
 """
 
 
-def packer(videos, out, workers):
+def packer(videos, out, workers, labels=None):
     here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", SCRIPT, str(videos), str(out), str(workers)]
+    labels = labels or videos / "labels.csv"
+    command = [sys.executable, "-c", SCRIPT, str(videos), str(out), str(labels), str(workers)]
     return subprocess.Popen(command, env=here, stderr=subprocess.PIPE, text=True)
 
 

@@ -109,6 +109,8 @@ def pack(
         "inputs": {"count": len(inputs.sources), "sha256": total},
         "packer": {name: version(name) for name in ("xdc_fast", "av")},
     }
+    if isinstance(out, URL):
+        storage.check_writable(out)
     if (out / MANIFEST).is_file():
         return _already(out, run, begun)
     _claim(out)
@@ -247,7 +249,6 @@ def check_same_run(out: Place, old: dict, new: dict) -> None:
 def _claim(out: Place) -> None:
     """Make OUT a folder for a set; raises UserError where it holds other files."""
     if isinstance(out, URL):
-        storage.check_writable(out)
         found = (file.name.partition("/")[0] for file in storage.files_below(out))
         if not Records(out).path.is_file() and {*found} - {REFUSED, WORK}:
             raise UserError(f"{out}: is not empty and holds no packed set; choose another folder")

@@ -122,14 +122,22 @@ def scratch_files(scratch: Path, job: int, attempt: int, number: int) -> tuple[P
     return scratch / f"{stem}.mp4", scratch / f"{stem}.wav"
 
 
-def work(pipe: Connection, settings: PackSettings, scratch: Path, task: Convert) -> None:
+def work(
+    pipe: Connection,
+    settings: PackSettings,
+    scratch: Path,
+    task: Convert,
+    environment: dict[str, str],
+) -> None:
     """What a worker process does: convert each file that comes and answer what became of it.
 
+    environment: of who started it; the fork server has that of its own start.
     None says that all is well. An outcome comes with what was Made. After the outcomes comes (), or
     what the rest of the file is refused for, (reason, detail), or the message of a fatal error.
     """
     end_with_parent()
     gc.freeze()  # what has been imported stays
+    os.environ.update(environment)
     pipe.send(None)
     while True:
         job, attempt, path, spans = pipe.recv()
@@ -199,7 +207,7 @@ class Worker:
         context.set_forkserver_preload([__name__])  # one process imports for all
         self.pipe, child = context.Pipe()
         self.process = context.Process(
-            target=work, args=(child, settings, scratch, task), daemon=True
+            target=work, args=(child, settings, scratch, task, dict(os.environ)), daemon=True
         )
         resource_tracker.ensure_running()  # starting it later would unblock SIGINT
         # a new process runs the caller's main module again; ours need not wait for its imports

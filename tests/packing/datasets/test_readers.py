@@ -468,7 +468,7 @@ def test_pack_takes_the_tracks_that_a_data_set_has(tmp_path):
     both = cli(*arguments, tmp_path / "both", "--tracks", "both")
     assert both.exit_code == 2 and "nothing was packed" in both.output
     wrong = cli(*arguments, root, tmp_path / "three")
-    assert wrong.exit_code == 2 and "dataset takes one folder" in wrong.output
+    assert wrong.exit_code == 2 and "dataset takes one local folder" in wrong.output
 
 
 def test_a_large_copy_takes_no_look_at_each_file(tmp_path, monkeypatch):
