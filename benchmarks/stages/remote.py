@@ -53,7 +53,7 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder, bucket = Path(name), Path(name) / "store" / "b"
         bucket.mkdir(parents=True)
-        what, videos = find_videos(folder, JOINED * batch * (1 if quick else 4))
+        what, videos = find_videos(folder, JOINED * batch * (1 if quick else 15))
         joined = join(videos, folder / "joined")
         local = pack_videos(joined, bucket / "set", 1, 1 if quick else 8, short_side=128)
         with serving(bucket.parent) as url:
