@@ -104,7 +104,7 @@ class RemoteFiles:
     def read_whole(self, tar: dict, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
         """Several (offset, size) of a tar, each uint8 (size,), from a copy in the cache.
 
-        tar: its record, with name, bytes and sha256. Raises StorageError.
+        tar: its record, with name, bytes and sha256 (compared where it is known). Raises StorageError.
         """
         path, source = self.folder / tar["name"], self.root / tar["name"]
         with self.cache.open(path, source, tar["bytes"], tar["sha256"]) as file:
