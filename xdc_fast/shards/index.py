@@ -14,7 +14,7 @@ import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, write
+from xdc_fast.files import locked, misfit, write
 from xdc_fast.shards.cache import Cache
 from xdc_fast.shards.format import (
     FORMAT,
@@ -47,7 +47,8 @@ from xdc_fast.shards.verify import in_order
 from xdc_fast.storage import Place, check_writable, delete, files_below, written_here
 
 AT_ONCE = 8  # tars on storage
-Tars = dict[str, tuple[int, float]]
+Tars = dict[str, tuple[int, float]]  # by name: bytes, and when it was written
+OLD_SHARDS = {"shards": [{"name": str, "bytes": int, "sha256": str}]}  # of formats 1 and 2
 log = logging.getLogger(__name__)
 KEY, SHARD = (SAMPLE_COLUMNS.index(name) - 1 for name in ("key", "shard"))
 
@@ -137,7 +138,7 @@ def _known_sums(files: Path | RemoteFiles, old: dict | None) -> dict[tuple[str, 
             log.warning("%s; the checksums of its tars are lost", error)
             return {}
     else:
-        records = old["shards"]
+        records = [] if misfit(old, OLD_SHARDS) else old["shards"]
     return {(record["name"], record["bytes"]): record["sha256"] for record in records}
 
 
