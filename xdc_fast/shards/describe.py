@@ -42,6 +42,7 @@ UNUSABLE = {
 MAX_PAUSE = 3600.0  # seconds between two frames
 MOST_FRAMES = 2**31 - 1
 MAX_BACKWARDS = 1.0  # seconds that the time of decoding may run backwards
+TABLED = ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg")  # an mp4's tables tell all times of these
 ALIKE = 0.02  # of a period; a declared rate that differs less from the gaps between frames is it
 
 
@@ -143,7 +144,7 @@ class Video:
 def describe_video(file: Section) -> Video:
     """The video track of a file; raises Unusable.
 
-    Of an mp4, no more is read than its tables and the first frames: places and sizes are there.
+    Of an mp4 of a usual codec, no more is read than its tables and the first frames.
     """
     file = file.part(0, file.size)
     with _opened(file) as container, _faults("video"):
@@ -152,7 +153,8 @@ def describe_video(file: Section) -> Video:
         ahead, demuxed = tee(container.demux(stream))
         first, size, plain = _first_picture(frames_of(ahead, stream))
         del ahead  # what is read from now on is not kept for it
-        tabled = container.format.name.startswith("mov,")
+        codec = stream.codec_context.codec.canonical_name
+        tabled = container.format.name.startswith("mov,") and codec in TABLED
         file.hollow = file.media_data() if tabled else []
         base, jpeg = time_base(stream), plain and stream.codec_context.name == "mjpeg"
         declared = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
