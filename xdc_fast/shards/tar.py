@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xdc_fast.storage import Place
+
 BLOCK = 512
 PIECE = 1 << 20
 
@@ -122,7 +124,7 @@ def _word(name: str) -> str:
     return "_".join(name.split())
 
 
-def checksum(path: Path) -> str:
+def checksum(path: Place) -> str:
     """SHA-256 of a file in hex."""
     total = hashlib.sha256()
     with path.open("rb") as file:
