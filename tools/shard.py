@@ -256,10 +256,10 @@ def describe_set(
 
 
 @main.command()
-@click.argument("shards", type=PLACE)
+@click.argument("shards", type=PATH)
 @json_option
-def index(shards: Place, as_json: bool) -> None:
-    """Rebuild the index files and the manifest of SHARDS, a folder or a URL on storage.
+def index(shards: Path, as_json: bool) -> None:
+    """Rebuild the index files and the manifest of the folder SHARDS.
 
     SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. Samples that
     cannot be used are left out, and SHARDS/refused.csv lists them. With --json the manifest is

@@ -308,20 +308,6 @@ def download(place: Place, path: Path) -> None:
         copy_into(file, place, size(place))
 
 
-@contextmanager
-def fetched(place: Place) -> Iterator[Path]:
-    """A file as a local one: itself, or a copy of an object for as long as the block; raises
-    OSError."""
-    if isinstance(place, Path):
-        yield place
-        return
-    with TemporaryDirectory(prefix="xdc-") as folder:
-        path = Path(folder) / place.name
-        with path.open("wb") as file:
-            copy_into(file, place, size(place))
-        yield path
-
-
 def copy_into(file: IO[bytes], place: Place, whole: int, sha256: str | None = None) -> None:
     """Writes a file of `whole` bytes into an open one.
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import struct
 import tarfile
-import tempfile
 import wave
 
 import av
@@ -21,8 +19,6 @@ from tests.common.windows import LOUDER, draw_clock, read_windows
 from xdc_fast.errors import UserError
 from xdc_fast.shards.dataset import ShardSet
 from xdc_fast.shards.tables import read_csv
-from xdc_fast.shards.verify import verify
-from xdc_fast.storage import place_of
 from xdc_fast.tools.shard import main
 
 FPS, RATE = 30, 16000
@@ -403,53 +399,6 @@ def test_a_broken_tar_is_named(tmp_path):
     (out / "00001.tar").write_bytes((out / "00000.tar").read_bytes()[:2000])
     result = index(out)
     assert result.exit_code == 2 and "00001.tar: not a valid tar" in result.stderr
-
-
-@pytest.fixture
-def foreign(server, tmp_path):
-    """Tars of another program in a folder, and the same on storage."""
-    here, there = tmp_path / "here", server.folder / "b" / "there"
-    media = clocked(tmp_path / "a.mp4").read_bytes()
-    here.mkdir()
-    for tar, keys in {"0.tar": "ab", "1.tar": "cd"}.items():
-        files = [(f"{key}.mp4", media) for key in keys] + [(f"{keys[0]}2.mp4", b"none")]
-        dataset(here, *files, ("e.cls", b"1"), name=tar)
-    shutil.copytree(here, there)
-    return here, there, place_of("s3://b/there")
-
-
-def test_a_dataset_on_storage_is_indexed_like_a_folder(server, foreign, monkeypatch, tmp_path):
-    here, there, url = foreign
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    server.fault = lambda number, method, path: [None, None, 503, "cut"][number % 4]
-    result, again = index(url), index(here)
-    assert result.exit_code == again.exit_code == 0, result.output
-    assert len(server.faults) == 2 and not [*tmp_path.glob("xdc-*")]
-    names = {path.name for path in here.iterdir()}
-    assert names == {path.name for path in there.iterdir()}
-    assert all((there / name).read_bytes() == (here / name).read_bytes() for name in names)
-    server.fault = lambda number, method, path: None
-    assert verify(url)["damaged"] == []
-    shards = ShardSet(url, tmp_path / "cache")
-    assert (shards[2].video() == ShardSet(here)[2].video()).all()
-    (here / "1.tar").unlink()
-    (there / "1.tar").unlink()
-    assert index(url).exit_code == index(here).exit_code == 0
-    for name in ("manifest.json", "refused.csv", "samples.csv"):
-        assert (there / name).read_bytes() == (here / name).read_bytes()
-
-
-def test_a_broken_tar_on_storage_is_named_by_its_url(foreign):
-    _, there, url = foreign
-    content = (there / "1.tar").read_bytes()
-    (there / "1.tar").write_bytes(content[: len(content) // 2])
-    result = index(url)
-    assert result.exit_code == 2 and f"{url}/1.tar: not a valid tar" in result.output
-    assert not (there / "manifest.json").exists()
-    for path in there.iterdir():
-        path.unlink()
-    assert f"{url}: no .tar files there" in index(url).output
 
 
 def test_verify_finds_a_seek_to_another_picture(tmp_path, monkeypatch):

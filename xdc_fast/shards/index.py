@@ -5,20 +5,17 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from xdc_fast import progress
 from xdc_fast.errors import UserError
-from xdc_fast.files import locked, write
+from xdc_fast.files import locked
 from xdc_fast.shards.format import (
     FORMAT,
     LOCK,
     MANIFEST,
-    MISSING,
     REFUSED,
     REFUSED_COLUMNS,
     SAMPLE_COLUMNS,
@@ -38,82 +35,58 @@ from xdc_fast.shards.tables import (
     settle,
 )
 from xdc_fast.shards.tar import checksum
-from xdc_fast.shards.verify import in_order
-from xdc_fast.storage import (
-    URL,
-    Place,
-    check_writable,
-    delete,
-    fetched,
-    files_below,
-    written_here,
-)
 
 log = logging.getLogger(__name__)
 KEY, SHARD = (SAMPLE_COLUMNS.index(name) - 1 for name in ("key", "shard"))
 
 
-def index(out: Place) -> dict:
+def index(out: Path) -> dict:
     """Rebuild the sidecars, the tables and the manifest of a WebDataset.
 
-    out: a folder of .tar files; on storage, each is fetched and none is kept. A sample has a video
-    file, its sound in a file of its own or in the video file, and json metadata, or a cls or txt
-    label. The set has the tracks that most of the first samples have, and the rate of most of
-    their sounds. A sample that lacks one of these tracks, or that cannot be read, is left out of
-    all tables and listed in refused.csv.
+    out: a folder of .tar files. A sample has a video file, its sound in a file of its own or in the
+    video file, and json metadata, or a cls or txt label. The set has the tracks that most of the
+    first samples have, and the rate of most of their sounds. A sample that lacks one of these
+    tracks, or that cannot be read, is left out of all tables and listed in refused.csv.
     What the tars do not tell (settings, what `pack` refused) is kept from an existing manifest.
     Returns the manifest. Raises UserError for a tar that cannot be read, tars without one usable
     sample, or a manifest of another program.
     """
-    if isinstance(out, URL):
-        check_writable(out)
-        found = [file.name for file in files_below(out)]
-        found = [name for name in found if name.endswith(".tar") and "/" not in name]
-    else:
-        found = [path.name for path in out.glob("*.tar")] if out.is_dir() else []
-    if not found:
+    found = out.glob("*.tar") if out.is_dir() else []
+    paths = sorted(found, key=lambda path: os.fsencode(path.name))
+    if not paths:
         raise UserError(f"{out}: no .tar files there")
-    tars = sorted(found, key=os.fsencode)
-    if isinstance(out, URL):
-        return _index(out, tars)
     with locked(out / LOCK, f"{out}: another process writes its tables; wait for it"):
-        return _index(out, tars)
+        return _index(out, paths)
 
 
-def _index(out: Place, tars: list[str]) -> dict:
-    old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).is_file() else None
-    if old and old["format"] == FORMAT and isinstance(out, Path):
+def _index(out: Path, paths: list[Path]) -> dict:
+    old = read_manifest(out, to_upgrade=True) if (out / MANIFEST).exists() else None
+    if old and old["format"] == FORMAT:
         settle(out)
     own = _own_labels(out, old)
-    refused = _refused_by_pack(out, tars)
-    scans, shards = _scan_all(out, tars, old)
+    refused = _refused_by_pack(out, paths)
+    scans, shards = _scan_all(paths, old)
     names = sorted({*own}.union(*(found.label_names for found in scans)))
     check_labels(names, out)
-    for tar, found in zip(tars, scans, strict=True):
-        refused += found.refusals(tar)
+    for path, found in zip(paths, scans, strict=True):
+        refused += found.refusals(path.name)
     if not any(found.keys for found in scans):
         source, reason, detail, *_ = refused[0]
         raise UserError(f"{out}: no sample can be used: {source}: {reason}: {detail}")
-    with written_here(out, MANIFEST) as here:
-        with SetWriter(here, names) as tables:
-            for found, shard in zip(scans, shards, strict=True):
-                rows = found.rows(shard["name"], names)
-                for name, labels in own.items():
-                    for row in rows:
-                        row[LABELS + names.index(name)] = labels.get((row[SHARD], row[KEY]), "")
-                tables.add(shard, rows)
-            tables.refuse(refused)
-        head = _head(old, scans, tables.samples + len(refused), [*own])
-        if here != out and (out / MISSING).is_file():
-            write(here / MISSING, (out / MISSING).read_bytes())
-        old = old or {}
-        manifest = tables.finish(head, old.get("cut", 0), old.get("unpaired", PAIRED))
-    for stale in {*old.get("tables", ())} - {*manifest["tables"]}:
-        delete(out / stale)
-    return manifest
+    with SetWriter(out, names) as tables:
+        for found, shard in zip(scans, shards, strict=True):
+            rows = found.rows(shard["name"], names)
+            for name, labels in own.items():
+                for row in rows:
+                    row[LABELS + names.index(name)] = labels.get((row[SHARD], row[KEY]), "")
+            tables.add(shard, rows)
+        tables.refuse(refused)
+    head = _head(old, scans, tables.samples + len(refused), [*own])
+    old = old or {}
+    return tables.finish(head, old.get("cut", 0), old.get("unpaired", PAIRED))
 
 
-def _own_labels(out: Place, old: dict | None) -> dict[str, dict[tuple[str, str], str]]:
+def _own_labels(out: Path, old: dict | None) -> dict[str, dict[tuple[str, str], str]]:
     """{column: {(shard, key): label}} of the columns that `label` has written."""
     path = out / SAMPLES
     if not old or not (names := old.get(RELABELED, [])):
@@ -129,48 +102,34 @@ def _own_labels(out: Place, old: dict | None) -> dict[str, dict[tuple[str, str],
         return {}
 
 
-def _refused_by_pack(out: Place, tars: list[str]) -> list[tuple[str, ...]]:
+def _refused_by_pack(out: Path, paths: list[Path]) -> list[tuple[str, ...]]:
     """The rows of refused.csv that are not samples of the tars."""
     if not (out / REFUSED).is_file():
         return []
+    tars = {path.name for path in paths}
     table = read_csv(out / REFUSED)
     rows = [tuple(row.get(name) or "" for name in REFUSED_COLUMNS) for row in table]
     return [row for row in rows if row[0].partition("/")[0] not in tars]
 
 
-def _scan_all(out: Place, tars: list[str], old: dict | None) -> tuple[list[Scan], list[dict]]:
+def _scan_all(paths: list[Path], old: dict | None) -> tuple[list[Scan], list[dict]]:
     """Scan every shard and write its sidecars; returns the records of the shards too."""
     scans: list[Scan] = []
     shards: list[dict] = []
-
-    def scan_one(name: str) -> tuple[Scan, dict]:
-        with fetched(out / name) as path:
-            found = scan(path, rate, modalities)
-            shard = {"name": name, "samples": len(found.keys)}
-            shard |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
-        return found, {**shard, "sidecars": found.write(out, name)}
-
-    threads = len(os.sched_getaffinity(0))
     try:
         if old:
             modalities, rate = modalities_of(old), old["settings"]["audio_rate"]
         else:
-            modalities, rate = survey(_one_by_one(out, tars))
-        with ThreadPoolExecutor(threads) as pool:
-            found = in_order(pool, scan_one, tars, threads)
-            for one, shard in progress.bar(found, total=len(tars), unit="shard", desc="indexing"):
-                scans.append(one)
-                shards.append(shard)
+            modalities, rate = survey(paths)
+        for path in progress.bar(paths, unit="shard", desc="indexing"):
+            found = scan(path, rate, modalities)
+            scans.append(found)
+            shard = {"name": path.name, "samples": len(found.keys)}
+            shard |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
+            shards.append({**shard, "sidecars": found.write(path.parent, path.name)})
     except ScanError as error:
-        raise UserError(f"{out / error.name}: {error.what}") from None
+        raise UserError(str(error)) from None
     return scans, shards
-
-
-def _one_by_one(out: Place, tars: list[str]) -> Iterator[Path]:
-    """The tars of a folder as local files, each until the next one."""
-    for name in tars:
-        with fetched(out / name) as path:
-            yield path
 
 
 def _head(old: dict | None, scans: list[Scan], inputs: int, own: list[str]) -> dict:

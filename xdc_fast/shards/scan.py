@@ -8,7 +8,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -127,7 +127,7 @@ class ScanError(Exception):
 
     def __init__(self, path: Path, what: str):
         super().__init__(f"{path}: {what}")
-        self.name, self.what = path.name, what
+        self.what = what
 
 
 def scan(path: Path, rate: int, modalities: tuple[str, ...]) -> Scan:
@@ -176,7 +176,7 @@ def _check_bounds(
         raise Unusable("damaged", fault.replace(" of sample 0", ""))
 
 
-def survey(paths: Iterable[Path]) -> tuple[tuple[str, ...], int]:
+def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
     """The tracks that most samples of tars have, and the rate of most of their sounds, Hz, or 0.
 
     Looks at the first SURVEYED samples that have any. Raises ScanError where none has.
@@ -200,7 +200,7 @@ def survey(paths: Iterable[Path]) -> tuple[tuple[str, ...], int]:
         if tracks.total() == SURVEYED:
             break
     if not tracks:
-        raise error or ScanError(path, "there are no samples in it")
+        raise error or ScanError(paths[0], "there are no samples in it")
     if 2 * tracks[TRACKS["both"]] > tracks.total():
         modalities = TRACKS["both"]
     else:  # samples that have both will do too

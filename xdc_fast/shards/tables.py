@@ -85,9 +85,9 @@ def csv_lines(rows: Iterable[Sequence]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_csv(path: Place) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table that `write_csv` wrote; raises OSError, ValueError or csv.Error."""
-    with io.TextIOWrapper(path.open("rb"), "utf-8", newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

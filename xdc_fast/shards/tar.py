@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xdc_fast.storage import Place
-
 BLOCK = 512
 PIECE = 1 << 20
 
@@ -124,7 +122,7 @@ def _word(name: str) -> str:
     return "_".join(name.split())
 
 
-def checksum(path: Place) -> str:
+def checksum(path: Path) -> str:
     """SHA-256 of a file in hex."""
     total = hashlib.sha256()
     with path.open("rb") as file:
