@@ -251,17 +251,18 @@ def describe_set(
         last = shard["first"] + shard["samples"] - 1
         yield (
             f"{shard['name']}  {shard['samples']:7d} samples ({shard['first']} to {last})  "
-            f"{shard['bytes'] / 1e6:9.1f} MB  {shard['sha256'][:12]}"
+            f"{shard['bytes'] / 1e6:9.1f} MB  {(shard['sha256'] or 'not known')[:12]}"
         )
 
 
 @main.command()
-@click.argument("shards", type=PATH)
+@click.argument("shards", type=PLACE)
 @json_option
-def index(shards: Path, as_json: bool) -> None:
-    """Rebuild the index files and the manifest of the folder SHARDS.
+def index(shards: Place, as_json: bool) -> None:
+    """Rebuild the index files and the manifest of SHARDS, a folder or a URL on storage.
 
-    SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. Samples that
+    SHARDS may hold any audio-video WebDataset, not only what `xdc-shard pack` wrote. On storage,
+    no more of the tars is fetched than the tables need. Samples that
     cannot be used are left out, and SHARDS/refused.csv lists them. With --json the manifest is
     printed.
     """

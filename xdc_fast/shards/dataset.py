@@ -304,9 +304,14 @@ class ShardSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the shards' checksums: 16 hexadecimal digits, equal where the bytes are."""
-        sums = self._table["sha256"].tobytes().hex()
-        return hashlib.sha256(sums.encode()).hexdigest()[:16]
+        """A hash of the shards' checksums: 16 hexadecimal digits, equal where the bytes are.
+
+        Where that of a tar is not known, its table of samples counts.
+        """
+        sums = self._table["sha256"].copy()
+        unknown = ~sums.any(axis=1)
+        sums[unknown] = self._table["samples_npy_sha256"][unknown]
+        return hashlib.sha256(sums.tobytes().hex().encode()).hexdigest()[:16]
 
     @cached_property
     def shards(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -16,12 +15,14 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
+from xdc_fast.shards.section import Section
 from xdc_fast.shards.sound import ENDLESS, Mono, resample_audio
 from xdc_fast.shards.streams import (
     MAX_JUMP,
     Clock,
     audio_of,
     open_file,
+    opened,
     own_clock,
     ticks_of,
     time_base,
@@ -53,7 +54,9 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return True, bool(c < 0), bool(b < 0)
 
 
-def decode_frames(file: bytes, numbers: np.ndarray, clock: Clock | None = None) -> np.ndarray:
+def decode_frames(
+    file: bytes | Section, numbers: np.ndarray, clock: Clock | None = None
+) -> np.ndarray:
     """Pictures of a video file, by frame number.
 
     Number k is the picture on screen at clock.origin + k / clock.fps seconds.
@@ -71,7 +74,7 @@ def decode_frames(file: bytes, numbers: np.ndarray, clock: Clock | None = None) 
 
 
 def _decode_frames(
-    file: bytes, wanted: list[int], clock: Clock | None, back: int | None
+    file: bytes | Section, wanted: list[int], clock: Clock | None, back: int | None
 ) -> np.ndarray:
     """As `decode_frames`, from `back` key frames further back; for None, from the beginning."""
     pictures = list(each_picture(file, wanted, clock, back))
@@ -81,13 +84,16 @@ def _decode_frames(
 
 
 def each_picture(
-    file: bytes, wanted: Sequence[int], clock: Clock | None = None, back: int | None = None
+    file: bytes | Section,
+    wanted: Sequence[int],
+    clock: Clock | None = None,
+    back: int | None = None,
 ) -> Iterator[np.ndarray]:
     """As `decode_frames`, one by one, decoded from the beginning, in one try.
 
     back: decode from so many key frames before the first instead.
     """
-    with open_file(io.BytesIO(file)) as container:
+    with open_file(opened(file)) as container:
         stream = video_of(container)
         clock, base = clock or own_clock(stream), float(time_base(stream))
         times = [clock.ticks(int(number), base) for number in wanted]
@@ -207,7 +213,7 @@ def turn(picture: np.ndarray, way: tuple[bool, bool, bool]) -> np.ndarray:
     return picture[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def decode_waveform(file: bytes, rate: int, origin: float | None = None) -> np.ndarray:
+def decode_waveform(file: bytes | Section, rate: int, origin: float | None = None) -> np.ndarray:
     """The sound of a media file, mono, int16 (S,) at `rate` Hz.
 
     origin: seconds on the file's clock at which the result begins; by default its first sound.
@@ -221,8 +227,8 @@ def decode_waveform(file: bytes, rate: int, origin: float | None = None) -> np.n
     return sound
 
 
-def _decode_sound(file: bytes, rate: int, origin: float | None, mono: Mono) -> np.ndarray:
-    with open_file(io.BytesIO(file)) as container:
+def _decode_sound(file: bytes | Section, rate: int, origin: float | None, mono: Mono) -> np.ndarray:
+    with open_file(opened(file)) as container:
         frames = sound_of(container)
         first = next(frames)
         begin = first[0] if origin is None else origin

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, tee
 from math import floor
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
 import simplejpeg
 
 from xdc_fast.shards.decode import decode_frames, frames_of, orientation, sound_of
+from xdc_fast.shards.section import Section
 from xdc_fast.shards.sound import ENDLESS, Mono, resample_audio
 from xdc_fast.shards.streams import (
     Clock,
@@ -63,18 +64,18 @@ def _faults(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: bytes) -> Iterator[av.container.InputContainer]:
+def _opened(file: Section) -> Iterator[av.container.InputContainer]:
     try:
-        container = open_file(io.BytesIO(file))
+        container = open_file(cast(BinaryIO, file))
     except (ValueError, av.FFmpegError) as error:
         raise Unusable("not media", getattr(error, "strerror", None) or str(error)) from None
     with container:
         yield container
 
 
-def tracks_of(file: bytes) -> tuple[set[str], int]:
+def tracks_of(file: Section) -> tuple[set[str], int]:
     """The tracks of a media file by its header, and the rate of its sound, Hz, or 0."""
-    with _opened(file) as container:
+    with _opened(file.part(0, file.size)) as container:
         sound = best_audio(container)
         tracks = {"video"} if best_video(container) is not None else set[str]()
         if sound is None or sound.codec_context is None:
@@ -129,26 +130,30 @@ class Video:
         one_by_one = (np.diff(frames) > 0).all()
         return places if one_by_one and (np.diff(places[:, 0]) > 0).all() else places[:0]
 
-    def is_picture(self, file: bytes, place: np.ndarray) -> bool:
+    def is_picture(self, file: Section, place: np.ndarray) -> bool:
         """Whether a JPEG decoder makes the frame at a place of `jpegs` a picture of this size."""
         start, size = place.tolist()
         try:
-            return simplejpeg.decode_jpeg(file[start : start + size]).shape[:2] == (
-                self.height,
-                self.width,
-            )
+            picture = simplejpeg.decode_jpeg(file.part(start, size).read())
+            return picture.shape[:2] == (self.height, self.width)
         except ValueError:
             return False
 
 
-def describe_video(file: bytes) -> Video:
-    """The video track of a file; raises Unusable."""
+def describe_video(file: Section) -> Video:
+    """The video track of a file; raises Unusable.
+
+    Of an mp4, no more is read than its tables and the first frames: places and sizes are there.
+    """
+    file = file.part(0, file.size)
     with _opened(file) as container, _faults("video"):
         _check_stream(best_video(container), "video")
         stream = video_of(container)
         ahead, demuxed = tee(container.demux(stream))
         first, size, plain = _first_picture(frames_of(ahead, stream))
         del ahead  # what is read from now on is not kept for it
+        tabled = container.format.name.startswith("mov,")
+        file.hollow = file.media_data() if tabled else []
         base, jpeg = time_base(stream), plain and stream.codec_context.name == "mjpeg"
         declared = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
         packets: list[tuple[int, int, int, int]] = []  # time, duration, place, size
@@ -162,7 +167,9 @@ def describe_video(file: bytes) -> Video:
                     raise ValueError(f"timestamps jump back at {float(decoding * base):.2f} s")
                 decoding = packet.dts
             place = -1 if packet.pos is None else packet.pos
-            jpeg = jpeg and file[place : place + packet.size] == bytes(packet)
+            jpeg = jpeg and place >= 0
+            if jpeg and not tabled:
+                jpeg = file.part(place, packet.size).read() == bytes(packet)
             packets.append((time, packet.duration or 0, place, packet.size))
     times, durations, places, sizes = np.array(sorted(packets), np.int64).reshape(-1, 4).T
     gaps = np.diff(times)
@@ -215,12 +222,12 @@ def _rate(period: Fraction, tick: Fraction, declared: list[Fraction]) -> Fractio
     return near[0] if near else nearest_rate(float(1 / period))
 
 
-def describe_sound(file: bytes, rate: int, earliest: float | None = None) -> tuple[float, int]:
+def describe_sound(file: Section, rate: int, earliest: float | None = None) -> tuple[float, int]:
     """When the sound of a file begins, in seconds of its clock, and its samples at `rate` Hz.
 
     earliest: sound before it does not count. Raises Unusable.
     """
-    with _opened(file) as container, _faults("audio"):
+    with _opened(file.part(0, file.size)) as container, _faults("audio"):
         _check_stream(best_audio(container), "audio")
         frames = sound_of(container)
         first = next(frames)
@@ -229,7 +236,7 @@ def describe_sound(file: bytes, rate: int, earliest: float | None = None) -> tup
         return begin, sum(map(len, blocks))
 
 
-def check_last(file: bytes, video: Video, origin: float) -> None:
+def check_last(file: Section, video: Video, origin: float) -> None:
     """Raises Unusable unless the last frame of a sample decodes to a picture of its size."""
     with _faults("video"):
         last = np.array([video.count(origin) - 1])

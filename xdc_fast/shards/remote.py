@@ -104,9 +104,11 @@ class RemoteFiles:
     def read_whole(self, tar: dict, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
         """Several (offset, size) of a tar, each uint8 (size,), from a copy in the cache.
 
-        tar: its record, with name, bytes and sha256. Raises StorageError.
+        tar: its record, with name, bytes and sha256, or None. Raises StorageError.
         """
         path, source = self.folder / tar["name"], self.root / tar["name"]
+        if tar["sha256"] is None and not path.exists() and storage.size(source) != tar["bytes"]:
+            raise StorageError(f"{source}: not of the size in the set; put back a copy of it")
         with self.cache.open(path, source, tar["bytes"], tar["sha256"]) as file:
             return [_part(file, offset, size) for offset, size in ranges]
 

@@ -8,10 +8,9 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from xdc_fast.shards.describe import (
     tracks_of,
 )
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
+from xdc_fast.shards.section import Section, open_section, section_of
 from xdc_fast.shards.shard_table import SIDECARS
 from xdc_fast.shards.sidecars import bounds_fault
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
@@ -125,24 +125,24 @@ def _text(value: object) -> str:
 class ScanError(Exception):
     """A tar that cannot be read, or of which nothing can be used; `what` does not name it."""
 
-    def __init__(self, path: Path, what: str):
+    def __init__(self, path: Place, what: str):
         super().__init__(f"{path}: {what}")
         self.what = what
 
 
-def scan(path: Path, rate: int, modalities: tuple[str, ...]) -> Scan:
-    """Read a shard.
+def scan(path: Place, rate: int, modalities: tuple[str, ...]) -> Scan:
+    """Read a shard, of one on storage what its rows need.
 
     rate: of the sound, Hz. modalities: the tracks of the set,
     video, audio or both. Samples that lack one of them, or that cannot be read, are refused.
-    Raises ScanError.
+    Raises ScanError, and OSError.
     """
     found: list[Entry] = []
     rows, packets, metadata, refused = [], [np.zeros(0, PACKET)], [], []
     seen: set[str] = set()
-    count, size = 0, path.stat().st_size
-    with path.open("rb") as tar:
-        for entry in _entries(path):
+    count = 0
+    with open_section(path) as tar:
+        for entry in _entries(path, tar):
             try:
                 if entry.key in seen:
                     raise Unusable("key used twice", "the files of a sample must be adjacent")
@@ -150,7 +150,7 @@ def scan(path: Path, rate: int, modalities: tuple[str, ...]) -> Scan:
                     raise Unusable("key used twice", f"{entry.twice} is there twice")
                 seen.add(entry.key)
                 row, places, facts = _SampleFiles(tar, entry).describe(modalities, rate)
-                _check_bounds(row, places, size, modalities)
+                _check_bounds(row, places, tar.size, modalities)
             except Unusable as error:
                 refused.append((entry.key, error.reason, error.detail))
                 continue
@@ -176,7 +176,7 @@ def _check_bounds(
         raise Unusable("damaged", fault.replace(" of sample 0", ""))
 
 
-def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
+def survey(paths: Sequence[Place]) -> tuple[tuple[str, ...], int]:
     """The tracks that most samples of tars have, and the rate of most of their sounds, Hz, or 0.
 
     Looks at the first SURVEYED samples that have any. Raises ScanError where none has.
@@ -185,8 +185,8 @@ def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
     rates: Counter[int] = Counter()
     error: ScanError | None = None
     for path in paths:
-        with path.open("rb") as tar:
-            for entry in _entries(path):
+        with open_section(path) as tar:
+            for entry in _entries(path, tar):
                 try:
                     found, rate = _SampleFiles(tar, entry).tracks()
                 except Unusable as unusable:
@@ -208,9 +208,9 @@ def survey(paths: list[Path]) -> tuple[tuple[str, ...], int]:
     return modalities, rates.most_common(1)[0][0] if "audio" in modalities else 0
 
 
-def _entries(path: Path) -> Iterator[Entry]:
+def _entries(path: Place, tar: Section) -> Iterator[Entry]:
     try:
-        yield from entries(path)
+        yield from entries(tar.part(0, tar.size))
     except OSError:
         raise
     except Exception as error:  # tarfile raises many kinds for bad headers
@@ -254,16 +254,16 @@ def moved(row: np.ndarray, place: int, packet: int, entry: Entry) -> np.ndarray:
 class _SampleFiles:
     """The files of one sample in an open tar. Its methods raise Unusable."""
 
-    def __init__(self, tar: BinaryIO, entry: Entry):
+    def __init__(self, tar: Section, entry: Entry):
         self._tar, self._members = tar, entry.members
 
     def tracks(self) -> tuple[tuple[str, ...], int]:
         """The tracks of the sample, at least one, and the rate of its sound, Hz, or 0."""
         found, rate = set[str](), 0
         if video := self._pick(VIDEO):
-            found, rate = tracks_of(self._read(video))
+            found, rate = tracks_of(self._open(video))
         if sound := self._pick(AUDIO):
-            others, rate = tracks_of(self._read(sound))
+            others, rate = tracks_of(self._open(sound))
             found |= others & {"audio"}
         if not found:
             raise Unusable("no video", f"nor sound; {self._names()}")
@@ -278,7 +278,7 @@ class _SampleFiles:
         metadata = self._metadata(row)
         if "video" in modalities:
             member = self._locate("video", VIDEO, row)
-            content = self._read(member)
+            content = self._open(member)
             video = describe_video(content)
             origin = video.begin
         if "audio" in modalities:
@@ -286,7 +286,7 @@ class _SampleFiles:
             if row["audio"] == row["video"]:
                 origin, row["samples"] = describe_sound(content, rate, origin)
             elif not self._plain_pcm(member, rate, row):
-                _, row["samples"] = describe_sound(self._read(member), rate)
+                _, row["samples"] = describe_sound(self._open(member), rate)
             if not row["samples"]:
                 raise Unusable("too short", "there is no sound beside the pictures")
         if "video" in modalities:
@@ -298,7 +298,7 @@ class _SampleFiles:
             packets = self._packets(row, content, video)
         return row, packets, metadata
 
-    def _packets(self, row: np.ndarray, content: bytes, video: Video) -> np.ndarray:
+    def _packets(self, row: np.ndarray, content: Section, video: Video) -> np.ndarray:
         """Where the frames lie in the tar, if all are JPEGs; else the last one must decode."""
         origin = float(row["origin"])
         places = video.jpegs_of(origin)
@@ -326,9 +326,8 @@ class _SampleFiles:
     def _pick(self, extensions: tuple[str, ...]) -> Member | None:
         return next((self._members[e] for e in extensions if e in self._members), None)
 
-    def _read(self, member: Member, most: int | None = None) -> bytes:
-        self._tar.seek(member.offset)
-        return self._tar.read(member.size if most is None else min(member.size, most))
+    def _open(self, member: Member) -> Section:
+        return self._tar.part(member.offset, member.size)
 
     def _metadata(self, row: np.ndarray) -> dict:
         """The sample's JSON file; a .cls or .txt file beside it is a label."""
@@ -336,13 +335,13 @@ class _SampleFiles:
         if member := self._members.get("json"):
             row["meta"], row["meta_bytes"] = member.offset, member.size
             try:
-                content = json.loads(self._read(member))
+                content = json.loads(self._open(member).read())
             except (ValueError, RecursionError) as error:
                 raise Unusable("bad metadata", str(error)) from None
             metadata = content if isinstance(content, dict) else {}
         labels = metadata.get("labels")
         beside = {
-            name: self._read(self._members[extension]).decode("utf-8", "replace").strip()
+            name: self._open(self._members[extension]).read().decode("utf-8", "replace").strip()
             for extension, name in (("cls", "class"), ("txt", "text"))
             if extension in self._members
         }
@@ -350,7 +349,7 @@ class _SampleFiles:
 
     def _plain_pcm(self, member: Member, rate: int, row: np.ndarray) -> bool:
         """Whether a file is a wav of 16-bit mono PCM at `rate`; if so, fill in pcm and samples."""
-        head = self._read(member, WAV_HEAD)
+        head = self._open(member).read(WAV_HEAD)
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return False
         position, plain = 12, False
@@ -376,6 +375,5 @@ class _LooseFiles(_SampleFiles):
     def __init__(self, files: dict[str, Path], entry: Entry):
         self._files, self._members = files, entry.members
 
-    def _read(self, member: Member, most: int | None = None) -> bytes:
-        with self._files[member.extension].open("rb") as file:
-            return file.read(member.size if most is None else min(member.size, most))
+    def _open(self, member: Member) -> Section:
+        return section_of(self._files[member.extension].read_bytes())

@@ -14,6 +14,7 @@ from xdc_fast.shards.sidecars import map_array
 
 SIDECARS = (".idx", ".samples.npy", ".packets.npy")
 SUM = "sha256"
+UNKNOWN = bytes(32).hex()  # the checksum of a tar that was never read whole
 SUMS = (SUM, *(f"{suffix[1:].replace('.', '_')}_{SUM}" for suffix in SIDECARS), f"rows_{SUM}")
 NUMBERS = ("first", "samples", "bytes", "rows", "rows_bytes")
 FIELDS = [
@@ -26,8 +27,8 @@ def row_type(width: int) -> np.dtype:
     """The type of a row; width: bytes of the longest name.
 
     first: the index of its first sample. samples: their number. bytes: of the tar. rows,
-    rows_bytes: where its rows lie in samples.csv. Then SHA-256 of the tar, of its sidecars and of
-    these rows. name: of the tar, in UTF-8.
+    rows_bytes: where its rows lie in samples.csv. Then SHA-256 of the tar (zeros where it is not
+    known), of its sidecars and of these rows. name: of the tar, in UTF-8.
     """
     return np.dtype([*FIELDS, ("name", f"S{width}")])
 
@@ -41,7 +42,7 @@ class ShardTable:
 
     def add(self, record: dict) -> None:
         """The next tar, as of `record_of`; they come in the order of their names in UTF-8."""
-        sums = (record[SUM], *map(record["sidecars"].get, SIDECARS), record[SUMS[-1]])
+        sums = (record[SUM] or UNKNOWN, *map(record["sidecars"].get, SIDECARS), record[SUMS[-1]])
         numbers = tuple(record[field] for field in NUMBERS)
         values = tuple(np.frombuffer(bytes.fromhex(text), np.uint8) for text in sums)
         self._rows += np.array((*numbers, *values), FIELDS).tobytes()
@@ -60,11 +61,13 @@ class ShardTable:
 
 
 def record_of(row: np.void) -> dict:
-    """A row as {name, first, samples, bytes, sha256, sidecars, rows, rows_bytes, rows_sha256}."""
+    """A row as {name, first, samples, bytes, sha256, sidecars, rows, rows_bytes, rows_sha256};
+    sha256 is None where it is not known."""
     sums = {field: row[field].tobytes().hex() for field in SUMS}
     own = dict(zip(SIDECARS, (sums[field] for field in SUMS[1:-1]), strict=True))
     numbers = {field: int(row[field]) for field in NUMBERS}
-    about = {"name": row["name"].decode(), **numbers, SUM: sums[SUM], "sidecars": own}
+    total = None if sums[SUM] == UNKNOWN else sums[SUM]
+    about = {"name": row["name"].decode(), **numbers, SUM: total, "sidecars": own}
     return about | {SUMS[-1]: sums[SUMS[-1]]}
 
 

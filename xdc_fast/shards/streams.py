@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from math import floor
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import av
 from av.container import InputContainer
 from av.stream import Discard, Disposition
+
+from xdc_fast.shards.section import Section
 
 MAX_JUMP = 60.0  # seconds; timestamps that leap further need a witness, or are no clock
 ROUNDING = Fraction(1, 100)  # of a frame; a span this little short of a frame still holds it
@@ -32,6 +35,13 @@ class Clock(NamedTuple):
         """
         slack = min(base / 2, 0.001) + 1e-6
         return floor((self.origin + number / self.fps + slack) / base)
+
+
+def opened(file: bytes | Section) -> BinaryIO:
+    """The content of a file from its beginning."""
+    if isinstance(file, Section):
+        return cast(BinaryIO, file.part(0, file.size))
+    return io.BytesIO(file)
 
 
 def open_file(file: BinaryIO) -> InputContainer:

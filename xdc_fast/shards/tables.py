@@ -128,7 +128,7 @@ class SetWriter:
         self._stack.__exit__(*error)
 
     def add(self, shard: dict, rows: Sequence[Sequence]) -> None:
-        """The next tar; shard: its name, samples, bytes, sha256 and sidecars.
+        """The next tar; shard: its name, samples, bytes, sha256 (or None) and sidecars.
 
         rows: of samples.csv, without the index.
         """

@@ -9,6 +9,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
+
+from xdc_fast.shards.section import Section
 
 BLOCK = 512
 PIECE = 1 << 20
@@ -75,18 +78,17 @@ class Entry:
     twice: str = ""  # a name that two of its files have
 
 
-def entries(path: Path) -> Iterator[Entry]:
+def entries(tar: Section) -> Iterator[Entry]:
     """The samples of a tar in order; raises tarfile.TarError or EOFError when it is broken.
 
     The key is the name up to the first dot after its folder, the extension the rest in lower case.
     """
-    size = path.stat().st_size
     current = None
-    with tarfile.open(path, "r:") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], tar), mode="r:") as archive:
         for info in archive:
             if not info.isreg():
                 continue
-            if info.offset_data + info.size > size:
+            if info.offset_data + info.size > tar.size:
                 raise tarfile.ReadError(f"{info.name!a} goes past the end of the file")
             name = info.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             folder, _, base = name.rpartition("/")
