@@ -72,12 +72,12 @@ class Turn:
 def cases(quick: bool, threads: int) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         batch = 4 if quick else BATCH
-        what, videos = find_videos(Path(folder), batch if quick else 16 * batch)
+        what, videos = find_videos(Path(folder), batch if quick else 8 * batch)
         shards = pack_videos(videos, Path(folder) / "set")
         loader = HostLoader(shards, SHAPE, threads=threads, spec=INPUTS.spec)
         for files, passes, tolerance in (
             (original_files(shards, videos), 1, {"pictures": 8, "sound": 0.2}),
-            (packed_files(shards), 1 if quick else 6, {"pictures": 4, "sound": 1e-3}),
+            (packed_files(shards), 1 if quick else 4, {"pictures": 4, "sound": 1e-3}),
         ):
             sampler = Passes(shards, batch, passes)
             name, samples = files

@@ -20,7 +20,8 @@ from xdc_fast.clips.host import HostLoader
 
 ROOT = Path(__file__).parents[2]
 SLOW = (  # ten seconds and more
-    *("beside", "compile", "iteration", "kmeans", "model", "parts", "ranks", "remote", "startup"),
+    *("beside", "compile", "iteration", "kmeans", "model", "parts", "ranks", "remote", "sass"),
+    "startup",
 )
 FORM = {
     *("stage", "case", "device", "threads", "unit", "ours", "peers", "missing", "limit"),
@@ -85,10 +86,10 @@ def test_codecs_can_be_true():
 
 
 def test_command(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "labels", "--quick", "--json", tmp_path / "r"]
+    command = [sys.executable, "-m", "benchmarks", "order", "--quick", "--json", tmp_path / "r"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     items = json.loads((tmp_path / "r").read_text())
-    assert {item["stage"] for item in items} == {"labels"}
+    assert {item["stage"] for item in items} == {"order"}
     assert items[0]["threads"] == 1
     for item in items:
         assert item.keys() == FORM

@@ -49,7 +49,9 @@ def alone():
     return in_ranks(1, cluster_each)[0]
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize(
+    "world", [3, *(pytest.param(world, marks=pytest.mark.slow) for world in (2, 4))]
+)
 def test_the_clusters_are_those_of_one_process(world, alone):
     found = in_ranks(world, cluster_each)
     assert found[0].keys() == alone.keys()

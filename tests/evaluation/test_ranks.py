@@ -96,6 +96,7 @@ def xdc(*arguments):
     return done.returncode, done.stdout, told, done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_prints_once(finished, toy_shards, tmp_path):
     status, out, told, err = xdc(
         "svm", finished[0].root, "--data", toy_shards.root, "--label", "class", "--clips", "1",
@@ -105,6 +106,7 @@ def test_a_command_prints_once(finished, toy_shards, tmp_path):
     assert json.loads(out) in [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once_with_status_2(finished, toy_shards, tmp_path):
     (tmp_path / "other").write_text("not features")
     status, out, told, err = xdc(

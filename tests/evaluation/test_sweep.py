@@ -328,7 +328,7 @@ def test_two_sweeps_with_other_options_keep_each_others_probes(
     assert len(made) == 1  # of all these sweeps, one had to probe
 
 
-@pytest.mark.parametrize("place", ["training", "probe"])
+@pytest.mark.parametrize("place", ["training", pytest.param("probe", marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_goes_on(swept, xdc, tmp_path, monkeypatch, place):
     """Stopped by SIGTERM; then it ends with the weights of the sweep that nobody stopped."""
     owner, name = (Learner, "step") if place == "training" else (sweeping, "probe_labels")
@@ -477,7 +477,8 @@ def test_no_cell_of_a_sweep_is_a_formula(tmp_path):
     assert all(line.endswith(",-0.5") for line in lines[1:])
 
 
-@pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_run_of_a_sweep_is_the_run_alone_bit_for_bit(threads, toy_shards, tmp_path):
     """The second run of a sweep begins in a process that has trained before."""
     alone, sweep = tmp_path / "alone", tmp_path / "sweep"

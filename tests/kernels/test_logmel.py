@@ -328,7 +328,9 @@ for item in items:
     )
 
 
-@pytest.mark.parametrize(("spec", "integer"), [(PAPER, True), (WIDE, False)])
+@pytest.mark.parametrize(
+    ("spec", "integer"), [(PAPER, True), pytest.param(WIDE, False, marks=pytest.mark.slow)]
+)
 def test_cuda_kernel_for_hopper_is_one_line_of_registers(spec, integer):
     """No loop, no call, nothing in local memory: the indices are constants of instructions."""
     ptx = sass.log_mel_ptx(spec, integer)

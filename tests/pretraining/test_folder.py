@@ -85,6 +85,7 @@ def on_a_rank(ranks, chosen, environment):
     return True
 
 
+@pytest.mark.slow
 def test_ranks_meet_on_storage(toy_shards, server, tmp_path):
     chosen = recipe(toy_shards, "s3://b/run", "train.iterations=1", "train.group=6")
     assert all(in_ranks(2, on_a_rank, chosen, server.environment))

@@ -52,6 +52,7 @@ def fill(ranks, folder, steps):
     return found.arrays["video"], found.arrays["audio"], found.valid
 
 
+@pytest.mark.slow
 def test_on_several_ranks_it_is_that_of_one_process(tmp_path):
     (alone,) = in_ranks(1, fill, tmp_path / "alone", range(STEPS))
     assert alone[0].dtype == np.float16 and 0.2 < alone[2].mean() < 0.5

@@ -68,7 +68,7 @@ def first_gradients(ranks, methods, *more):
     return found
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_first_gradients_are_those_of_one_process(world):
     methods = ("xdc", "sdc", "mdc")
     (alone,) = in_ranks(1, first_gradients, methods)
@@ -78,6 +78,7 @@ def test_the_first_gradients_are_those_of_one_process(world):
             assert off < 1e-6 or np.abs(gradient).max() < 1e-7, (name, off)
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_differ_by_its_rounding():
     (alone,) = in_ranks(1, first_gradients, ["xdc"])
     first, other = in_ranks(2, first_gradients, ["xdc"], "train.all_reduce=bfloat16")
@@ -94,15 +95,15 @@ def forward_in_float64(encoders, inputs, batch, epoch=None):
     }
 
 
-def path_in_float64(ranks):
-    """Losses of 20 steps, and all weights and statistics after them, float64."""
+def path_in_float64(ranks, steps):
+    """Losses of some steps, and all weights and statistics after them, float64."""
     kept = module.forward, torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     module.forward = forward_in_float64
     recipe, learner = make_learner(ranks, "xdc")
     each = GROUPS // ranks.world
     losses = []
-    for step in range(20):
+    for step in range(steps):
         own = groups_of(recipe, step)[ranks.rank * each :][:each]
         losses.append([float(value) for value in learner.step(own, 0, 0.05).values()])
     learner.average_statistics()
@@ -112,11 +113,13 @@ def path_in_float64(ranks):
     return np.array(losses), state
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_twenty_steps_in_float64_end_where_one_process_ends(world):
-    (losses, state), *_ = in_ranks(1, path_in_float64)
-    assert losses[-1][0] < losses[0][0]
-    for others, found in in_ranks(world, path_in_float64):
+@pytest.mark.parametrize(
+    "world, steps", [(2, 5), *(pytest.param(w, 20, marks=pytest.mark.slow) for w in (2, 4))]
+)
+def test_steps_in_float64_end_where_one_process_ends(world, steps):
+    (losses, state), *_ = in_ranks(1, path_in_float64, steps)
+    assert steps < 20 or losses[-1][0] < losses[0][0]
+    for others, found in in_ranks(world, path_in_float64, steps):
         np.testing.assert_allclose(others, losses, rtol=1e-10)
         for name, values in state.items():
             np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-10, err_msg=name)
@@ -253,14 +256,12 @@ pretrain(load_recipe(None, settings))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place, rank, at",
     [
-        ("training", 1, 10),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-            ("features", 1, 2), ("features", 0, 2), ("k-means", 1, 2), ("k-means", 0, 3),
-            ("training", 0, 3), ("checkpoint", 0, 3), ("checkpoint", 0, 5),
-        )),
+        ("training", 1, 10), ("features", 1, 2), ("features", 0, 2), ("k-means", 1, 2),
+        ("k-means", 0, 3), ("training", 0, 3), ("checkpoint", 0, 3), ("checkpoint", 0, 5),
     ],
 )  # fmt: skip
 def test_a_rank_is_killed_and_the_run_brings_itself_back(

@@ -112,7 +112,7 @@ def test_a_last_line_of_metrics_that_a_crash_cut_is_dropped(copied, toy_shards):
     ("pattern", "name", "every"),
     [
         ("run/summary.json", "report", 25),
-        ("run/probes/*.json", "report", 9),
+        ("run/probes/*.json", "report", 23),
         pytest.param("run/summary.json", "report", 1, marks=pytest.mark.slow),
         pytest.param("run/probes/*.json", "report", 1, marks=pytest.mark.slow),
         pytest.param("run/finetune/*.json", "finetune", 1, marks=pytest.mark.slow),

@@ -32,6 +32,7 @@ def test_text_and_json_say_the_same(recipe):
     assert made["limits"][0]["name"] in text.split("breaks first")[1].splitlines()[1]
 
 
+@pytest.mark.slow
 def test_what_bench_saves_is_what_plan_takes(recipe, toy_shards, toy_videos, tmp_path):
     file = tmp_path / "rates.json"
     settings = (*TINY, "train.batch=12", "threads=1", f"data={toy_shards.root}")
