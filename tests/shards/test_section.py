@@ -42,3 +42,19 @@ def test_the_frames_of_an_mp4_need_not_be_read(codec, flags, tmp_path, monkeypat
     theirs = describe_video(section_of(content))
     assert (ours.times == theirs.times).all() and (ours.jpegs == theirs.jpegs).all()
     assert (ours.end, ours.fps, ours.hold) == (theirs.end, theirs.fps, theirs.hold)
+
+
+def test_after_an_error_it_ends_and_check_raises_it():
+    """FFmpeg prints what Python raises in between."""
+    asked = []
+
+    def read(start, count):
+        asked.append(start)
+        raise OSError(5, "Input/output error")
+
+    whole = Section(read, 0, 100)
+    part = whole.part(10, 20)
+    assert part.read(5) == b"" == whole.read() and asked == [10]
+    for section in (whole, part):
+        with pytest.raises(OSError, match="Input/output"):
+            section.check()

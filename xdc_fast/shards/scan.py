@@ -152,8 +152,10 @@ def scan(path: Place, rate: int, modalities: tuple[str, ...]) -> Scan:
                 row, places, facts = _SampleFiles(tar, entry).describe(modalities, rate)
                 _check_bounds(row, places, tar.size, modalities)
             except Unusable as error:
+                tar.check()
                 refused.append((entry.key, error.reason, error.detail))
                 continue
+            tar.check()
             row["place"] = len(found)
             row["packet"] = count if len(places) else -1
             count += len(places)
@@ -190,6 +192,7 @@ def survey(paths: Sequence[Place]) -> tuple[tuple[str, ...], int]:
                 try:
                     found, rate = _SampleFiles(tar, entry).tracks()
                 except Unusable as unusable:
+                    tar.check()
                     what = f"no sample can be used; {entry.key}: {unusable}"
                     error = error or ScanError(path, what)
                     continue
@@ -211,9 +214,11 @@ def survey(paths: Sequence[Place]) -> tuple[tuple[str, ...], int]:
 def _entries(path: Place, tar: Section) -> Iterator[Entry]:
     try:
         yield from entries(tar.part(0, tar.size))
+        tar.check()
     except OSError:
         raise
     except Exception as error:  # tarfile raises many kinds for bad headers
+        tar.check()
         raise ScanError(path, f"not a valid tar ({error}); repair or remove it") from None
 
 

@@ -23,16 +23,24 @@ class Section(io.RawIOBase):
     """size bytes from `begin` on of what `read` reads.
 
     hollow: (begin, end) in it that are read as zeros, as nobody looks at them.
+    After an error of the system or of storage it is read as if it ended there, since FFmpeg would
+    print others that follow; `check` raises that.
     """
 
-    def __init__(self, read: Read, begin: int, size: int):
+    def __init__(self, read: Read, begin: int, size: int, faults: list[OSError] | None = None):
         self._read, self._begin, self.size = read, begin, size
+        self._faults: list[OSError] = [] if faults is None else faults
         self._at = 0
         self.hollow: list[tuple[int, int]] = []
 
     def part(self, begin: int, size: int) -> Section:
         """A stretch of it, at its own beginning."""
-        return Section(self._read, self._begin + begin, min(size, self.size - begin))
+        return Section(self._read, self._begin + begin, min(size, self.size - begin), self._faults)
+
+    def check(self) -> None:
+        """Raises the OSError that reading this, or a part of it, had."""
+        for fault in self._faults:
+            raise fault
 
     def readable(self) -> bool:
         return True
@@ -59,9 +67,16 @@ class Section(io.RawIOBase):
             elif self._at < begin:
                 count = min(count, begin - self._at)
         if data is None:
-            data = self._read(self._begin + self._at, count) if count else b""
+            data = self._fetch(self._begin + self._at, count) if count else b""
         self._at += len(data)
         return data
+
+    def _fetch(self, start: int, count: int) -> bytes:
+        try:
+            return b"" if self._faults else self._read(start, count)
+        except OSError as fault:
+            self._faults.append(fault)
+            return b""
 
     def media_data(self) -> list[tuple[int, int]]:
         """(begin, end) of the content of each mdat box of an mp4."""
