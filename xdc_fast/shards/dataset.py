@@ -306,11 +306,12 @@ class ShardSet:
     def fingerprint(self) -> str:
         """A hash of the shards' checksums: 16 hexadecimal digits, equal where the bytes are.
 
-        Where that of a tar is not known, its table of samples counts.
+        Where that of a tar is not known, those of its index and its table of samples count.
         """
         sums = self._table["sha256"].copy()
         unknown = ~sums.any(axis=1)
-        sums[unknown] = self._table["samples_npy_sha256"][unknown]
+        beside = self._table["idx_sha256"] ^ self._table["samples_npy_sha256"]
+        sums[unknown] = beside[unknown]
         return hashlib.sha256(sums.tobytes().hex().encode()).hexdigest()[:16]
 
     @cached_property
