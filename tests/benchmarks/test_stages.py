@@ -86,10 +86,10 @@ def test_codecs_can_be_true():
 
 
 def test_command(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "order", "--quick", "--json", tmp_path / "r"]
+    command = [sys.executable, "-m", "benchmarks", "labels", "--quick", "--json", tmp_path / "r"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     items = json.loads((tmp_path / "r").read_text())
-    assert {item["stage"] for item in items} == {"order"}
+    assert {item["stage"] for item in items} == {"labels"}
     assert items[0]["threads"] == 1
     for item in items:
         assert item.keys() == FORM
