@@ -13,9 +13,10 @@ from tests.common.media import draw, make_media, tone, write_sound
 from tests.common.odd_media import sine_frame, write_channels
 from xdc_fast.packing.convert import convert
 from xdc_fast.packing.encode import open_mp4, packed_size
-from xdc_fast.packing.media import Refusal
+from xdc_fast.packing.media import Refusal, choose_video, decoded, open_media
 from xdc_fast.packing.settings import PackSettings
-from xdc_fast.packing.timeline import resample_frames, sample_count
+from xdc_fast.packing.timeline import Grid, resample_frames, sample_count
+from xdc_fast.packing.tracks import Conversion
 from xdc_fast.shards.decode import decode_frames, decode_waveform, orientation, turn
 from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
 from xdc_fast.shards.streams import frame_count, nearest_rate
@@ -116,6 +117,54 @@ def test_shown_repeats_and_skips():
     assert list(resample_frames(iter(source), 0.0, Fraction(20), 3, 0.001)) == doubled[:3]
     late = [(0.0, 0.1, "a"), (0.1004, 0.2, "b"), (0.2, 0.3, "c")]  # rounded to milliseconds, late
     assert list(resample_frames(iter(late), 0.0, Fraction(10), 99, 0.001)) == ["a", "b", "c"]
+
+
+def test_grid_meets_every_frame_that_is_shown():
+    """And few others: those that rounding may bring to the screen."""
+    rng = np.random.default_rng(0)
+    shown = met = 0
+    for _ in range(300):
+        fps = Fraction(int(rng.integers(1, 60_000)), 1000)
+        gap = rng.choice([1 / 60, 1001 / 30_000, 0.04, 0.1])
+        steps = gap * (1 if rng.random() < 0.5 else rng.uniform(0.2, 3, 80))
+        times = np.cumsum(np.full(80, steps)).round(int(rng.choice([3, 9])))
+        frames = [(a, b, (a, b)) for a, b in pairwise(times.tolist()) if a < b]
+        tick = float(rng.choice([0.001, 1 / 90_000]))
+        start = frames[0][0] + rng.uniform(0, 1)
+        grid = Grid(start, float(1 / fps))
+        taken = set(resample_frames(frames, start, fps, 10**6, tick)) - {frames[-1][2]}
+        wanted = {item for _, _, item in frames[:-1] if grid.meets(*item)}
+        assert taken <= wanted
+        shown, met = shown + len(taken), met + len(wanted)
+    assert 10_000 < shown <= met < 1.1 * shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "frames", "left_out"),
+    [(25, 125, 15), (30, 150, 30), (60, 300, 80), ("uneven", 120, 5)],
+)
+def test_pictures_nobody_sees_are_not_decoded(tmp_path, monkeypatch, rate, frames, left_out):
+    """Of H.264 with B-frames; the bytes are those of a file that is decoded whole."""
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.07, 120))
+    plain = rate != "uneven"
+    coding = {"preset": "medium", "bf": "3", "g": "30", "sc_threshold": "0"}
+    path = make_media(
+        tmp_path / "a.mp4", seconds=5, fps=rate if plain else 30, times=None if plain else times,
+        coding=coding, video_start=0.2,
+    )  # fmt: skip
+    for settings in (FAST, PackSettings(short_side=64, tracks="video", fps=12.5)):
+        made = []
+        for shows in (Conversion.shows, lambda *_: True):
+            monkeypatch.setattr(Conversion, "shows", shows)
+            convert(path, settings, tmp_path / "out.mp4", tmp_path / "out.wav")
+            made.append((tmp_path / "out.mp4").read_bytes())
+        assert made[0] == made[1]
+        monkeypatch.undo()
+    with open_media(path) as container:
+        grid = Grid(0.2, 1 / 15)
+        seen = [time for time, _, _ in decoded(choose_video(container), shows=grid.meets)]
+    assert len(seen) <= frames - left_out and seen == sorted(seen)
+    assert seen[-1] == pytest.approx(0.2 + (times[-1] if not plain else 5 - 1 / rate), abs=1e-3)
 
 
 def test_counts():

@@ -268,8 +268,8 @@ def test_one_pass_as_far_as_it_is_needed(video, tmp_path, monkeypatch, tracks):
     """Each frame is decoded once, however many segments there are, and none after the last."""
     ends = Counter()
 
-    def counted(stream, packets=None):
-        for item in decoded(stream, packets):
+    def counted(stream, packets=None, shows=None):
+        for item in decoded(stream, packets, shows):
             ends[stream.type, item[1]] += 1
             yield item
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -38,10 +40,13 @@ UNSPECIFIED = 2  # FFmpeg's number of a transfer function or primaries that are 
 OF_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the file
 MAX_PAUSE = 3600.0  # seconds; no file's header is witness to more
 HELD = 16_000_000  # bytes; the packets of a smaller file may wait in memory
+AROUND = 32  # packets; twice the pictures that an H.264 decoder may hold back
 
 
 Track = TypeVar("Track", av.VideoStream, av.AudioStream)
 Packets = Iterable[av.Packet]
+Shows = Callable[[float, float], bool]
+"""Whether a picture is wanted that is on screen from one time to another, in seconds."""
 
 
 class Refusal(Exception):
@@ -160,20 +165,23 @@ def demux(*streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
 
 @overload
 def decoded(
-    stream: av.VideoStream, packets: Packets | None = None
+    stream: av.VideoStream, packets: Packets | None = None, shows: Shows | None = None
 ) -> Iterator[tuple[float, float, av.VideoFrame]]: ...
 @overload
 def decoded(
     stream: av.AudioStream, packets: Packets | None = None
 ) -> Iterator[tuple[float, float, av.AudioFrame]]: ...
 def decoded(
-    stream: av.VideoStream | av.AudioStream, packets: Packets | None = None
+    stream: av.VideoStream | av.AudioStream,
+    packets: Packets | None = None,
+    shows: Shows | None = None,
 ) -> Iterator[tuple[float, float, Any]]:
     """The frames of one stream as (start, end, frame), start and end in seconds, in order.
 
-    packets: of the stream; None: they are read now. A picture's `opaque` is the aspect of its
-    pixels, where the file gives one and it is not 1, and its transfer function is the container's,
-    where the coded video gives none.
+    packets: of the stream; None: they are read now. shows: pictures that it does not want are left
+    out where the decoder needs them for no other. A picture's `opaque` is the aspect of its pixels,
+    where the file gives one and it is not 1, and its transfer function is the container's, where
+    the coded video gives none.
     FFmpeg drops the frames that an edit list discards. Errors before the first frame are normal: a
     recorded broadcast begins in its middle. Any later one raises Refusal, but for errors of the
     machine, which stay FFmpeg's.
@@ -187,7 +195,10 @@ def decoded(
     count = 0
     error: av.FFmpegError | None = None
     try:
-        for packet in demux(stream) if packets is None else packets:
+        packets = demux(stream) if packets is None else packets
+        if shows and context.name == "h264":  # others tell less of what needs a picture
+            packets = _lean(packets, stream, clock, shows)
+        for packet in packets:
             try:
                 frames: list[Any] = packet.decode()
             except av.FFmpegError as failure:
@@ -215,6 +226,37 @@ def decoded(
     _check_complete(stream, end)
     if stream.type == "video" and count == 1:
         raise Refusal("cover art", "a single still")
+
+
+def _lean(
+    packets: Packets, stream: av.VideoStream | av.AudioStream, clock: Timestamps, shows: Shows
+) -> Iterator[av.Packet]:
+    """The packets; the decoder is told of each whether to leave out a picture that no other needs.
+
+    It decodes the last picture, and those of which the file does not say when the next one comes.
+    """
+    context, upcoming = stream.codec_context, deque[av.Packet]()
+    times, passed = list[int](), deque[int]()  # sorted; in the order of the packets
+
+    def lean(packet: av.Packet) -> av.Packet:
+        wanted = True
+        if packet.pts is not None:
+            following = bisect_right(times, packet.pts)
+            if following < len(times) and clock.in_order:
+                wanted = shows(clock.seconds(packet.pts), clock.seconds(times[following]))
+            passed.append(packet.pts)
+            if len(passed) > AROUND:
+                times.remove(passed.popleft())
+        context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        return packet
+
+    for packet in packets:
+        upcoming.append(packet)
+        if packet.pts is not None:
+            insort(times, packet.pts)
+        if len(upcoming) > AROUND:
+            yield lean(upcoming.popleft())
+    yield from map(lean, upcoming)
 
 
 class Tags:
@@ -254,10 +296,15 @@ class Timestamps:
         self._faults = {"pts": 0, "dts": 0}
         self._witness: tuple[np.ndarray | None, float] | None = None
 
+    @property
+    def in_order(self) -> bool:
+        """Whether no frame yet was to be shown before the one that came before it."""
+        return not self._faults["pts"]
+
     def place(self, frame: av.VideoFrame | av.AudioFrame) -> tuple[float, float]:
         """Start and end of the next frame; raises Refusal for a corrupt frame or a wild jump."""
         ticks, end = self._choose(frame), self._end
-        start = end or 0.0 if ticks is None else self._seconds(ticks)
+        start = end or 0.0 if ticks is None else self.seconds(ticks)
         if frame.is_corrupt and end is not None:
             raise Refusal("damaged", f"{self._kind}: corrupt frame at {start:.2f} s")
         if end is not None and abs(start - end) > MAX_JUMP and not self._is_pause(end, start):
@@ -266,7 +313,7 @@ class Timestamps:
         if isinstance(frame, av.AudioFrame):
             self._end = start + frame.samples / frame.sample_rate
         else:
-            duration = self._seconds(frame.duration) if frame.duration else self._usual
+            duration = self.seconds(frame.duration) if frame.duration else self._usual
             self._end = start + duration
         return start, self._end
 
@@ -285,7 +332,7 @@ class Timestamps:
         within = times[(times > begin) & (times < end)]
         return bool(np.diff(within, prepend=begin, append=end).max() <= MAX_JUMP)
 
-    def _seconds(self, ticks: int) -> float:
+    def seconds(self, ticks: int) -> float:
         numerator, denominator = self._base
         return ticks * numerator / denominator
 

@@ -205,8 +205,9 @@ def pack_parts(tasks: Iterable[Task], out: Place, how: How, tell: Callable[[int]
                     if not part.lost:
                         part.add(job, outcome, made)
                     continue
-                for file in scratch.glob(f"{job.number}-*"):
-                    file.unlink()
+                for name in os.listdir(scratch):  # a glob would compile a pattern for each job
+                    if name.startswith(f"{job.number}-"):
+                        (scratch / name).unlink()
                 tell(len(job.spans))
                 if not part.lost:
                     part.end_job(job)

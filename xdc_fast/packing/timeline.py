@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from math import ceil
+from typing import NamedTuple
 
 import av
 
 from xdc_fast.packing.media import EmptyError
 from xdc_fast.shards.streams import frame_count
+
+LEAST_SLACK, MOST_SLACK = 1e-6, 0.001  # seconds
+
+
+class Grid(NamedTuple):
+    """The times of a sample's frames: start + k * period for k = 0, 1, ..., in seconds."""
+
+    start: float
+    period: float
+
+    def meets(self, begin: float, end: float) -> bool:
+        """Whether `resample_frames` may take a frame that is on screen from `begin` to `end`."""
+        k = max(0, ceil((begin - 2 * MOST_SLACK - self.start) / self.period))
+        return self.start + k * self.period + LEAST_SLACK / 2 < end
 
 
 def sample_count(frames: int, fps: Fraction, rate: int) -> int:
@@ -29,7 +45,7 @@ def resample_frames(
     timestamp half a tick late. A frame that is earlier than one before it is left out.
     Raises EmptyError when no frame remains.
     """
-    period, slack = float(1 / fps), min(tick / 2, 0.001) + 1e-6
+    period, slack = float(1 / fps), min(tick / 2, MOST_SLACK) + LEAST_SLACK
     last: av.VideoFrame | None = None
     last_time, last_end, k = 0.0, 0.0, 0
     for time, end, frame in frames:

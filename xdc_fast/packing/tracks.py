@@ -29,7 +29,7 @@ from xdc_fast.packing.media import (
 from xdc_fast.packing.segments import BrokenError, Clock, Item, Segment, Span, plan, share
 from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sink import Sink
-from xdc_fast.packing.timeline import resample_frames, sample_count
+from xdc_fast.packing.timeline import Grid, resample_frames, sample_count
 from xdc_fast.shards.sound import Mono, OverlapError, resample_audio
 from xdc_fast.shards.streams import ROUNDING as FRAME_ROUNDING
 from xdc_fast.shards.streams import frame_count, time_base
@@ -90,6 +90,7 @@ class Conversion(ABC):
         self.original: dict = {}
         self.clock = Clock(0, 0)
         self.sound_end = math.inf
+        self.grid: Grid | None = None  # of a single part
 
     @abstractmethod
     def run(self) -> Iterator[Outcome | None]:
@@ -101,6 +102,12 @@ class Conversion(ABC):
         # what lies before 0 is what a decoder needs to start with, and is not played
         origin = max(0, container.start_time or 0) / av.time_base
         self.clock = Clock(origin, max(begins))
+        if self.spans == [None] and self.settings.segment is None:
+            self.grid = Grid(self.clock.head, float(1 / self.fps))
+
+    def shows(self, begin: float, end: float) -> bool:
+        """Whether a sample may show a picture that is on screen from `begin` to `end`, seconds."""
+        return self.grid is None or self.grid.meets(begin, end)
 
     def new_parts(self) -> Iterator[Part]:
         """The parts that the file is to be made into, as the pass over its first track asks."""
@@ -189,7 +196,7 @@ class BothTracks(Conversion):
         with ExitStack() as stack:
             tracks = open_tracks(self.path, stack)
             self.original = original_facts(tracks.video, tracks.audio)
-            frames = decoded(tracks.video, tracks.video_packets)
+            frames = decoded(tracks.video, tracks.video_packets, self.shows)
             blocks = decoded(tracks.audio, tracks.audio_packets)
             first, begin = next(frames), next(blocks)
             self.start(tracks.container, first[0], begin[0])
@@ -283,7 +290,7 @@ class VideoTrack(Conversion):
         with open_media(self.path) as container:
             stream = choose_video(container)
             self.original = original_facts(stream)
-            frames = decoded(stream)
+            frames = decoded(stream, shows=self.shows)
             first = next(frames)
             self.start(container, first[0])
             read = partial(self.read_pictures, stream)
