@@ -39,7 +39,7 @@ FPS, SHORT_SIDE, RATE = (int(getattr(PackSettings, k)) for k in ("fps", "short_s
 def cases(quick: bool, threads: int) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as name, fork_pool(threads) as pool:
         folder = Path(name)
-        what, videos = find_videos(folder, (8 if quick else 60) * threads)
+        what, videos = find_videos(folder, (8 if quick else 120) * threads)
         width, height = packed_size(videos[0])
         arguments = videos, (width, height), threads
         yield Case(
