@@ -200,7 +200,7 @@ def end_with_parent() -> None:
 
 
 class Worker:
-    """One process and the file it is busy with."""
+    """One process, the file it is busy with, and the one that it takes next without being told."""
 
     def __init__(self, settings: PackSettings, scratch: Path, task: Convert):
         context = multiprocessing.get_context("forkserver")
@@ -225,18 +225,25 @@ class Worker:
         child.close()
         self.started, self.deadline = False, float("inf")
         self.job: Job | None = None
+        self.next: Job | None = None
 
     @property
-    def is_idle(self) -> bool:
-        return self.started and self.job is None
+    def has_room(self) -> bool:
+        return self.started and self.next is None
 
     def give(self, job: Job, time_limit: float) -> None:
+        """A file to begin with when it is through with the one it has."""
         self.pipe.send((job.number, job.attempt + 1, job.path, job.spans))
-        job.begin()
-        self.job, self.deadline = job, time.monotonic() + time_limit
+        self.next = job
+        if self.job is None:
+            self.go_on(time_limit)
 
-    def free(self) -> None:
-        self.job, self.deadline = None, float("inf")
+    def go_on(self, time_limit: float) -> None:
+        """It is through with a file."""
+        self.job, self.next = self.next, None
+        self.deadline = float("inf") if self.job is None else time.monotonic() + time_limit
+        if self.job is not None:
+            self.job.begin()
 
     def stop(self) -> None:
         self.process.kill()
@@ -263,6 +270,7 @@ def run_jobs(
     arguments = (settings, scratch, task)
     crew: list[Worker] = []
     again: deque[Job] = deque()
+    returned: deque[Job] = deque()  # by processes that died before they began with them
     left = iter(jobs)
     waiting: deque[Job] = deque()  # without an end, in their order; the last ones have not begun
     begun = idle_deaths = 0  # begun: of those that wait
@@ -274,23 +282,33 @@ def run_jobs(
             for i, worker in enumerate(crew):
                 if (job := worker.job) is not None and _listen(worker, time_limit):
                     idle_deaths = 0
-                if job is not None and worker.job is None and not job.finished:
+                if job is not None and worker.job is not job and not job.finished:
                     again.append(job)
                 if worker.job is None and not _is_well(worker):
                     idle_deaths += job is None
                     if idle_deaths > IDLE_DEATHS:
                         raise FatalError("worker processes keep dying while they have no file")
+                    if worker.next is not None:
+                        returned.append(worker.next)
                     worker.stop()
                     crew[i] = Worker(*arguments)
-            for worker in crew:
+            # those without a file come first; the last files wait behind no other, and none is
+            # sent ahead that may not fit into the pipe: both ends would wait
+            for worker in sorted(crew, key=lambda worker: worker.job is not None):
                 busy = [other.job for other in crew if other.job is not None]
-                if not worker.is_idle or any(job.attempt > 1 for job in busy):
+                if not worker.has_room or any(job.attempt > 1 for job in busy):
+                    continue
+                ahead = len(waiting) - begun >= len(crew) and len(waiting[begun].spans) == 1
+                if worker.job is not None and not ahead:
                     continue
                 with suppress(OSError):  # it has just died and is replaced next
                     if again:
                         if not busy:
                             worker.give(again[0], time_limit)
                             again.popleft()
+                    elif returned:
+                        worker.give(returned[0], time_limit)
+                        returned.popleft()
                     elif begun < len(waiting):
                         worker.give(waiting[begun], time_limit)
                         begun += 1
@@ -333,7 +351,7 @@ def _is_well(worker: Worker) -> bool:
 def _listen(worker: Worker, time_limit: float) -> bool:
     """Take note of what a worker with a file says; whether there was an outcome.
 
-    Afterwards it has no file where this is finished, or is to be tried again.
+    Afterwards it has another file, or none, where this is finished or is to be tried again.
     """
     job = worker.job
     assert job is not None
@@ -350,7 +368,7 @@ def _listen(worker: Worker, time_limit: float) -> bool:
             if said:
                 job.refuse_rest(Refusal(*said))
             job.finished = True
-            worker.free()
+            worker.go_on(time_limit)
             return True
     except (EOFError, OSError):
         worker.process.join()
@@ -361,9 +379,9 @@ def _listen(worker: Worker, time_limit: float) -> bool:
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             how = "out of memory" if code == errno.ENOMEM else how
             job.refuse_rest(Refusal("decoder died", f"{how}, twice"))
-        worker.free()
+        worker.job = None
     elif time.monotonic() > worker.deadline:
         worker.stop()
         job.refuse_rest(Refusal("time limit", f"{time_limit:g} s"))
-        worker.free()
+        worker.job = None
     return False
