@@ -27,39 +27,44 @@ def cases(quick: bool, threads: int) -> Iterator[Case | Figure]:
     with tempfile.TemporaryDirectory() as name:
         table, out = Path(name) / "list.csv", Path(name) / "set"
         write_list(table, inputs)
-        seconds, memory = child(plan_list, table)
+        seconds, megabytes = child(plan_list, table)
         what = f"a list of {inputs:,} inputs"
         yield Figure(f"planning {what}", "seconds, lower is better", [seconds])
-        yield Figure(f"memory: planning {what}", "MB, lower is better", [memory])
+        yield Figure(f"memory: planning {what}", "MB, lower is better", [megabytes])
         write_records(out, samples)
         what = f"{samples:,} samples"
-        seconds, memory = child(seal_set, out)
+        seconds, megabytes = child(seal_set, out)
         yield Figure(f"sealing {what}", "seconds, lower is better", [seconds])
-        yield Figure(f"memory: sealing {what}", "MB, lower is better", [memory])
+        yield Figure(f"memory: sealing {what}", "MB, lower is better", [megabytes])
         peer = "a column of samples.csv by csv.reader"
-        seconds, memory = child(open_set, out)
+        seconds, megabytes = child(open_set, out)
         peer_seconds, peer_memory = child(read_column, out)
         yield Figure(f"a set and its label opened, {what}", "seconds, lower is better",
                      [seconds], {peer: [peer_seconds]})  # fmt: skip
         yield Figure(f"memory: a set and its label opened, {what}", "MB, lower is better",
-                     [memory], {peer: [peer_memory]})  # fmt: skip
+                     [megabytes], {peer: [peer_memory]})  # fmt: skip
 
 
 def child(function: Callable[[Path], object], path: Path) -> tuple[float, float]:
-    """Seconds of a function in a process of its own, and MB of that, each with its imports."""
+    """Seconds of a function in a process of its own, and the MB that this grows by; both with what
+    the function imports."""
     code = f"from benchmarks.stages.parts import *; told({function.__name__}, {str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, memory = json.loads(done.stdout)
-    return seconds, memory
+    seconds, megabytes = json.loads(done.stdout)
+    return seconds, megabytes
 
 
 def told(function: Callable[[Path], object], path: str) -> None:
-    begun = time.perf_counter()
+    before, begun = memory("VmRSS"), time.perf_counter()
     function(Path(path))
-    seconds = time.perf_counter() - begun
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's memory
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    print(json.dumps([seconds, int(peak) * 1024 / 1e6]))
+    print(json.dumps([time.perf_counter() - begun, memory("VmHWM") - before]))
+
+
+def memory(name: str) -> float:
+    """What the system calls so of this process, MB; ru_maxrss would count the parent's memory."""
+    status = Path("/proc/self/status").read_text()
+    (size,) = re.findall(rf"{name}:\s+(\d+) kB", status)
+    return int(size) * 1024 / 1e6
 
 
 def write_list(path: Path, count: int) -> None:

@@ -108,7 +108,7 @@ class Spool(Sequence[Source]):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115, as long as this object
         weakref.finalize(self, self._file.close)
         self._written, self._ends, self._digests = 0, array("q", [0]), bytearray()
-        self._edges = array("d")
+        self._edges = array("d")  # of spans, from the first input on that is one
         self._waiting = bytearray()
         self._order = self._first = np.zeros(0, np.int64)
         self._labels: dict[int, int] = {}
@@ -136,7 +136,10 @@ class Spool(Sequence[Source]):
         if len(self._waiting) >= FLUSH:
             self._flush()
         self._digests += hashlib.blake2b(os.fsencode(real), digest_size=16).digest()
-        self._edges.extend((WHOLE, WHOLE) if span is None else span)
+        if span is not None and not self._edges:
+            self._edges = array("d", [WHOLE]) * (2 * (len(self._ends) - 2))
+        if span is not None or self._edges:
+            self._edges.extend(span or (WHOLE, WHOLE))
 
     def _flush(self) -> None:
         self._file.write(self._waiting)
@@ -150,19 +153,24 @@ class Spool(Sequence[Source]):
         """
         self._flush()
         self._file.flush()
-        digests = np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
-        self._digests.clear()
+        digests = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
+        self._digests = bytearray()
         count = len(digests)
         order = np.lexsort(digests.T)  # stable: in a file, the first one stays the first
-        new = np.ones(count, bool)
-        new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-        del digests
+        new = np.zeros(count, bool)
+        new[:1] = True
+        for column in digests.T:
+            column = column[order]
+            new[1:] |= column[1:] != column[:-1]
+        del digests, column
         self._first = np.empty(count, np.int64)
         self._first[order] = order[np.maximum.accumulate(np.where(new, np.arange(count), 0))]
         if new.all():
             self._order = np.arange(count)
             return 0
-        edges = np.frombuffer(self._edges, np.float64).reshape(-1, 2)
+        edges = np.full((count, 2), WHOLE)
+        if self._edges:
+            edges = np.frombuffer(self._edges, np.float64).reshape(-1, 2)
         order = np.lexsort((edges[:, 1], edges[:, 0], self._first))
         keys = np.column_stack([self._first[order], edges[order]])
         again = np.zeros(count, bool)
