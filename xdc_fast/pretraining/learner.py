@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import numpy as np
 import torch
@@ -137,10 +138,12 @@ class Learner:
 
     def average_statistics(self) -> None:
         """Makes BatchNorm's running statistics the mean over the ranks."""
-        for norm in self.norms:
-            for statistic in (norm.running_mean, norm.running_var):
-                assert statistic is not None  # they are tracked
-                self.ranks.sum(statistic).div_(self.ranks.world)
+        own = [
+            cast(torch.Tensor, part) for m in self.norms for part in (m.running_mean, m.running_var)
+        ]
+        mean = self.ranks.sum(torch.cat(own)) / self.ranks.world  # one message: each costs its way
+        for statistic, part in zip(own, mean.split([*map(len, own)]), strict=True):
+            statistic.copy_(part)
 
     @torch.no_grad()
     def outputs_are_finite(self, batch: Batch) -> bool:
