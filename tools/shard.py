@@ -208,6 +208,10 @@ def verify(shards: Place, decode: bool, as_json: bool) -> None:
         lines.append(f"{damage['shard']}:{sample} {damage['what']}")
     state = f"{len(damaged)} damages" if damaged else "no damage"
     lines.append(f"{shards}: {result['shards']} shards, {result['samples']} samples, {state}")
+    if unknown := result["unknown"]:
+        lines.append(
+            f"{unknown} of the shards have no known checksum: their bytes were not compared"
+        )
     print_result(result, lines, as_json)
     sys.exit(1 if damaged else 0)
 

@@ -84,6 +84,9 @@ def test_the_tables_are_those_of_a_local_index_of_few_bytes(tars, server, tmp_pa
     assert verify(URL, decode=True)["damaged"] == [] == verify(remote)["damaged"]
     listed = CliRunner().invoke(main, ["ls", URL])
     assert listed.exit_code == 0 and "not known" in listed.output
+    verified = CliRunner().invoke(main, ["verify", URL])
+    assert verified.exit_code == 0
+    assert f"{len(ShardSet(URL).shards)} of the shards have no known checksum" in verified.output
 
 
 def test_a_set_of_another_library_is_indexed_and_read(server, tmp_path):

@@ -35,7 +35,8 @@ def verify(out: Place, decode: bool = False) -> dict:
 
     out: its folder, or its URL: then what is there is fetched, a few shards at a time.
     decode: also decode every frame and all sound, and windows at random.
-    Returns {"shards": int, "samples": int, "damaged": [{"shard", "sample", "what"}, ...]}.
+    Returns {"shards": int, "samples": int, "unknown": int, "damaged": [{"shard", "sample", "what"},
+    ...]}; unknown: how many tars have no checksum to be compared with.
     Raises UserError where there is no manifest, or it or shards.npy is damaged itself.
     """
     if isinstance(out, Path):
@@ -77,7 +78,9 @@ def _verify(shards: ShardSet, decode: bool) -> dict:
     if all(whole.values()):
         for what in _check_counts(shards.manifest, totals, len(refused)):
             note(MANIFEST, "", what)
-    return {"shards": len(shards.shards), "samples": len(shards), "damaged": damaged}
+    unknown = sum(not shards.record(name)["sha256"] for name in shards.shards)
+    counts = {"shards": len(shards.shards), "samples": len(shards), "unknown": unknown}
+    return {**counts, "damaged": damaged}
 
 
 def in_order(
