@@ -26,6 +26,7 @@ from xdc_fast.packing.settings import PackSettings
 from xdc_fast.packing.sources import collect
 from xdc_fast.packing.tracks import Outcome
 from xdc_fast.shards.dataset import ShardSet
+from xdc_fast.shards.format import LOCK
 from xdc_fast.shards.index import index
 from xdc_fast.shards.verify import verify
 from xdc_fast.tools.shard import main
@@ -149,6 +150,19 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(videos, tmp_path):
     run([videos], tmp_path / "whole", shard_mb=0)
     assert contents(out) == contents(tmp_path / "whole")
     assert contents(out)["part-000000-00000.tar"] == finished
+
+
+def test_a_lock_that_a_killed_process_left_is_no_hindrance(videos, tmp_path):
+    """Neither beside a complete set nor where every file was refused."""
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no film")
+    for number, source in enumerate((videos, bad)):
+        out = tmp_path / str(number)
+        run([source], out)
+        whole = contents(out)
+        (out / LOCK).touch()
+        run([source], out)
+        assert contents(out) == whole
 
 
 def lose_scratch(path, settings, spans, sink_of):

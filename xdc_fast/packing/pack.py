@@ -17,11 +17,11 @@ from xdc_fast.files import remove_leftovers
 from xdc_fast.packing.cluster import pack_on_ray
 from xdc_fast.packing.convert import convert_all
 from xdc_fast.packing.parts import WORK, OpenPart, Records, scratch_folder
-from xdc_fast.packing.seal import Summary, join, remove_work, seal, summarize
+from xdc_fast.packing.seal import Summary, already_sealed, join, seal, summarize
 from xdc_fast.packing.settings import PackSettings, ShardLimit
 from xdc_fast.packing.sources import PackInputs, Source
 from xdc_fast.packing.workers import Convert, FatalError, Job, run_jobs
-from xdc_fast.shards.format import FORMAT, MANIFEST, MISSING, MISSING_COLUMNS, REFUSED
+from xdc_fast.shards.format import FORMAT, LOCK, MANIFEST, MISSING, MISSING_COLUMNS, REFUSED
 from xdc_fast.shards.tables import csv_lines, read_manifest
 from xdc_fast.storage import URL, Place
 
@@ -223,9 +223,8 @@ def _already(out: Place, run: dict, begun: float) -> Summary:
     """The summary of a set that is complete; raises UserError where it is another one."""
     manifest = read_manifest(out)
     check_same_run(out, manifest, {name: run[name] for name in run if name != "packer"})
-    remove_work(out)
     log.info("%s: already packed with these inputs and settings", out)
-    return summarize(manifest, begun, already=True)
+    return already_sealed(out, manifest, begun)
 
 
 def check_same_run(out: Place, old: dict, new: dict) -> None:
@@ -257,7 +256,7 @@ def _claim(out: Place) -> None:
     if not (out / WORK).exists():
         if out.exists() and not out.is_dir():
             raise UserError(f"{out}: is a file; choose a folder")
-        if out.exists() and {p.name for p in out.iterdir()} - {REFUSED}:
+        if out.exists() and {p.name for p in out.iterdir()} - {REFUSED, LOCK}:
             raise UserError(
                 f"{out}: is not an empty folder and holds no packed set; choose another folder"
             )

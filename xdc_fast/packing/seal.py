@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +95,7 @@ def seal(out: Place, begun: float | None = None) -> Summary:
     if not (out / MANIFEST).is_file():
         if not Records(out).path.is_file():
             raise UserError(f"{out}: nothing was packed there; run `xdc-shard pack` first")
-        # on storage there are no locks: all that seal a set write the same
-        with locked(out / LOCK) if isinstance(out, Path) else nullcontext():
+        with _alone(out):
             try:
                 if not (out / MANIFEST).is_file():
                     manifest = _seal(out)
@@ -105,9 +104,19 @@ def seal(out: Place, begun: float | None = None) -> Summary:
             except FileNotFoundError:
                 if not (out / MANIFEST).is_file():  # which another process has just written
                     raise
-    manifest = read_manifest(out)
-    remove_work(out)
+    return already_sealed(out, read_manifest(out), begun)
+
+
+def already_sealed(out: Place, manifest: dict, begun: float) -> Summary:
+    """The summary of a set that is complete; what a process that was killed has left is removed."""
+    with _alone(out):
+        remove_work(out)
     return summarize(manifest, begun, already=True)
+
+
+def _alone(out: Place) -> AbstractContextManager:
+    """One process at a time; on storage, without locks, all that seal a set write the same."""
+    return locked(out / LOCK) if isinstance(out, Path) else nullcontext()
 
 
 def _seal(out: Place) -> dict:
