@@ -99,6 +99,26 @@ def test_the_limit_holds_while_files_are_fetched_and_the_oldest_go(server, files
     }  # fmt: skip
 
 
+def test_what_arrives_while_files_are_counted_counts(tmp_path, monkeypatch):
+    """It gets its name between the listing of the folder and the look at the file."""
+    folder = tmp_path / "xdc-set-1"
+    folder.mkdir()
+    coming = folder / "coming"
+    coming.write_bytes(bytes(10))
+    iterdir = Path.iterdir
+
+    def arriving(path):
+        found = [*iterdir(path)]
+        if coming in found:
+            coming.rename(folder / "0.tar")
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", arriving)
+    assert [(size, path.name) for _, _, size, path in Cache(tmp_path, 100)._files()] == [
+        (10, "0.tar")
+    ]
+
+
 def test_a_process_that_is_killed_leaves_nothing_in_the_way(server, files, tmp_path):
     cache = Cache(tmp_path / "kept", 2 * SIZE + 1000)
     arrived = threading.Event()

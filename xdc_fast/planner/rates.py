@@ -43,7 +43,7 @@ def assumed_rates(train: Train) -> dict[str, Rate]:
         "h264_bytes": Rate(0.03625, "bytes per packed pixel", GRID.format("codecs")),
         "copy_bytes": Rate(125e3, "bytes per second of video", "streams of 1 Mbit/s"),
         "aspect": Rate(16 / 9, "longer by shorter side", "pictures of 16:9"),
-        "jpeg_pack": Rate(30.27e6, "packed pixels per core and second", GRID.format("pack")),
+        "jpeg_pack": Rate(18.70e6, "packed pixels per core and second", GRID.format("pack")),
         "h264_pack": Rate(9.963e6, "packed pixels per core and second", GRID.format("codecs")),
         "copy_pack": Rate(100, "seconds of video per core and second", "nothing measured"),
         "feed": Rate(

@@ -99,11 +99,14 @@ class Cache:
 
         What else a user keeps in the folder is not ours to count or to remove.
         """
-        found = []
-        for folder in self.folder.glob(f"{PREFIX}*"):
-            remove_leftovers(folder)
-            for path in folder.iterdir():
-                with suppress(FileNotFoundError):
-                    state = path.stat()
-                    found.append((path.suffix != ".tar", state.st_mtime, state.st_size, path))
-        return sorted(found)
+        while True:
+            found = []
+            with suppress(FileNotFoundError):  # one has arrived and got its name meanwhile: again
+                for folder in self.folder.glob(f"{PREFIX}*"):
+                    remove_leftovers(folder)
+                    for path in folder.iterdir():
+                        if path.suffix != ".lock":  # which are empty, and come and go
+                            state = path.stat()
+                            is_table = path.suffix != ".tar"
+                            found.append((is_table, state.st_mtime, state.st_size, path))
+                return sorted(found)
