@@ -19,6 +19,11 @@ def draw(k: int, width: int, height: int) -> np.ndarray:
     return np.stack([wave, wave * 0.8, 110 - wave], -1).clip(0, 255).astype(np.uint8)
 
 
+def noise(k: int, width: int, height: int) -> np.ndarray:
+    """A picture that hardly compresses, different for every k, uint8 (H, W, 3)."""
+    return np.random.default_rng(k).integers(0, 256, (height, width, 3), np.uint8)
+
+
 def make_media(
     path: Path,
     *,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.common.media import make_media
+from tests.common.media import make_media, noise
 from tests.shards.test_index import clocked, dataset, wav
 from xdc_fast import ClipLoader, ClipShape
 from xdc_fast.shards.dataset import ShardSet
@@ -19,10 +19,6 @@ from xdc_fast.storage import StorageError, place_of
 from xdc_fast.tools.shard import main
 
 URL = "s3://b/set"
-
-
-def noise(k, width, height):
-    return np.random.default_rng(k).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 
-from tests.common.media import make_media
+from tests.common.media import make_media, noise
 from xdc_fast.shards.describe import describe_video
-from xdc_fast.shards.section import Section, open_section, section_of
+from xdc_fast.shards.section import Section, open_section
 from xdc_fast.storage import place_of
 
 
@@ -27,19 +27,16 @@ def test_an_object_is_read_as_a_file(server):
     assert len(server.log) < 10
 
 
-def noise(k, width, height):
-    return np.random.default_rng(k).integers(0, 256, (height, width, 3), np.uint8)
-
-
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "mjpeg"])
 @pytest.mark.parametrize("flags", ["", "frag_keyframe+empty_moov"])
 def test_the_frames_of_an_mp4_need_not_be_read(codec, flags, tmp_path, monkeypatch):
     options = {"options": {"movflags": flags}} if flags else {}
     shape = {"seconds": 1, "size": (160, 128), "pictures": noise}
-    content = make_media(tmp_path / "v.mp4", video=codec, **shape, **options).read_bytes()
-    ours = describe_video(section_of(content))
-    monkeypatch.setattr(Section, "media_data", lambda self: [])
-    theirs = describe_video(section_of(content))
+    path = make_media(tmp_path / "v.mp4", video=codec, **shape, **options)
+    with open_section(path) as whole:
+        ours = describe_video(whole)
+        monkeypatch.setattr(Section, "media_data", lambda self: [])
+        theirs = describe_video(whole)
     assert (ours.times == theirs.times).all() and (ours.jpegs == theirs.jpegs).all()
     assert (ours.end, ours.fps, ours.hold) == (theirs.end, theirs.fps, theirs.hold)
 

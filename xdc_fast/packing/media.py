@@ -197,7 +197,7 @@ def decoded(
     try:
         packets = demux(stream) if packets is None else packets
         if shows and context.name == "h264":  # others tell less of what needs a picture
-            packets = _lean(packets, stream, clock, shows)
+            packets = _skipping(packets, stream, clock, shows)
         for packet in packets:
             try:
                 frames: list[Any] = packet.decode()
@@ -228,17 +228,17 @@ def decoded(
         raise Refusal("cover art", "a single still")
 
 
-def _lean(
+def _skipping(
     packets: Packets, stream: av.VideoStream | av.AudioStream, clock: Timestamps, shows: Shows
 ) -> Iterator[av.Packet]:
-    """The packets; the decoder is told of each whether to leave out a picture that no other needs.
+    """The packets; before each, the decoder's skip_frame is set to skip it where it may.
 
-    It decodes the last picture, and those of which the file does not say when the next one comes.
+    The last picture is decoded, and so are those without a timestamp.
     """
     context, upcoming = stream.codec_context, deque[av.Packet]()
     times, passed = list[int](), deque[int]()  # sorted; in the order of the packets
 
-    def lean(packet: av.Packet) -> av.Packet:
+    def choose(packet: av.Packet) -> av.Packet:
         wanted = True
         if packet.pts is not None:
             following = bisect_right(times, packet.pts)
@@ -255,8 +255,8 @@ def _lean(
         if packet.pts is not None:
             insort(times, packet.pts)
         if len(upcoming) > AROUND:
-            yield lean(upcoming.popleft())
-    yield from map(lean, upcoming)
+            yield choose(upcoming.popleft())
+    yield from map(choose, upcoming)
 
 
 class Tags:

@@ -108,7 +108,7 @@ class Spool(Sequence[Source]):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115, as long as this object
         weakref.finalize(self, self._file.close)
         self._written, self._ends, self._digests = 0, array("q", [0]), bytearray()
-        self._edges = array("d")  # of spans, from the first input on that is one
+        self._edges = array("d")  # of all inputs; empty until one is a segment
         self._waiting = bytearray()
         self._order = self._first = np.zeros(0, np.int64)
         self._labels: dict[int, int] = {}

@@ -141,7 +141,7 @@ class Learner:
         own = [
             cast(torch.Tensor, part) for m in self.norms for part in (m.running_mean, m.running_var)
         ]
-        mean = self.ranks.sum(torch.cat(own)) / self.ranks.world  # one message: each costs its way
+        mean = self.ranks.sum(torch.cat(own)) / self.ranks.world  # one message: each has a latency
         for statistic, part in zip(own, mean.split([*map(len, own)]), strict=True):
             statistic.copy_(part)
 

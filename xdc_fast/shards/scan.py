@@ -23,11 +23,11 @@ from xdc_fast.shards.describe import (
     tracks_of,
 )
 from xdc_fast.shards.format import LABEL_SEPARATOR, PACKET, SAMPLE, TRACKS
-from xdc_fast.shards.section import Section, open_section, section_of
+from xdc_fast.shards.section import Section, open_section
 from xdc_fast.shards.shard_table import SIDECARS
 from xdc_fast.shards.sidecars import bounds_fault
 from xdc_fast.shards.tar import Entry, Member, dali_index, entries
-from xdc_fast.storage import Place, write
+from xdc_fast.storage import Place, read_range, write
 
 VIDEO = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "mpg", "mpeg", "flv", "wmv", "3gp")
 AUDIO = (
@@ -381,4 +381,5 @@ class _LooseFiles(_SampleFiles):
         self._files, self._members = files, entry.members
 
     def _open(self, member: Member) -> Section:
-        return section_of(self._files[member.extension].read_bytes())
+        path = self._files[member.extension]
+        return Section(lambda begin, count: bytes(read_range(path, begin, count)), 0, member.size)

@@ -144,8 +144,3 @@ def open_section(place: Place) -> Iterator[Section]:
             yield Section(lambda start, count: os.pread(number, count, start), 0, size)
     else:
         yield Section(_Blocks(place, size).read, 0, size)
-
-
-def section_of(content: bytes) -> Section:
-    """A file in memory."""
-    return Section(lambda start, count: content[start : start + count], 0, len(content))
