@@ -45,7 +45,7 @@ def test_without_a_limit_there_are_as_many_threads_as_cores():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_commands_tell_idle_threads_not_to_spin_unless_the_user_has(given, expected):
     shown = """
