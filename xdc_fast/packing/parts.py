@@ -86,28 +86,28 @@ class Records:
         """What is packed here, of the form RUN."""
         return read_json(self.path, RUN, self._hint)
 
-    def since(self) -> float:
-        """When that was written, in seconds since the epoch."""
-        times = {file.name: file.time for file in storage.files_below(self.work)}
-        return times.get(self.path.name, 0.0)
-
     def done(self) -> set[int]:
         """The parts that are done."""
         found = storage.files_below(self.work / "parts")
         return {int(file.name[:-5]) for file in found if RECORD.fullmatch(file.name)}
 
-    def written(self) -> dict[tuple[int, int | None], float]:
-        """When each record was written, in seconds since the epoch, by part and tar; no tar: of the
-        whole part."""
+    def written(self) -> tuple[float, dict[tuple[int, int | None], float]]:
+        """When the run was noted, and when each record was written, by part and tar.
+
+        In seconds since the epoch. No tar: the record of a whole part. One listing of the folder.
+        """
+        began = 0.0
         times: dict[tuple[int, int | None], float] = {}
         for file in storage.files_below(self.work):
+            if file.name == self.path.name:
+                began = file.time
             folder, _, name = file.name.partition("/")
             if not RECORD.fullmatch(name):
                 continue
             number = int(name[:-5])
             key = (number, None) if folder == "parts" else (int(folder), number)
             times[key] = file.time
-        return times
+        return began, times
 
     def is_done(self, part: int) -> bool:
         return self._part(part).is_file()

@@ -209,7 +209,7 @@ def status(out: Place, now: float | None = None) -> Status:
     records = Records(out)
     if not records.path.is_file():
         raise UserError(f"{out}: nothing is being packed there; give the OUT of `xdc-shard pack`")
-    run, written = records.run(), records.written()
+    run, (began, written) = records.run(), records.written()
     firsts = [*run["firsts"], run["inputs"]["count"]]
     done = {part for part, tar in written if tar is None}
     events = [(written[n, None], firsts[n + 1] - firsts[n]) for n in done]
@@ -219,7 +219,7 @@ def status(out: Place, now: float | None = None) -> Status:
             events.append((written.get((part, tar), 0.0), record["next"] - before))
             before = record["next"]
     now = time.time() if now is None else now
-    since = max(now - HOUR, records.since())
+    since = max(now - HOUR, began)
     count, total = sum(videos for _, videos in events), firsts[-1]
     recent = sum(videos for when, videos in events if when >= since)
     rate = recent / max(now - since, 1e-3)
