@@ -11,8 +11,8 @@ from io import TextIOWrapper
 from xdc_fast.interrupt import end_at_once, ignore
 
 # Turns in which an idle thread of OpenMP spins before it sleeps. libgomp's default is 300,000, in
-# which it keeps its core from the run beside it. With none, each parallel loop has to wake it, which
-# costs a run that has the machine to itself.
+# which it keeps its core from the run beside it. With none, each parallel loop has to wake it,
+# which costs a run that has the machine to itself.
 SPIN = "2000"
 
 
