@@ -101,7 +101,7 @@ def test_packing_is_predicted_within_a_quarter(videos, tmp_path, capsys):
     made = bench(1, tmp_path / "set", tmp_path / "rates.json", "--sources", videos)
     assert made.rates["jpeg_pack"].kind == "measured"
     planned = made["packing jpeg, one core"] * (VIDEOS - FEW) / VIDEOS
-    size = sum(path.stat().st_size for path in (tmp_path / "set").glob("shard-*"))
+    size = sum(path.stat().st_size for path in (tmp_path / "set").glob("part-*"))
     with capsys.disabled():
         print(f"\npacking: planned {planned:.2f} s, measured {whole - start:.2f} s of a core")
         print(f"shards: planned {made['storage jpeg']:,.0f} bytes, measured {size:,}")
